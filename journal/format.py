@@ -1,0 +1,389 @@
+"""Bytes of a segment: constants, byte diagrams, encode and decode. Pure; `docs/format.md` is the norm.
+
+All integers are little-endian. The order of checks is the same everywhere: magic, CRC, version, fields; a length is
+bounded before anything is read or allocated by it.
+
+    segment  =  prologue  segment header  batch*  (a clean close, or zeros to the end of the file)
+    batch    =  batch header  payload  CRC  end byte
+    payload  =  a MessagePack array of records
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from dataclasses import dataclass, field
+from typing import Any
+from zlib import crc32
+
+import msgspec
+
+from journal.errors import Corrupt, Unsupported
+from journal.events import Event, event_union, type_dictionary
+
+# Prologue, frozen for all versions of all files:
+#
+#     0        8         10      12              16          20
+#     | magic  | version | kind  | header length | header CRC |
+#     |   8    |    2    |   2   |      4        |     4      |
+#
+# The header length counts from offset 0. The CRC covers bytes 0-16 and 20-header length.
+
+MAGIC = b"\x89AJ\r\n\x1a\n\x00"
+VERSION = 1
+KIND_SEGMENT = 1
+KIND_MANIFEST = 2
+KIND_PLAN = 3
+_PROLOGUE = struct.Struct("<8sHHII")
+PROLOGUE_BYTES = _PROLOGUE.size
+HEADER_BYTES_MAX = 1 << 26
+
+# Segment header, after the prologue:
+#
+#     journal id 16 | salt 8 | epoch 4 | reserved 4 | first seq 8
+#     previous: first seq 8 | epoch 4 | reserved 4 | valid end 8 | chain 32
+#     a MessagePack map: {"types": {name: tag}, ...}
+
+_SEGMENT = struct.Struct("<16s8sII Q QII Q 32s".replace(" ", ""))
+
+# Batch header, 96 bytes:
+#
+#     0       4     8            24     32      36      40          48      52              56            64       96
+#     | magic | CRC | journal id | salt | epoch | flags | first seq | count | payload bytes | durable seq | chain |
+#     |   4   |  4  |     16     |  8   |   4   |   4   |     8     |   4   |       4       |      8      |  32   |
+#
+# CRC covers bytes 8-96. `chain` is the previous batch's. After the payload: its CRC (seeded with the header's, so a
+# payload never passes under another header) and the end byte, which no unwritten sector can show.
+
+BATCH_MAGIC = b"\xabJB\x01"
+_BATCH = struct.Struct("<4sI16s8sIIQIIQ32s")
+BATCH_HEADER_BYTES = _BATCH.size
+_TRAILER = struct.Struct("<IB")
+TRAILER_BYTES = _TRAILER.size
+END_BYTE = 0xA5
+SECTOR_BYTES = 512
+
+PAYLOAD_BYTES_MAX = 1 << 26
+BATCH_RECORDS_MAX = 1 << 16
+
+FLAG_CLEAN_CLOSE = 1  # an empty batch: everything up to durable seq was synced, and the writer closed
+FLAG_ZERO_SECTORS = 2  # some aligned sector of this batch is all zeros by its content: zeros prove no tear
+BATCH_FLAGS_KNOWN = FLAG_CLEAN_CLOSE | FLAG_ZERO_SECTORS
+
+RECORD_CONTINUES_GROUP = 1
+RECORD_FLAGS_KNOWN = RECORD_CONTINUES_GROUP
+
+CHAIN_GENESIS = bytes(32)
+
+# A record is a MessagePack array: flags, time, clock, op_id, agent, actor, traceparent, event. The event is an array
+# that starts with its type's tag. A reader ignores elements past those that it knows.
+
+
+class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """An event with its envelope, as stored; its seq is its batch's first seq plus its index.
+
+    ``time`` is UTC ns and never decreases; ``clock`` is what the clock said where that differs, else None. ``op_id``
+    is None where the journal generated it (see `generated_op_id`).
+    """
+
+    flags: int
+    time: int
+    clock: int | None
+    op_id: str | None
+    agent: str | None
+    actor: str | None
+    traceparent: str | None
+    event: Any  # narrowed to the registered types by `decode_records`
+
+
+class RecordHead(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """The front of a record: all that scans for times and op_ids decode."""
+
+    flags: int
+    time: int
+    clock: int | None
+    op_id: str | None
+    agent: str | None
+    actor: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentHeader:
+    """What a segment says of itself and of the one before it.
+
+    ``previous_end`` is the offset where the previous segment's valid bytes end; what lies past it is void for ever.
+    """
+
+    journal_id: bytes
+    salt: bytes
+    epoch: int
+    first_seq: int
+    previous_first_seq: int
+    previous_epoch: int
+    previous_end: int
+    previous_chain: bytes
+    types: dict[str, int] = field(default_factory=type_dictionary)
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class BatchHeader:
+    """One batch's header. ``previous_chain`` is the chain before it, ``durable_seq`` the last seq known synced."""
+
+    journal_id: bytes
+    salt: bytes
+    epoch: int
+    flags: int
+    first_seq: int
+    count: int
+    payload_bytes: int
+    durable_seq: int
+    previous_chain: bytes
+    crc: int
+
+    @property
+    def last_seq(self) -> int:
+        return self.first_seq + self.count - 1
+
+    @property
+    def total_bytes(self) -> int:
+        """Header, payload and trailer."""
+        return BATCH_HEADER_BYTES + self.payload_bytes + TRAILER_BYTES
+
+
+def next_chain(previous: bytes, first_seq: int, count: int, payload: bytes | memoryview) -> bytes:
+    """SHA-256 over previous chain, first seq, count and the canonical records. 32 bytes.
+
+    Logical bytes only: an empty batch leaves the chain as it is, and framing or compression never enter it.
+    """
+    if count == 0:
+        return previous
+    digest = hashlib.sha256(previous)
+    digest.update(_CHAIN.pack(first_seq, count))
+    digest.update(payload)
+    return digest.digest()
+
+
+_CHAIN = struct.Struct("<QI")
+
+
+def generated_op_id(epoch: int, seq: int) -> str:
+    """The op_id of a record whose caller gave none: unique, because an epoch never hands out a seq twice."""
+    return f"e{epoch}-{seq}"
+
+
+# -- prologue ---------------------------------------------------------------------------------------------------------
+
+
+def encode_header(kind: int, body: bytes) -> bytes:
+    """Prologue and body, as the start of a file."""
+    length = PROLOGUE_BYTES + len(body)
+    front = _PROLOGUE.pack(MAGIC, VERSION, kind, length, 0)[:16]
+    return front + crc32(body, crc32(front)).to_bytes(4, "little") + body
+
+
+def decode_header(data: bytes | memoryview, kind: int, path: str) -> bytes:
+    """The body behind a prologue. Raises Corrupt, or Unsupported for a newer version or another kind."""
+    if len(data) < PROLOGUE_BYTES:
+        raise Corrupt("file is shorter than its prologue", path=path, offset=len(data))
+    magic, version, found_kind, length, crc = _PROLOGUE.unpack_from(data)
+    if magic != MAGIC:
+        raise Corrupt("magic is wrong: not a file of this journal", path=path, offset=0)
+    if not PROLOGUE_BYTES <= length <= min(HEADER_BYTES_MAX, len(data)):
+        raise Corrupt(f"header length {length} is out of bounds", path=path, offset=12)
+    body = bytes(data[PROLOGUE_BYTES:length])
+    if crc32(body, crc32(data[:16])) != crc:
+        raise Corrupt("header CRC does not match", path=path, offset=16)
+    if version > VERSION:
+        raise Unsupported(
+            f"format version {version} is newer than {VERSION}", path=path, hint="upgrade agent-journal"
+        )
+    if version < 1 or found_kind != kind:
+        raise Corrupt(f"version {version}, kind {found_kind} where kind {kind} belongs", path=path, offset=8)
+    return body
+
+
+# -- segment header ---------------------------------------------------------------------------------------------------
+
+
+def encode_segment_header(header: SegmentHeader) -> bytes:
+    fixed = _SEGMENT.pack(
+        header.journal_id,
+        header.salt,
+        header.epoch,
+        0,
+        header.first_seq,
+        header.previous_first_seq,
+        header.previous_epoch,
+        0,
+        header.previous_end,
+        header.previous_chain,
+    )
+    return encode_header(KIND_SEGMENT, fixed + msgspec.msgpack.encode({"types": header.types, **header.extra}))
+
+
+def decode_segment_header(data: bytes | memoryview, path: str) -> tuple[SegmentHeader, int]:
+    """The header and the offset where batches begin. Raises Corrupt or Unsupported."""
+    body = decode_header(data, KIND_SEGMENT, path)
+    if len(body) < _SEGMENT.size:
+        raise Corrupt("segment header is too short", path=path, offset=PROLOGUE_BYTES)
+    journal_id, salt, epoch, _, first, prev_first, prev_epoch, _, prev_end, prev_chain = _SEGMENT.unpack_from(body)
+    try:
+        extra = msgspec.msgpack.decode(body[_SEGMENT.size :], type=dict[str, Any])
+        types = msgspec.convert(extra.pop("types"), dict[str, int])
+    except (msgspec.MsgspecError, KeyError, RecursionError) as error:
+        raise Corrupt(f"segment header cannot be decoded: {error}", path=path, offset=PROLOGUE_BYTES) from error
+    header = SegmentHeader(
+        journal_id, salt, epoch, first, prev_first, prev_epoch, prev_end, prev_chain, types, extra
+    )
+    return header, PROLOGUE_BYTES + len(body)
+
+
+# -- batch ------------------------------------------------------------------------------------------------------------
+
+
+def encode_batch(
+    segment: SegmentHeader,
+    *,
+    epoch: int,
+    flags: int,
+    first_seq: int,
+    count: int,
+    payload: bytes | memoryview,
+    durable_seq: int,
+    previous_chain: bytes,
+    offset: int,
+) -> bytes:
+    """A whole batch as it goes to the disk at `offset` of its segment."""
+    header = _BATCH.pack(
+        BATCH_MAGIC, 0, segment.journal_id, segment.salt, epoch, flags, first_seq, count, len(payload), durable_seq,
+        previous_chain,
+    )  # fmt: skip
+    if has_zero_sector(offset + BATCH_HEADER_BYTES, payload):
+        header = _BATCH.pack(
+            BATCH_MAGIC, 0, segment.journal_id, segment.salt, epoch, flags | FLAG_ZERO_SECTORS, first_seq, count,
+            len(payload), durable_seq, previous_chain,
+        )  # fmt: skip
+    crc = crc32(memoryview(header)[8:])
+    return b"".join(
+        (header[:4], crc.to_bytes(4, "little"), header[8:], payload, _TRAILER.pack(crc32(payload, crc), END_BYTE))
+    )
+
+
+def decode_batch_header(data: bytes | memoryview, offset: int) -> BatchHeader | None:
+    """The batch header at `offset`, or None where its magic, CRC or bounds are wrong."""
+    if len(data) - offset < BATCH_HEADER_BYTES or data[offset : offset + 4] != BATCH_MAGIC:
+        return None
+    (_, crc, journal_id, salt, epoch, flags, first_seq, count, payload_bytes, durable_seq, chain) = (
+        _BATCH.unpack_from(data, offset)
+    )
+    if crc32(data[offset + 8 : offset + BATCH_HEADER_BYTES]) != crc:
+        return None
+    if payload_bytes > PAYLOAD_BYTES_MAX or count > BATCH_RECORDS_MAX:
+        return None
+    return BatchHeader(
+        journal_id, salt, epoch, flags, first_seq, count, payload_bytes, durable_seq, chain, crc
+    )
+
+
+def trailer_matches(header: BatchHeader, payload: memoryview, trailer: bytes | memoryview) -> bool:
+    """True if the payload is the one that was written under this header."""
+    crc, end = _TRAILER.unpack(trailer)
+    return bool(end == END_BYTE and crc32(payload, header.crc) == crc)
+
+
+_ZERO_SECTOR = bytes(SECTOR_BYTES)
+
+
+def has_zero_sector(offset: int, data: bytes | memoryview) -> bool:
+    """True if some sector that lies wholly inside `data`, placed at `offset`, is all zeros."""
+    if len(data) < SECTOR_BYTES:
+        return False
+    data = bytes(data)
+    first = -offset % SECTOR_BYTES
+    at = data.find(_ZERO_SECTOR, first)
+    while at >= 0:
+        aligned = at + (first - at) % SECTOR_BYTES
+        if data[aligned : aligned + SECTOR_BYTES] == _ZERO_SECTOR:
+            return True
+        at = data.find(_ZERO_SECTOR, at + 1)
+    return False
+
+
+# -- records ----------------------------------------------------------------------------------------------------------
+
+encode_record = msgspec.msgpack.Encoder().encode
+
+
+def array_of(records: list[bytes]) -> bytes:
+    """The payload of a batch: a MessagePack array header and the encoded records."""
+    count = len(records)
+    if count < 16:
+        front = bytes((0x90 | count,))
+    elif count < 1 << 16:
+        front = b"\xdc" + count.to_bytes(2, "big")
+    else:
+        front = b"\xdd" + count.to_bytes(4, "big")
+    return front + b"".join(records)
+
+
+class RecordDecoder:
+    """Decodes payloads written under one segment's type dictionary.
+
+    Where that dictionary agrees with the registry (nearly always) decoding is typed and straight. A type that this
+    program does not know is Unsupported, never skipped: skipping would make another state of the same journal.
+    """
+
+    def __init__(self, types: dict[str, int], path: str) -> None:
+        self._path = path
+        known = type_dictionary()
+        self._unknown = {tag: name for name, tag in types.items() if known.get(name) != tag}
+        self._used = set(types.values())
+        union = event_union()
+        typed = msgspec.defstruct("Record", [("event", union)], bases=(Record,), frozen=True, array_like=True, gc=False)
+        self._decode = msgspec.msgpack.Decoder(list[typed]).decode  # type: ignore[valid-type]
+
+    def __call__(self, payload: bytes | memoryview, count: int, offset: int) -> list[Record]:
+        """The records of one batch. Raises Unsupported or Corrupt, with the batch's offset."""
+        if self._unknown:
+            self._refuse_unknown(payload, offset)
+        try:
+            records: list[Record] = self._decode(payload)
+        except (msgspec.MsgspecError, RecursionError, ValueError) as error:
+            self._refuse_unknown(payload, offset)
+            raise Corrupt(f"records cannot be decoded: {error}", path=self._path, offset=offset) from error
+        if len(records) != count:
+            raise Corrupt(f"{len(records)} records where {count} belong", path=self._path, offset=offset)
+        return records
+
+    def _refuse_unknown(self, payload: bytes | memoryview, offset: int) -> None:
+        try:
+            raw = msgspec.msgpack.decode(payload)
+            tags = {record[7][0] for record in raw}
+            flags = {record[0] & ~RECORD_FLAGS_KNOWN for record in raw}
+        except (msgspec.MsgspecError, RecursionError, TypeError, IndexError, ValueError):
+            return
+        known = set(type_dictionary().values())
+        for tag in tags:
+            if tag in self._unknown or tag not in known:
+                name = self._unknown.get(tag, f"tag {tag}")
+                raise Unsupported(
+                    f"event type {name} is not known to this version",
+                    path=self._path,
+                    offset=offset,
+                    hint="upgrade agent-journal, or import the module that registers it",
+                )
+        if any(flags):
+            raise Unsupported("a record flag is not known to this version", path=self._path, offset=offset)
+
+
+def decode_heads(payload: bytes | memoryview) -> list[RecordHead]:
+    """The fronts of all records, without their events."""
+    return _HEADS(payload)
+
+
+_HEADS = msgspec.msgpack.Decoder(list[RecordHead]).decode
+
+
+def is_event(value: object) -> bool:
+    return isinstance(value, Event)

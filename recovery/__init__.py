@@ -1,0 +1,1 @@
+"""Judgement: what is wrong with the state, what to do about it, and the surfaces that users touch."""
