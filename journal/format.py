@@ -12,14 +12,16 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 from zlib import crc32
 
 import msgspec
 
 from journal.errors import Corrupt, Unsupported
-from journal.events import Event, event_union, type_dictionary
+from journal.events import event_union, type_dictionary
 
 # Prologue, frozen for all versions of all files:
 #
@@ -327,54 +329,62 @@ def array_of(records: list[bytes]) -> bytes:
     return front + b"".join(records)
 
 
+@cache
+def _typed_decoder(union: Any) -> Callable[[bytes | memoryview], list[Record]]:
+    """A decoder of record arrays whose events are `union`; building one costs more than a small segment's decoding."""
+    typed = msgspec.defstruct("Record", [("event", union)], bases=(Record,), frozen=True, array_like=True, gc=False)
+    decode: Callable[[bytes | memoryview], list[Record]] = msgspec.msgpack.Decoder(list[typed]).decode  # type: ignore[valid-type]
+    return decode
+
+
 class RecordDecoder:
     """Decodes payloads written under one segment's type dictionary.
 
-    Where that dictionary agrees with the registry (nearly always) decoding is typed and straight. A type that this
-    program does not know is Unsupported, never skipped: skipping would make another state of the same journal.
+    Where that dictionary agrees with the registry (nearly always) decoding is typed and straight. A type or flag that
+    this program does not know is Unsupported, never skipped: skipping would make another state of the same journal.
     """
+
+    __slots__ = ("_decode", "_path", "_types", "_unknown")
 
     def __init__(self, types: dict[str, int], path: str) -> None:
         self._path = path
+        self._types = types
         known = type_dictionary()
         self._unknown = {tag: name for name, tag in types.items() if known.get(name) != tag}
-        self._used = set(types.values())
-        union = event_union()
-        typed = msgspec.defstruct("Record", [("event", union)], bases=(Record,), frozen=True, array_like=True, gc=False)
-        self._decode = msgspec.msgpack.Decoder(list[typed]).decode  # type: ignore[valid-type]
+        self._decode = _typed_decoder(event_union())
 
     def __call__(self, payload: bytes | memoryview, count: int, offset: int) -> list[Record]:
         """The records of one batch. Raises Unsupported or Corrupt, with the batch's offset."""
         if self._unknown:
             self._refuse_unknown(payload, offset)
         try:
-            records: list[Record] = self._decode(payload)
+            records = self._decode(payload)
         except (msgspec.MsgspecError, RecursionError, ValueError) as error:
             self._refuse_unknown(payload, offset)
             raise Corrupt(f"records cannot be decoded: {error}", path=self._path, offset=offset) from error
         if len(records) != count:
             raise Corrupt(f"{len(records)} records where {count} belong", path=self._path, offset=offset)
+        for record in records:
+            if record.flags > RECORD_FLAGS_KNOWN:
+                raise Unsupported("a record flag is not known to this version", path=self._path, offset=offset)
         return records
 
     def _refuse_unknown(self, payload: bytes | memoryview, offset: int) -> None:
+        """Raises Unsupported if the payload holds a type that is not registered here under the same tag."""
         try:
-            raw = msgspec.msgpack.decode(payload)
-            tags = {record[7][0] for record in raw}
-            flags = {record[0] & ~RECORD_FLAGS_KNOWN for record in raw}
+            tags = {record[7][0] for record in msgspec.msgpack.decode(payload)}
         except (msgspec.MsgspecError, RecursionError, TypeError, IndexError, ValueError):
-            return
+            return  # not even shaped like records: the caller calls it corrupt
         known = set(type_dictionary().values())
         for tag in tags:
             if tag in self._unknown or tag not in known:
-                name = self._unknown.get(tag, f"tag {tag}")
+                names = {number: name for name, number in self._types.items()}
                 raise Unsupported(
-                    f"event type {name} is not known to this version",
+                    f"event type {names.get(tag, tag)!r} is not known to this version",
                     path=self._path,
                     offset=offset,
                     hint="upgrade agent-journal, or import the module that registers it",
                 )
-        if any(flags):
-            raise Unsupported("a record flag is not known to this version", path=self._path, offset=offset)
 
 
 def decode_heads(payload: bytes | memoryview) -> list[RecordHead]:
@@ -383,7 +393,3 @@ def decode_heads(payload: bytes | memoryview) -> list[RecordHead]:
 
 
 _HEADS = msgspec.msgpack.Decoder(list[RecordHead]).decode
-
-
-def is_event(value: object) -> bool:
-    return isinstance(value, Event)

@@ -1,0 +1,348 @@
+"""Writing a log: one writer, its lock and epoch, the open after a crash, batches, rotation.
+
+A `Log` is used by one thread at a time (`journal.commit` sees to that). Every error while a batch is written or synced
+poisons it: nothing is acknowledged any more and the sync is never retried, since the kernel may have dropped the pages
+and would report success. What an interrupted writer left is settled by the next `open`, before anything builds on it.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import perf_counter_ns
+from typing import NamedTuple
+
+import msgspec
+
+from journal.errors import Locked, NoSpace, NotAJournal, OutcomeUnknown, Poisoned
+from journal.format import (
+    BATCH_HEADER_BYTES,
+    CHAIN_GENESIS,
+    TRAILER_BYTES,
+    SegmentHeader,
+    array_of,
+    encode_batch,
+    encode_segment_header,
+    generated_op_id,
+    next_chain,
+)
+from journal.reader import LogReader, Tail
+from journal.regions import Verdict, error_for, verdict_on
+from journal.segment import SegmentWriter
+from journal.storage import Lock, Storage, write_file
+
+SEGMENT_BYTES_MAX = 16 << 20
+RESERVE_BYTES = 16 << 20
+
+
+class Appended(NamedTuple):
+    """A durable batch: its first seq, number of records, the chain after it and the writer's epoch."""
+
+    first_seq: int
+    count: int
+    chain: bytes
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """What an open found: whether the last writer closed, what was carried over and what was set aside.
+
+    ``carried`` are (seq, op_id) of records that lay past the last durable seq: they survived, though their writer may
+    have told its callers `outcome_unknown`. ``torn_bytes`` were moved to ``quarantined``.
+    """
+
+    clean: bool
+    previous_epoch: int
+    carried: tuple[tuple[int, str], ...] = ()
+    torn_bytes: int = 0
+    quarantined: str | None = None
+
+
+class Holder(msgspec.Struct):
+    """What the lock file says of the process that holds it, or held it last."""
+
+    epoch: int = 0
+    pid: int = 0
+    command: str = ""
+
+
+def create(storage: Storage, directory: str, journal_id: bytes | None = None) -> bytes:
+    """Lays out an empty journal under `directory` and returns its id (16 bytes). Durable when it returns."""
+    journal_id = journal_id or secrets.token_bytes(16)
+    for folder in ("segments", "checkpoints", "quarantine"):
+        storage.make_directory(f"{directory}/{folder}")
+    header = SegmentHeader(journal_id, secrets.token_bytes(8), 1, 1, 0, 0, 0, CHAIN_GENESIS)
+    SegmentWriter.create(storage, f"{directory}/segments", header).close_clean(1, CHAIN_GENESIS)
+    return journal_id
+
+
+def read_holder(data: bytes) -> Holder:
+    """The lock file's content; an empty or foreign one tells nothing."""
+    try:
+        return msgspec.json.decode(data, type=Holder)
+    except msgspec.MsgspecError:
+        return Holder()
+
+
+class Log:
+    """The writer of one journal. Use `Log.open`; `close` releases the lock."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        directory: str,
+        lock: Lock,
+        holder: bytes,
+        epoch: int,
+        reader: LogReader,
+        opening: Opening,
+        segment: SegmentWriter | None,
+        *,
+        segment_bytes_max: int,
+        reserve_bytes: int,
+        entropy: Callable[[int], bytes],
+    ) -> None:
+        self.storage = storage
+        self.directory = directory
+        self.journal_id = reader.journal_id
+        self.epoch = epoch
+        self.opening = opening
+        self.next_seq = reader.last_seq + 1
+        self.chain = reader.last_chain
+        self.last_time = reader.last_time
+        self.durable_seq = reader.last_seq
+        self.sync_ns = 0  # how long the last batch took to write and sync
+        self.poisoned: str | None = None
+        self._lock = lock
+        self._holder = holder
+        self._segment = segment
+        self._previous: Tail = reader.tail
+        self._segment_bytes_max = segment_bytes_max
+        self._reserve_bytes = reserve_bytes
+        self._entropy = entropy
+
+    @classmethod
+    def open(
+        cls,
+        storage: Storage,
+        directory: str,
+        *,
+        evidence_seq: int = 0,
+        holder: Holder | None = None,
+        segment_bytes_max: int = SEGMENT_BYTES_MAX,
+        reserve_bytes: int = RESERVE_BYTES,
+        entropy: Callable[[int], bytes] = secrets.token_bytes,
+    ) -> Log:
+        """Takes the lock, raises the epoch, and settles what an interrupted writer left.
+
+        `evidence_seq` is the last seq that something outside the log knows to have been durable (memory.db's position,
+        a checkpoint, a receipt). Raises NotAJournal, Locked, Corrupt, AmbiguousTail, Unsupported.
+        """
+        if storage.kind(f"{directory}/segments") != "directory":
+            raise NotAJournal("no journal here", path=directory, hint="create one with: journal init")
+        lock = storage.lock(f"{directory}/lock")
+        if lock is None:
+            raise _locked(storage, directory)
+        try:
+            reader = LogReader(storage, directory, evidence_seq=evidence_seq)
+            previous_epoch = max(read_holder(lock.read()).epoch, reader.tail.epoch)
+            epoch = previous_epoch + 1
+            claim = msgspec.json.encode(msgspec.structs.replace(holder or Holder(), epoch=epoch)) + b"\n"
+            lock.write(claim)
+            opening, segment = _settle(storage, directory, reader, previous_epoch, epoch, entropy)
+            if segment is not None:
+                reader.refresh()
+            return cls(
+                storage, directory, lock, claim, epoch, reader, opening, segment,
+                segment_bytes_max=segment_bytes_max, reserve_bytes=reserve_bytes, entropy=entropy,
+            )  # fmt: skip
+        except BaseException:
+            lock.release()
+            raise
+
+    def append(self, records: list[bytes], time: int) -> Appended:
+        """Writes encoded records as one batch and returns once it is durable. `time` is the last record's.
+
+        Raises NoSpace before a byte was written (nothing took a seq), Poisoned if the log failed earlier, and
+        OutcomeUnknown if the write or the sync failed: the batch may or may not survive, and the log is poisoned.
+        """
+        self._check_alive()
+        payload = array_of(records)
+        length = BATCH_HEADER_BYTES + len(payload) + TRAILER_BYTES
+        segment = self._segment_for(length)
+        batch = encode_batch(
+            segment.header, epoch=self.epoch, flags=0, first_seq=self.next_seq, count=len(records), payload=payload,
+            durable_seq=self.durable_seq, previous_chain=self.chain, offset=segment.offset,
+        )  # fmt: skip
+        started = perf_counter_ns()
+        try:
+            segment.write(batch)
+        except BaseException as error:  # Ctrl-C between write and sync leaves the outcome as unknown as EIO does
+            self.poison(f"a batch at seq {self.next_seq} failed: {error}")
+            raise OutcomeUnknown(
+                f"writing seq {self.next_seq} failed: {error}",
+                seq=self.next_seq,
+                hint="open the journal again, then ask for its op_id",
+            ) from error
+        self.sync_ns = perf_counter_ns() - started
+        first_seq, self.next_seq = self.next_seq, self.next_seq + len(records)
+        self.chain = next_chain(self.chain, first_seq, len(records), payload)
+        self.durable_seq = self.next_seq - 1
+        self.last_time = time
+        return Appended(first_seq, len(records), self.chain, self.epoch)
+
+    def _check_alive(self) -> None:
+        if self.poisoned is not None:
+            raise Poisoned(f"the log takes nothing more: {self.poisoned}", hint="close it and open it again")
+        if not self._lock.is_held():
+            self.poison("the lock file was replaced, or this is a forked child")
+        elif self._lock.read() != self._holder:
+            self.poison("another writer raised the epoch")
+        if self.poisoned is not None:
+            raise Poisoned(f"this writer lost the journal: {self.poisoned}", hint="close it and open it again")
+
+    def _segment_for(self, length: int) -> SegmentWriter:
+        """The segment with `length` bytes reserved: the open one, or the next."""
+        segment = self._segment
+        if segment is not None and segment.offset > segment.start:
+            full = segment.offset + length > self._segment_bytes_max
+        else:
+            full = segment is None
+        if full:
+            segment = self._next_segment()
+        assert segment is not None
+        try:
+            segment.reserve(length, self._reserve_bytes)
+        except NoSpace:
+            raise
+        except BaseException as error:
+            self.poison(f"zero-filling failed: {error}")
+            raise
+        return segment
+
+    def _next_segment(self) -> SegmentWriter:
+        """Creates the segment that continues at `next_seq`; the one before ends where its last batch did."""
+        before = self._segment
+        if before is not None:
+            link = (before.header.first_seq, before.header.epoch, before.offset)
+        else:
+            previous = self._previous
+            link = (*_key(previous.path), previous.offset)
+        if self._reserve_bytes and self.storage.free_bytes(self.directory) < self._reserve_bytes:
+            raise NoSpace("no space for the next segment", path=self.directory, hint="free some disk space")
+        header = SegmentHeader(
+            self.journal_id, self._entropy(8), self.epoch, self.next_seq, *link, self.chain,
+            extra={"durable_seq": self.durable_seq},
+        )  # fmt: skip
+        after = SegmentWriter.create(self.storage, f"{self.directory}/segments", header)
+        self._segment = after
+        if before is not None:
+            before.trim()
+            before.close()
+        return after
+
+    def poison(self, reason: str) -> None:
+        """From here on nothing is acknowledged. The first reason is kept."""
+        self.poisoned = self.poisoned or reason
+
+    def reader(self) -> LogReader:
+        """A reader of everything durable so far."""
+        return LogReader(self.storage, self.directory)
+
+    def close(self) -> None:
+        """Marks a clean close where something was written, and releases the lock. Never raises for a poisoned log."""
+        segment, self._segment = self._segment, None
+        try:
+            if segment is not None:
+                if self.poisoned is None and self._lock.is_held():
+                    segment.close_clean(self.next_seq, self.chain)
+                else:
+                    segment.close()
+        finally:
+            self.poison("it is closed")
+            self._lock.release()
+
+
+def _key(path: str) -> tuple[int, int]:
+    from journal.segment import parse_segment_name
+
+    key = parse_segment_name(path.rsplit("/", 1)[1])
+    assert key is not None
+    return key
+
+
+def _locked(storage: Storage, directory: str) -> Locked:
+    holder = read_holder(storage.read(f"{directory}/lock"))
+    who = f"process {holder.pid}" + (f" ({holder.command})" if holder.command else "") if holder.pid else "a process"
+    return Locked(
+        f"another writer holds this journal: {who}, epoch {holder.epoch}",
+        path=f"{directory}/lock",
+        hint="stop it first, or use a reading verb, which takes no lock",
+    )
+
+
+def _settle(
+    storage: Storage, directory: str, reader: LogReader, previous_epoch: int, epoch: int, entropy: Callable[[int], bytes]
+) -> tuple[Opening, SegmentWriter | None]:
+    """Decides the tail that an interrupted writer left, and makes durable what it may not have synced.
+
+    After an fsync that failed, pages read fine from the cache and are gone after a power cut, and the kernel reports
+    the next fsync as good. So bytes past the last durable seq are never trusted where they lie: they are copied into
+    a new segment and synced there, before anything applies, deduplicates or acknowledges by them.
+    """
+    tail = reader.tail
+    if tail.closed and tail.region is None:
+        return Opening(clean=True, previous_epoch=previous_epoch), None
+    quarantined = None
+    if tail.region is not None:
+        verdict = verdict_on(tail.region, reader.evidence_seq)
+        if verdict is not Verdict.TORN_TAIL:
+            raise error_for(verdict, tail.region, tail.path, reader.evidence_seq)
+        quarantined = _quarantine_tail(storage, directory, tail, epoch)
+    torn_bytes = tail.region.length if tail.region is not None else 0
+    segment, carried = _carry(storage, directory, reader, epoch, entropy)
+    return Opening(False, previous_epoch, carried, torn_bytes, quarantined), segment
+
+
+def _quarantine_tail(storage: Storage, directory: str, tail: Tail, epoch: int) -> str:
+    assert tail.region is not None
+    data = storage.read(tail.path)[tail.offset : tail.offset + tail.region.length]
+    name = tail.path.rsplit("/", 1)[1]
+    path = f"{directory}/quarantine/torn-tail-{name}-{tail.offset}-epoch-{epoch}"
+    storage.make_directory(f"{directory}/quarantine")
+    write_file(storage, path, data)
+    return path
+
+
+def _carry(
+    storage: Storage, directory: str, reader: LogReader, epoch: int, entropy: Callable[[int], bytes]
+) -> tuple[SegmentWriter, tuple[tuple[int, str], ...]]:
+    """Copies the batches past the last durable seq into a new segment; boundaries, epochs and chains stay."""
+    tail = reader.tail
+    segment_first_seq, segment_epoch = _key(tail.path)
+    kept_end, first_seq, chain = None, tail.last_seq + 1, tail.chain
+    batches = []
+    if tail.durable_seq < tail.last_seq:
+        batches = [batch for batch in reader.batches(tail.durable_seq + 1, tail.last_seq)]
+        kept_end, first_seq, chain = batches[0].offset, batches[0].first_seq, batches[0].previous_chain
+    header = SegmentHeader(
+        reader.journal_id, entropy(8), epoch, first_seq, segment_first_seq, segment_epoch,
+        tail.offset if kept_end is None else kept_end, chain, extra={"durable_seq": tail.last_seq},
+    )  # fmt: skip
+    offset = len(encode_segment_header(header))
+    parts: list[bytes] = []
+    carried: list[tuple[int, str]] = []
+    for batch in batches:
+        parts.append(
+            encode_batch(
+                header, epoch=batch.epoch, flags=0, first_seq=batch.first_seq, count=batch.count, payload=batch.payload,
+                durable_seq=batch.durable_seq, previous_chain=batch.previous_chain, offset=offset,
+            )
+        )  # fmt: skip
+        offset += len(parts[-1])
+        for seq, head in enumerate(batch.heads(), batch.first_seq):
+            carried.append((seq, head.op_id or generated_op_id(batch.epoch, seq)))
+    segment = SegmentWriter.create(storage, f"{directory}/segments", header, b"".join(parts))
+    return segment, tuple(carried)
