@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
 from time import perf_counter_ns
 from typing import NamedTuple
 
@@ -23,14 +22,12 @@ from journal.format import (
     SegmentHeader,
     array_of,
     encode_batch,
-    encode_segment_header,
-    generated_op_id,
     next_chain,
 )
+from journal.opening import Opening, settle
 from journal.reader import LogReader, Tail
-from journal.regions import Verdict, error_for, verdict_on
-from journal.segment import SegmentWriter
-from journal.storage import Lock, Storage, write_file
+from journal.segment import SegmentWriter, segment_key
+from journal.storage import Lock, Storage
 
 SEGMENT_BYTES_MAX = 16 << 20
 RESERVE_BYTES = 16 << 20
@@ -43,21 +40,6 @@ class Appended(NamedTuple):
     count: int
     chain: bytes
     epoch: int
-
-
-@dataclass(frozen=True, slots=True)
-class Opening:
-    """What an open found: whether the last writer closed, what was carried over and what was set aside.
-
-    ``carried`` are (seq, op_id) of records that lay past the last durable seq: they survived, though their writer may
-    have told its callers `outcome_unknown`. ``torn_bytes`` were moved to ``quarantined``.
-    """
-
-    clean: bool
-    previous_epoch: int
-    carried: tuple[tuple[int, str], ...] = ()
-    torn_bytes: int = 0
-    quarantined: str | None = None
 
 
 class Holder(msgspec.Struct):
@@ -151,7 +133,7 @@ class Log:
             epoch = previous_epoch + 1
             claim = msgspec.json.encode(msgspec.structs.replace(holder or Holder(), epoch=epoch)) + b"\n"
             lock.write(claim)
-            opening, segment = _settle(storage, directory, reader, previous_epoch, epoch, entropy)
+            opening, segment = settle(storage, directory, reader, previous_epoch, epoch, entropy)
             if segment is not None:
                 reader.refresh()
             return cls(
@@ -229,7 +211,7 @@ class Log:
             link = (before.header.first_seq, before.header.epoch, before.offset)
         else:
             previous = self._previous
-            link = (*_key(previous.path), previous.offset)
+            link = (*segment_key(previous.path), previous.offset)
         if self._reserve_bytes and self.storage.free_bytes(self.directory) < self._reserve_bytes:
             raise NoSpace("no space for the next segment", path=self.directory, hint="free some disk space")
         header = SegmentHeader(
@@ -265,14 +247,6 @@ class Log:
             self._lock.release()
 
 
-def _key(path: str) -> tuple[int, int]:
-    from journal.segment import parse_segment_name
-
-    key = parse_segment_name(path.rsplit("/", 1)[1])
-    assert key is not None
-    return key
-
-
 def _locked(storage: Storage, directory: str) -> Locked:
     holder = read_holder(storage.read(f"{directory}/lock"))
     who = f"process {holder.pid}" + (f" ({holder.command})" if holder.command else "") if holder.pid else "a process"
@@ -281,68 +255,3 @@ def _locked(storage: Storage, directory: str) -> Locked:
         path=f"{directory}/lock",
         hint="stop it first, or use a reading verb, which takes no lock",
     )
-
-
-def _settle(
-    storage: Storage, directory: str, reader: LogReader, previous_epoch: int, epoch: int, entropy: Callable[[int], bytes]
-) -> tuple[Opening, SegmentWriter | None]:
-    """Decides the tail that an interrupted writer left, and makes durable what it may not have synced.
-
-    After an fsync that failed, pages read fine from the cache and are gone after a power cut, and the kernel reports
-    the next fsync as good. So bytes past the last durable seq are never trusted where they lie: they are copied into
-    a new segment and synced there, before anything applies, deduplicates or acknowledges by them.
-    """
-    tail = reader.tail
-    if tail.closed and tail.region is None:
-        return Opening(clean=True, previous_epoch=previous_epoch), None
-    quarantined = None
-    if tail.region is not None:
-        verdict = verdict_on(tail.region, reader.evidence_seq)
-        if verdict is not Verdict.TORN_TAIL:
-            raise error_for(verdict, tail.region, tail.path, reader.evidence_seq)
-        quarantined = _quarantine_tail(storage, directory, tail, epoch)
-    torn_bytes = tail.region.length if tail.region is not None else 0
-    segment, carried = _carry(storage, directory, reader, epoch, entropy)
-    return Opening(False, previous_epoch, carried, torn_bytes, quarantined), segment
-
-
-def _quarantine_tail(storage: Storage, directory: str, tail: Tail, epoch: int) -> str:
-    assert tail.region is not None
-    data = storage.read(tail.path)[tail.offset : tail.offset + tail.region.length]
-    name = tail.path.rsplit("/", 1)[1]
-    path = f"{directory}/quarantine/torn-tail-{name}-{tail.offset}-epoch-{epoch}"
-    storage.make_directory(f"{directory}/quarantine")
-    write_file(storage, path, data)
-    return path
-
-
-def _carry(
-    storage: Storage, directory: str, reader: LogReader, epoch: int, entropy: Callable[[int], bytes]
-) -> tuple[SegmentWriter, tuple[tuple[int, str], ...]]:
-    """Copies the batches past the last durable seq into a new segment; boundaries, epochs and chains stay."""
-    tail = reader.tail
-    segment_first_seq, segment_epoch = _key(tail.path)
-    kept_end, first_seq, chain = None, tail.last_seq + 1, tail.chain
-    batches = []
-    if tail.durable_seq < tail.last_seq:
-        batches = [batch for batch in reader.batches(tail.durable_seq + 1, tail.last_seq)]
-        kept_end, first_seq, chain = batches[0].offset, batches[0].first_seq, batches[0].previous_chain
-    header = SegmentHeader(
-        reader.journal_id, entropy(8), epoch, first_seq, segment_first_seq, segment_epoch,
-        tail.offset if kept_end is None else kept_end, chain, extra={"durable_seq": tail.last_seq},
-    )  # fmt: skip
-    offset = len(encode_segment_header(header))
-    parts: list[bytes] = []
-    carried: list[tuple[int, str]] = []
-    for batch in batches:
-        parts.append(
-            encode_batch(
-                header, epoch=batch.epoch, flags=0, first_seq=batch.first_seq, count=batch.count, payload=batch.payload,
-                durable_seq=batch.durable_seq, previous_chain=batch.previous_chain, offset=offset,
-            )
-        )  # fmt: skip
-        offset += len(parts[-1])
-        for seq, head in enumerate(batch.heads(), batch.first_seq):
-            carried.append((seq, head.op_id or generated_op_id(batch.epoch, seq)))
-    segment = SegmentWriter.create(storage, f"{directory}/segments", header, b"".join(parts))
-    return segment, tuple(carried)

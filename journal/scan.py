@@ -79,8 +79,8 @@ class BadRegion:
 class Scanner:
     """Iterates over the whole batches of one segment and stops at the first that is not.
 
-    After iteration ``offset``, ``next_seq``, ``chain`` and ``durable_seq`` describe the end of what is valid, ``closed``
-    tells of a clean close, and `bad_region` describes what lies there, if anything does.
+    After iteration ``offset``, ``next_seq``, ``chain`` and ``durable_seq`` describe the end of what is valid,
+    ``closed`` tells of a clean close, and `bad_region` describes what lies there, if anything does.
     """
 
     def __init__(self, data: bytes | memoryview, start: int, header: SegmentHeader, path: str) -> None:

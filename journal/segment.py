@@ -28,6 +28,14 @@ def parse_segment_name(name: str) -> tuple[int, int] | None:
     return (int(match[1]), int(match[2])) if match else None
 
 
+def segment_key(path: str) -> tuple[int, int]:
+    """(first seq, epoch) of a segment's path. Raises ValueError for any other."""
+    key = parse_segment_name(path.rsplit("/", 1)[1])
+    if key is None:
+        raise ValueError(f"{path} is no segment")
+    return key
+
+
 class SegmentWriter:
     """The segment being written. ``offset`` is where the next batch goes, ``filled`` how far zeros are durable."""
 

@@ -60,7 +60,7 @@ class Lock(Protocol):
         ...
 
     def is_held(self) -> bool:
-        """False once the path no longer names the locked file (it was removed or replaced)."""
+        """False once the path no longer names the locked file (removed, replaced), and in a forked child."""
         ...
 
     def release(self) -> None: ...
@@ -164,7 +164,7 @@ else:
 
 
 class RealFile:
-    """A file descriptor. After fork, the child's copy is the child's problem: `Log` refuses it by pid."""
+    """A file descriptor."""
 
     __slots__ = ("fd", "path")
 
@@ -213,11 +213,12 @@ class RealFile:
 class RealLock:
     """flock(2) on a file that is never deleted, so that two holders can never lock two different inodes."""
 
-    __slots__ = ("fd", "path", "_identity")
+    __slots__ = ("_identity", "_owner", "fd", "path")
 
     def __init__(self, fd: int, path: str) -> None:
         self.fd = fd
         self.path = path
+        self._owner = os.getpid()
         status = os.fstat(fd)
         self._identity = (status.st_dev, status.st_ino)
 
@@ -232,6 +233,8 @@ class RealLock:
             _sync(self.fd)
 
     def is_held(self) -> bool:
+        if os.getpid() != self._owner:
+            return False  # a forked child shares the flock: two writers would hold it
         try:
             status = os.stat(self.path)
         except OSError:

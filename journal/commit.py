@@ -1,0 +1,343 @@
+"""Group commit: what callers queued becomes one batch, one sync, one transaction, and their receipts.
+
+The core under both faces (async tasks and threads): `submit` may be called from anywhere, `run` by one at a time.
+While one batch syncs the next gathers by itself; there are no timers. Knows drafts, op_ids and receipts; what an event
+refers to and what it makes is the state machine's business.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import msgspec
+
+from journal.errors import JournalError, NoSpace, NotApplied, OutcomeUnknown, Poisoned, Refused
+from journal.events import Event
+from journal.format import RECORD_CONTINUES_GROUP, Record, generated_op_id
+from journal.limits import admit, check_envelope
+from journal.log import Appended, Log
+
+BATCH_RECORDS = 4096
+BATCH_BYTES = 8 << 20
+GROUP_RECORDS_MAX = 10_000
+GROUP_BYTES_MAX = 32 << 20
+OP_ID_WINDOW = 100_000
+
+_GENERATED = re.compile(r"e(\d{1,10})-(\d{1,20})")
+
+
+class Receipt(msgspec.Struct, frozen=True):
+    """Proof that an event is durable: its seq, time (UTC ns), op_id, the chain (hex) after its batch, the epoch."""
+
+    seq: int
+    time: int
+    op_id: str
+    chain: str
+    epoch: int
+
+
+class StateMachine(Protocol):
+    """What the journal asks of the state: may this event be, and then make it so."""
+
+    applied_seq: int
+
+    def check(self, event: Event, seq: int) -> None:
+        """Raises Refused; otherwise counts the event in, as if applied at `seq`."""
+        ...
+
+    def mark(self) -> int: ...
+
+    def rollback(self, mark: int) -> None:
+        """Forgets what `check` counted in since `mark`."""
+        ...
+
+    def apply(self, appended: Appended, records: Sequence[Record]) -> None:
+        """Applies a durable batch; on return ``applied_seq`` covers it. Any error means: journaled, not applied."""
+        ...
+
+
+class Draft(msgspec.Struct, frozen=True, gc=False):
+    """An admitted event, encoded, with its envelope; not yet journaled."""
+
+    event: Event
+    encoded: bytes
+    agent: str | None
+    actor: str | None
+    traceparent: str | None
+
+
+class Ticket:
+    """One caller's request: a single event, or a group that is taken whole or not at all.
+
+    Once `Committer.run` returned it, either ``receipts`` or ``error`` is set.
+    """
+
+    __slots__ = ("bytes", "drafts", "error", "joined", "op_id", "receipts", "waiter")
+
+    def __init__(self, drafts: Sequence[Draft], op_id: str | None) -> None:
+        self.drafts = drafts
+        self.op_id = op_id
+        self.bytes = sum(len(draft.encoded) for draft in drafts)
+        self.receipts: list[Receipt] = []
+        self.error: JournalError | None = None
+        self.joined: Ticket | None = None  # the same op_id, earlier in this batch
+        self.waiter: object = None  # the face's own
+
+    def result(self) -> list[Receipt]:
+        """The receipts, or raises the error."""
+        if self.error is not None:
+            raise self.error
+        return self.receipts
+
+
+def draft(event: Event, agent: str | None, actor: str | None, traceparent: str | None) -> Draft:
+    """Admits an event: types, sizes, names. Raises Refused. Needs no lock."""
+    if agent is not None or actor is not None or traceparent is not None:
+        check_envelope(agent, actor, None, traceparent)
+    event, encoded = admit(event)
+    return Draft(event, encoded, agent, actor, traceparent)
+
+
+def ticket(drafts: Sequence[Draft], op_id: str | None) -> Ticket:
+    """A request of one or more drafts. Raises Refused for an op_id or a group beyond its limits."""
+    if op_id is not None:
+        check_envelope(None, None, op_id, None)
+    made = Ticket(drafts, op_id)
+    if len(drafts) > GROUP_RECORDS_MAX or made.bytes > GROUP_BYTES_MAX:
+        raise Refused(
+            "too_large", f"a group holds at most {GROUP_RECORDS_MAX} events and {GROUP_BYTES_MAX >> 20} MiB"
+        )
+    return made
+
+
+_encode_envelope = msgspec.msgpack.Encoder().encode
+
+
+def encode_record(flags: int, time: int, clock: int | None, op_id: str | None, item: Draft) -> bytes:
+    """A stored record: the envelope's seven fields and the event's own bytes, as one array of eight."""
+    envelope = _encode_envelope((flags, time, clock, op_id, item.agent, item.actor, item.traceparent))
+    return b"\x98" + envelope[1:] + item.encoded
+
+
+class Committer:
+    """Turns queued tickets into batches of one log.
+
+    `clock` gives UTC ns. The op_id window is read back from the log, so it survives a restart and belongs to the
+    journal: a restore of the state does not reset it.
+    """
+
+    def __init__(self, log: Log, machine: StateMachine, clock: Callable[[], int] = time.time_ns) -> None:
+        self.log = log
+        self.machine = machine
+        self._clock = clock
+        self._queue: deque[Ticket] = deque()
+        self._op_ids = self._read_op_ids()
+
+    def _read_op_ids(self) -> dict[str, int]:
+        """op_id → seq of the last `OP_ID_WINDOW` records, oldest first."""
+        found: dict[str, int] = {}
+        last = self.log.next_seq - 1
+        if last:
+            for batch in self.log.reader().batches(max(1, last - OP_ID_WINDOW + 1), last):
+                for seq, head in enumerate(batch.heads(), batch.first_seq):
+                    if head.op_id is not None:
+                        found[head.op_id] = seq
+        return found
+
+    def submit(self, request: Ticket) -> None:
+        """Queues a ticket for the next batch. Once queued it cannot be withdrawn."""
+        self._queue.append(request)
+
+    def __len__(self) -> int:
+        return len(self._queue)
+
+    def run(self) -> list[Ticket]:
+        """Commits one batch of what is queued and returns the tickets that are settled by it.
+
+        Returns an empty list if nothing was queued. Errors are in the tickets; only an interrupt is raised, after
+        every ticket of the batch has its outcome.
+        """
+        taken = self._take()
+        if not taken:
+            return taken
+        try:
+            self._commit(taken)
+        except BaseException as error:
+            # A bug or an interrupt between queue and receipt: nobody may take silence for success, or retry blindly.
+            self.log.poison(f"commit failed: {error!r}")
+            for request in taken:
+                if request.error is None and not request.receipts:
+                    request.error = OutcomeUnknown(f"commit failed: {error!r}", op_id=request.op_id)
+            if not isinstance(error, Exception):
+                raise
+        for request in taken:
+            if request.joined is not None:
+                request.receipts, request.error = request.joined.receipts, request.joined.error
+        return taken
+
+    def _take(self) -> list[Ticket]:
+        queue, taken, records, size = self._queue, [], 0, 0
+        while queue and records < BATCH_RECORDS and size < BATCH_BYTES:
+            request = queue.popleft()
+            taken.append(request)
+            records += len(request.drafts)
+            size += request.bytes
+        return taken
+
+    def _commit(self, taken: list[Ticket]) -> None:
+        log, machine = self.log, self.machine
+        start = machine.mark()
+        encoded: list[bytes] = []
+        records: list[Record] = []
+        accepted: list[Ticket] = []
+        in_flight: dict[str, Ticket] = {}
+        last_time = log.last_time
+        for request in taken:
+            if self._is_settled(request, in_flight):
+                continue
+            mark = machine.mark()
+            first = log.next_seq + len(records)
+            try:
+                for seq, item in enumerate(request.drafts, first):
+                    machine.check(item.event, seq)
+            except JournalError as error:
+                machine.rollback(mark)
+                request.error = error
+                continue
+            now = self._clock()
+            clock = None if now >= last_time else now
+            last_time = max(now, last_time)
+            op_id, flags = request.op_id, 0
+            for item in request.drafts:
+                encoded.append(encode_record(flags, last_time, clock, op_id, item))
+                records.append(
+                    Record(flags, last_time, clock, op_id, item.agent, item.actor, item.traceparent, item.event)
+                )
+                op_id, flags = None, RECORD_CONTINUES_GROUP
+            if request.op_id is not None:
+                in_flight[request.op_id] = request
+            accepted.append(request)
+        if accepted:
+            self._write(accepted, encoded, records, last_time, start)
+
+    def _write(
+        self, accepted: list[Ticket], encoded: list[bytes], records: list[Record], last_time: int, start: int
+    ) -> None:
+        """Appends the batch, applies it, and gives each ticket its receipts or its error."""
+        try:
+            appended = self.log.append(encoded, last_time)
+        except (NoSpace, Poisoned) as error:  # not a byte was written: the seqs stay free
+            self.machine.rollback(start)
+            for request in accepted:
+                request.error = error
+            return
+        except JournalError as error:
+            self._give_up(accepted, error)
+            return
+        self._hand_out(accepted, appended, records)
+        try:
+            self.machine.apply(appended, records)
+        except Exception as error:
+            for request in accepted:
+                request.error = NotApplied(
+                    f"journaled at seq {request.receipts[0].seq}, not applied: {error}",
+                    seq=request.receipts[0].seq,
+                    hint="it is safe, and applied by the next catch-up; do not send it again under another op_id",
+                )
+
+    def _give_up(self, accepted: list[Ticket], error: JournalError) -> None:
+        seq = self.log.next_seq
+        for request in accepted:
+            request.error = OutcomeUnknown(
+                error.message,
+                op_id=request.op_id or generated_op_id(self.log.epoch, seq),
+                seq=seq,
+                hint="open the journal again, then retry with this op_id: it is applied at most once",
+            )
+            seq += len(request.drafts)
+        if isinstance(error.__cause__, BaseException) and not isinstance(error.__cause__, Exception):
+            raise error.__cause__
+
+    def _hand_out(self, accepted: list[Ticket], appended: Appended, records: list[Record]) -> None:
+        chain, epoch, seq, op_ids = appended.chain.hex(), appended.epoch, appended.first_seq, self._op_ids
+        for request in accepted:
+            if request.op_id is not None:
+                op_ids[request.op_id] = seq
+            for index in range(len(request.drafts)):
+                op_id = (request.op_id if index == 0 else None) or generated_op_id(epoch, seq)
+                when = records[seq - appended.first_seq].time
+                request.receipts.append(Receipt(seq, when, op_id, chain, epoch))
+                seq += 1
+        floor = seq - OP_ID_WINDOW
+        while op_ids:
+            oldest = next(iter(op_ids))
+            if len(op_ids) <= OP_ID_WINDOW or op_ids[oldest] >= floor:
+                break
+            del op_ids[oldest]
+
+    # -- op_ids -------------------------------------------------------------------------------------------------------
+
+    def _is_settled(self, request: Ticket, in_flight: dict[str, Ticket]) -> bool:
+        """True if the op_id was used before: by an earlier event, or by one in this very batch."""
+        op_id = request.op_id
+        if op_id is None:
+            return False
+        twin = in_flight.get(op_id)
+        if twin is not None:
+            if [item.event for item in twin.drafts] == [item.event for item in request.drafts]:
+                request.joined = twin
+            else:
+                request.error = _reused(op_id)
+            return True
+        seq = self._op_ids.get(op_id) or self._generated_seq(op_id)
+        if seq is None:
+            match = _GENERATED.fullmatch(op_id)
+            if match is not None and int(match[1]) >= self.log.epoch:
+                request.error = Refused(
+                    "invalid", f"op_id {op_id!r} has the form of one that the journal generates, and is none"
+                )
+                return True
+            return False
+        self._repeat(request, op_id, seq)
+        return True
+
+    def _generated_seq(self, op_id: str) -> int | None:
+        """The seq of the record that this generated op_id names, if it survived. Raises nothing for a free one."""
+        match = _GENERATED.fullmatch(op_id)
+        if match is None:
+            return None
+        epoch, seq = int(match[1]), int(match[2])
+        if not 1 <= seq < self.log.next_seq:
+            return None
+        batch = self.log.reader().batch_of(seq)
+        head = batch.heads()[seq - batch.first_seq]
+        return seq if batch.epoch == epoch and head.op_id is None else None
+
+    def _repeat(self, request: Ticket, op_id: str, seq: int) -> None:
+        """Answers a retry with its first receipts; refuses another event under the same op_id."""
+        batch = self.log.reader().batch_of(seq)
+        index = seq - batch.first_seq
+        records = batch.records()[index:]
+        size = 1
+        while size < len(records) and records[size].flags & RECORD_CONTINUES_GROUP:
+            size += 1
+        if [record.event for record in records[:size]] != [item.event for item in request.drafts]:
+            request.error = _reused(op_id)
+            return
+        if self.machine.applied_seq < seq + size - 1:
+            request.error = NotApplied(f"journaled at seq {seq}, not applied yet", seq=seq)
+            return
+        chain = batch.chain.hex()
+        for offset, record in enumerate(records[:size]):
+            own = op_id if offset == 0 else generated_op_id(batch.epoch, seq + offset)
+            request.receipts.append(Receipt(seq + offset, record.time, own, chain, batch.epoch))
+
+
+def _reused(op_id: str) -> Refused:
+    return Refused(
+        "op_id_reused", f"op_id {op_id!r} was used for a different event", hint="give each operation an op_id of its own"
+    )
