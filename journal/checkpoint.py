@@ -1,0 +1,270 @@
+"""Checkpoints on disk: manifests, and the content-addressed parts they list.
+
+    checkpoints/0000000000001234.manifest    one a checkpoint, named by its seq
+    checkpoints/parts/SHA256                 up to 1 MiB each, shared by every checkpoint that lists it
+    checkpoints/lock                         held by whoever adds or removes parts
+
+Knows names, bytes and the order of syncs; must not know what a part means. Which checkpoints stay is `retention`'s.
+
+A part is synced before it gets its name, the names before the manifest that lists them, and the manifest appears by
+rename: a cut leaves parts that nobody lists, never a manifest that lists what is not there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Annotated, Literal, NamedTuple
+
+import msgspec
+
+from journal.errors import Corrupt, DataError, Locked
+from journal.format import KIND_MANIFEST, PROLOGUE_BYTES, decode_header, encode_header
+from journal.storage import Storage, write_file
+
+PART_BYTES = 1 << 20
+PART_BYTES_MAX = 1 << 26
+KIND_MEMORY = "memory.db"  # consecutive chunks of one SQLite file, in order
+KIND_EMBEDDINGS = "embeddings"
+MANIFEST_SUFFIX = ".manifest"
+
+Count = Annotated[int, msgspec.Meta(ge=0)]
+Hex32 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+
+
+class Part(msgspec.Struct, frozen=True):
+    kind: str
+    sha256: Hex32
+    length: Annotated[int, msgspec.Meta(ge=0, le=PART_BYTES_MAX)]
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """What one checkpoint is. ``written`` until a scan of its parts gave ``digest`` again, then ``verified``.
+
+    ``restores`` (seq, to_seq) and ``tags`` are all of those up to ``seq``, so that nobody scans the log for them
+    again. ``time`` is when it was written and ``verified_at`` when it last proved restorable, both UTC ns.
+    """
+
+    journal_id: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")]
+    seq: Count
+    chain: Hex32
+    epoch: Count
+    time: int
+    digest: Hex32
+    digest_version: int
+    projection_version: int
+    state: Literal["written", "verified"] = "written"
+    verified_at: int | None = None
+    restores: list[tuple[Count, Count]] = []
+    tags: dict[str, Count] = {}
+    counts: dict[str, Count] = {}
+    parts: list[Part] = []
+
+    def of_kind(self, kind: str) -> list[Part]:
+        return [part for part in self.parts if part.kind == kind]
+
+    @property
+    def bytes(self) -> int:
+        return sum(part.length for part in self.parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Damaged:
+    """A manifest that cannot be used, and why: Corrupt, or Unsupported for a newer version."""
+
+    path: str
+    seq: int | None  # as its name says
+    error: DataError
+
+
+class Swept(NamedTuple):
+    files: int
+    bytes: int
+
+
+class PassedOver(NamedTuple):
+    seq: int
+    reason: str
+
+
+class CheckpointStore:
+    """The checkpoints of one journal. Reading takes no lock; `exclusive` is for those who add or remove."""
+
+    def __init__(self, storage: Storage, directory: str) -> None:
+        self.storage = storage
+        self.directory = directory
+        self.parts_directory = f"{directory}/parts"
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Held while parts are added or swept: a sweep would take the parts of a checkpoint not yet published."""
+        self.storage.make_directory(self.directory)
+        lock = self.storage.lock(f"{self.directory}/lock")
+        if lock is None:
+            raise Locked(
+                "another process is building or pruning checkpoints",
+                path=f"{self.directory}/lock",
+                hint="wait until it has ended, then try again",
+            )
+        try:
+            yield
+        finally:
+            lock.release()
+
+    # -- manifests ----------------------------------------------------------------------------------------------------
+
+    def manifest_path(self, seq: int) -> str:
+        return f"{self.directory}/{seq:016d}{MANIFEST_SUFFIX}"
+
+    def scan(self) -> tuple[list[Manifest], list[Damaged]]:
+        """Every manifest, newest first, and those that cannot be used."""
+        good: list[Manifest] = []
+        damaged: list[Damaged] = []
+        for name in self.storage.list(self.directory):
+            if not name.endswith(MANIFEST_SUFFIX) or name.startswith("."):
+                continue
+            path = f"{self.directory}/{name}"
+            try:
+                good.append(self._read(path))
+            except FileNotFoundError:
+                continue  # pruned since it was listed
+            except DataError as error:
+                stem = name.removesuffix(MANIFEST_SUFFIX)
+                damaged.append(Damaged(path, int(stem) if stem.isdecimal() else None, error))
+        return sorted(good, key=lambda manifest: -manifest.seq), damaged
+
+    def manifests(self) -> list[Manifest]:
+        return self.scan()[0]
+
+    def damaged(self) -> list[Damaged]:
+        return self.scan()[1]
+
+    def _read(self, path: str) -> Manifest:
+        if self.storage.kind(path) not in ("file", "missing"):
+            raise Corrupt("manifest is no regular file", path=path, hint=_HINT)
+        data = self.storage.read(path)
+        body = decode_header(data, KIND_MANIFEST, path)
+        if len(data) != PROLOGUE_BYTES + len(body):
+            raise Corrupt("bytes follow the manifest", path=path, offset=PROLOGUE_BYTES + len(body), hint=_HINT)
+        try:
+            manifest = msgspec.json.decode(body, type=Manifest)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise Corrupt(f"manifest cannot be decoded: {error}", path=path, offset=PROLOGUE_BYTES) from error
+        if self.manifest_path(manifest.seq) != path:
+            raise Corrupt(f"manifest of seq {manifest.seq} under another name", path=path, hint=_HINT)
+        return manifest
+
+    def publish(self, manifest: Manifest) -> None:
+        """Makes the checkpoint visible; its parts must have been put."""
+        self.storage.sync_dir(self.parts_directory)  # else a power cut leaves a manifest whose parts have no names
+        body = msgspec.json.encode(manifest)
+        write_file(self.storage, self.manifest_path(manifest.seq), encode_header(KIND_MANIFEST, body))
+
+    def mark_verified(self, manifest: Manifest, now: int) -> Manifest:
+        """Puts it on the ladder: a scan of its parts as they lie on disk gave its digest."""
+        verified = msgspec.structs.replace(manifest, state="verified", verified_at=now)
+        self.publish(verified)
+        return verified
+
+    def remove(self, manifests: Iterable[Manifest]) -> None:
+        for manifest in manifests:
+            self.storage.remove(self.manifest_path(manifest.seq))
+        self.storage.sync_dir(self.directory)  # else parts could go while a manifest that lists them comes back
+
+    # -- parts --------------------------------------------------------------------------------------------------------
+
+    def part_path(self, part: Part) -> str:
+        return f"{self.parts_directory}/{part.sha256}"
+
+    def put_part(self, kind: str, data: bytes) -> tuple[Part, bool]:
+        """Stores `data`; False where an equal part was there already. A damaged one under its name is replaced."""
+        part = Part(kind, hashlib.sha256(data).hexdigest(), len(data))
+        path = self.part_path(part)
+        if self.storage.kind(path) != "missing":
+            try:
+                self.read_part(part)
+                return part, False
+            except Corrupt:
+                pass  # rewritten below: sharing it would spread the damage to a new checkpoint
+        self.storage.make_directory(self.parts_directory)
+        temporary = f"{self.parts_directory}/.{part.sha256}.tmp"
+        if self.storage.kind(temporary) != "missing":
+            self.storage.remove(temporary)
+        file = self.storage.open(temporary, write=True, create=True)
+        try:
+            file.write_at(0, data)
+            file.sync()  # before the rename: a part is never visible under its name with other bytes
+        finally:
+            file.close()
+        self.storage.replace(temporary, path)
+        return part, True
+
+    def read_part(self, part: Part) -> bytes:
+        """Its bytes, proven. Corrupt names the file where they are missing or not what the manifest says."""
+        path = self.part_path(part)
+        kind = self.storage.kind(path)
+        if kind != "file":
+            raise Corrupt("part is missing" if kind == "missing" else "part is no regular file", path=path, hint=_HINT)
+        try:
+            length = self.storage.size(path)
+            if length != part.length:
+                raise Corrupt(f"part has {length} bytes where {part.length} belong", path=path, hint=_HINT)
+            data = self.storage.read(path)
+        except FileNotFoundError:
+            raise Corrupt("part is missing", path=path, hint=_HINT) from None
+        if hashlib.sha256(data).hexdigest() != part.sha256:
+            raise Corrupt("part does not match its sha256", path=path, hint=_HINT)
+        return data
+
+    def check(self, manifest: Manifest) -> list[Corrupt]:
+        """Reads every part; what is wrong with them, one error a part."""
+        found: list[Corrupt] = []
+        for part in dict.fromkeys(manifest.parts):
+            try:
+                self.read_part(part)
+            except Corrupt as error:
+                found.append(error)
+        return found
+
+    def sweep(self) -> Swept:
+        """Removes what no manifest lists: parts of a pruned or never published checkpoint, temporary files.
+
+        While a manifest is damaged nobody knows its parts, so none goes. Call under `exclusive`.
+        """
+        manifests, damaged = self.scan()
+        listed = {part.sha256 for manifest in manifests for part in manifest.parts}
+        files = size = 0
+        for directory in (self.directory, self.parts_directory):
+            for name in self.storage.list(directory):
+                orphan = directory == self.parts_directory and name not in listed and not damaged
+                path = f"{directory}/{name}"
+                if (orphan or (name.startswith(".") and name.endswith(".tmp"))) and self.storage.kind(path) == "file":
+                    size += self.storage.size(path)
+                    self.storage.remove(path)
+                    files += 1
+        return Swept(files, size)
+
+
+_HINT = "restores use the next checkpoint; make a new one with: journal checkpoint create"
+
+
+def ladder(
+    manifests: Iterable[Manifest], usable: Callable[[Manifest], str | None], at_most: int
+) -> tuple[list[Manifest], list[PassedOver]]:
+    """The rungs for a state at seq `at_most`, newest first, and those passed over; below the last rung is genesis.
+
+    `usable` says why a checkpoint is no base, or None if it is one.
+    """
+    rungs: list[Manifest] = []
+    passed_over: list[PassedOver] = []
+    for manifest in sorted(manifests, key=lambda each: -each.seq):
+        if manifest.seq > at_most:
+            continue
+        reason = "written, but never verified" if manifest.state != "verified" else usable(manifest)
+        if reason is None:
+            rungs.append(manifest)
+        else:
+            passed_over.append(PassedOver(manifest.seq, reason))
+    return rungs, passed_over
