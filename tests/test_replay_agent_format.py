@@ -79,6 +79,11 @@ def test_an_unquoted_colon_is_named_by_line_and_still_listed() -> None:
     assert document.metadata["model"] == "haiku"
 
 
+def test_lines_are_counted_from_the_top_of_the_file() -> None:
+    (finding,) = MARKDOWN.parse(b"\n\n" + fixture("unquoted-colon")).findings
+    assert finding.line == 5
+
+
 def test_python_looking_yaml_is_never_constructed(capsys: pytest.CaptureFixture[str]) -> None:
     (finding,) = MARKDOWN.parse(fixture("python-looking")).findings
     assert "python/object/apply:builtins.print is not allowed" in finding.message
@@ -106,6 +111,7 @@ def test_body_and_unicode_survive() -> None:
         (front('a: !!int ""'), "broken_yaml"),
         (front("a: " + "9" * 5000), "broken_yaml"),
         (front("a: " + ":".join(["59"] * 5000)), "broken_yaml"),
+        (front("a: 0b_"), "broken_yaml"),
         (front("a: &a [*a]"), "broken_yaml"),
         (front("a: " + "[" * 20_000), "broken_yaml"),
         (front("? " * 5000), "broken_yaml"),
@@ -149,7 +155,14 @@ def test_the_style_of_a_file_decides_what_it_needs() -> None:
 
 @pytest.mark.parametrize(
     ("version", "fine"),
-    [("1.4.0", True), ("1.0.0-rc.1+build.7", True), ("1.0", False), ("v1.0.0", False), ("01.0.0", False)],
+    [
+        ("1.4.0", True),
+        ("1.0.0-rc.1+build.7", True),
+        ("1.0", False),
+        ("v1.0.0", False),
+        ("01.0.0", False),
+        ("1.4.0 beta", False),
+    ],
 )
 def test_versions_are_semantic(version: str, fine: bool) -> None:
     content = fixture("research-analyst").replace(b"1.4.0", version.encode())
