@@ -1,0 +1,80 @@
+"""Which processes have a file open. Knows /proc, and lsof where there is none; must never open the file itself.
+
+Closing any descriptor of a file drops all POSIX locks that this process holds on it, SQLite's too: one careless
+open-and-close beside a live connection lets another process write in mid-transaction. Here only names are looked at.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterable
+from typing import NamedTuple
+
+
+class Holder(NamedTuple):
+    pid: int
+    command: str
+
+    def __str__(self) -> str:
+        return f"process {self.pid}" + (f" ({self.command})" if self.command else "")
+
+
+def holders(paths: Iterable[str]) -> list[Holder] | None:
+    """Every visible process, this one included, that has one of the files open; None where nobody can tell.
+
+    Other users' processes are not visible, but the files are 0600 in a directory of 0700. Root's may be missed.
+    """
+    wanted = {identity for path in paths if (identity := _identity(path)) is not None}
+    if not wanted:
+        return []
+    if os.path.isdir("/proc/self/fd"):
+        return [Holder(pid, _command(pid)) for pid in _pids() if not wanted.isdisjoint(_open_files(pid))]
+    return _ask_lsof(paths)
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _pids() -> list[int]:
+    return sorted(int(name) for name in os.listdir("/proc") if name.isdecimal())
+
+
+def _open_files(pid: int) -> set[tuple[int, int]]:
+    directory = f"/proc/{pid}/fd"
+    try:
+        descriptors = os.listdir(directory)
+    except OSError:  # it ended, or is another user's
+        return set()
+    found = (_identity(f"{directory}/{descriptor}") for descriptor in descriptors)
+    return {identity for identity in found if identity is not None}
+
+
+def _command(pid: int) -> str:
+    try:
+        with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
+
+
+def _ask_lsof(paths: Iterable[str]) -> list[Holder] | None:
+    there = [path for path in paths if os.path.exists(path)]
+    try:
+        result = subprocess.run(["lsof", "-Fpc", "--", *there], capture_output=True, text=True, check=False, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    if result.returncode not in (0, 1) or (result.returncode == 1 and result.stderr.strip()):
+        return None  # 1 without a message: nobody has them open
+    found: list[Holder] = []
+    for line in result.stdout.splitlines():
+        if line.startswith("p"):
+            found.append(Holder(int(line[1:]), ""))
+        elif line.startswith("c") and found:
+            found[-1] = found[-1]._replace(command=line[1:])
+    return found
