@@ -1,0 +1,273 @@
+"""Every byte under the journal's directory, read once and judged; and the proof of a receipt.
+
+Reads as a verifier does: it goes on behind damage and names all of it, where a reader would stop. Changes nothing.
+The lock and the quarantine are not looked at. What lies behind the end of a superseded segment is void, and the zero
+fill behind the last batch is padding: neither is damage (`docs/format.md` lists both).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import msgspec
+
+from journal.checkpoint import CheckpointStore
+from journal.commit import Receipt
+from journal.errors import Corrupt, DataError, JournalError, UsageError
+from journal.format import KIND_PLAN, SegmentHeader, decode_header, decode_segment_header
+from journal.reader import LogReader, SegmentRef, list_segments
+from journal.regions import Verdict, error_for, verdict_on
+from journal.scan import Scanner
+from journal.storage import Storage
+
+Progress = Callable[[int, int], None]
+"""Called with bytes read and bytes to read."""
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """One thing that is wrong: what, where, which events, and what to do next.
+
+    ``severity`` is ``damage``, or ``note`` for what costs nothing (a torn tail, a file left by a cut).
+    """
+
+    severity: Literal["damage", "note"]
+    code: str
+    message: str
+    path: str
+    offset: int | None = None
+    seq: int | None = None
+    hint: str | None = None
+
+
+class Verified(msgspec.Struct):
+    """What was read and what was found. ``exit_code`` is that of the worst finding, 0 without damage."""
+
+    segments: int = 0
+    batches: int = 0
+    events: int = 0
+    bytes: int = 0
+    checkpoints: int = 0
+    last_seq: int = 0
+    chain: str = ""
+    findings: list[Finding] = []
+    exit_code: int = 0
+
+    def add(self, error: JournalError, path: str) -> None:
+        """Counts an error as damage."""
+        self.findings.append(
+            Finding("damage", error.code, error.message, error.path or path, error.offset, error.seq, error.hint)
+        )
+        self.exit_code = self.exit_code or error.exit_code
+
+
+def verify(storage: Storage, directory: str, *, evidence_seq: int = 0, progress: Progress | None = None) -> Verified:
+    """Checks every byte under `directory` (the journal's) but lock and quarantine.
+
+    `evidence_seq` is the last seq known elsewhere to be durable: it tells a torn tail from lost events. Raises
+    NotAJournal where there is none; damage is in the result, never raised.
+    """
+    store = CheckpointStore(storage, f"{directory}/checkpoints")
+    manifests, damaged = store.scan()
+    evidence_seq = max([evidence_seq, *(manifest.seq for manifest in manifests)])
+    segments = list_segments(storage, directory)
+    if not segments:
+        LogReader(storage, directory)  # says whether the log is lost or was never there
+    report = Verified()
+    parts = {part for manifest in manifests for part in manifest.parts}
+    total = sum(storage.size(segment.path) for segment in segments) + sum(part.length for part in parts)
+    chains = _segments(storage, segments, evidence_seq, report, lambda: progress and progress(report.bytes, total))
+    for broken in damaged:
+        report.add(broken.error, broken.path)
+    for manifest in manifests:
+        path = store.manifest_path(manifest.seq)
+        report.checkpoints += 1
+        if manifest.journal_id != chains.journal_id:
+            report.add(Corrupt(f"checkpoint belongs to journal {manifest.journal_id}", path=path), path)
+        elif manifest.seq and manifest.seq in chains.at and chains.at[manifest.seq] != manifest.chain:
+            report.add(Corrupt("checkpoint's chain is not the journal's", path=path, seq=manifest.seq), path)
+    for part in sorted(parts, key=lambda part: part.sha256):
+        try:
+            report.bytes += len(store.read_part(part))
+        except JournalError as error:
+            report.add(error, store.part_path(part))
+        if progress:
+            progress(report.bytes, total)
+    _strays(storage, directory, {part.sha256 for part in parts}, report)
+    return report
+
+
+class _Chains:
+    """The chain at each seq that a checkpoint may stand at, collected while the segments go by."""
+
+    def __init__(self) -> None:
+        self.journal_id = ""
+        self.at: dict[int, str] = {}
+
+
+def _segments(
+    storage: Storage, segments: list[SegmentRef], evidence_seq: int, report: Verified, tick: Callable[[], Any]
+) -> _Chains:
+    chains = _Chains()
+    headers: list[tuple[SegmentHeader, int] | None] = []
+    for segment in segments:
+        try:
+            headers.append(_header(storage, segment))
+        except JournalError as error:
+            report.add(error, segment.path)
+            headers.append(None)
+    chains.journal_id = next((found[0].journal_id.hex() for found in headers if found), "")
+    for index, segment in enumerate(segments):
+        found = headers[index]
+        after = headers[index + 1] if index + 1 < len(segments) else None
+        report.segments += 1
+        if found is not None:
+            _segment(storage, segment, found, after, index + 1 == len(segments), evidence_seq, report, chains)
+            _link(segments, headers, index, report)
+        report.bytes += storage.size(segment.path)
+        tick()
+    return chains
+
+
+def _header(storage: Storage, segment: SegmentRef) -> tuple[SegmentHeader, int]:
+    file = storage.open(segment.path)
+    try:
+        header, start = decode_segment_header(file.read_at(0, 64 << 10), segment.path)
+    finally:
+        file.close()
+    if (header.first_seq, header.epoch) != (segment.first_seq, segment.epoch):
+        raise Corrupt("the header names another segment than the file's name", path=segment.path, offset=0)
+    return header, start
+
+
+def _segment(
+    storage: Storage,
+    segment: SegmentRef,
+    found: tuple[SegmentHeader, int],
+    after: tuple[SegmentHeader, int] | None,
+    last: bool,
+    evidence_seq: int,
+    report: Verified,
+    chains: _Chains,
+) -> None:
+    header, start = found
+    try:
+        data = storage.read(segment.path)
+        if after is not None:
+            data = data[: after[0].previous_end]
+        scanner = Scanner(data, start, header, segment.path)
+        for batch in scanner:
+            batch.records()
+            report.batches += 1
+            report.events += batch.count
+            for seq in range(batch.first_seq, batch.last_seq + 1) if batch.count < 64 else (batch.last_seq,):
+                chains.at[seq] = batch.chain.hex()
+    except JournalError as error:
+        report.add(error, segment.path)
+        return
+    report.last_seq, report.chain = scanner.next_seq - 1, scanner.chain.hex()
+    region = scanner.bad_region()
+    if region is not None:
+        verdict = verdict_on(region, evidence_seq, last_segment=last)
+        if verdict is Verdict.TORN_TAIL:
+            report.findings.append(
+                Finding(
+                    "note", "torn_tail", f"{region.length} bytes of a batch that was never acknowledged",
+                    segment.path, region.offset, region.first_seq, "the next open sets them aside",
+                )
+            )  # fmt: skip
+        else:
+            report.add(error_for(verdict, region, segment.path, evidence_seq), segment.path)
+    elif after is not None and scanner.offset != after[0].previous_end:
+        report.add(
+            Corrupt(
+                f"zeros where a batch belongs; events {scanner.next_seq}-{after[0].first_seq - 1} cannot be read",
+                path=segment.path, offset=scanner.offset, seq=scanner.next_seq,
+            ),
+            segment.path,
+        )  # fmt: skip
+    elif last and evidence_seq > report.last_seq:
+        report.add(
+            Corrupt(
+                f"the journal ends at seq {report.last_seq}, but seq {evidence_seq} was durable",
+                path=segment.path, offset=scanner.offset, seq=report.last_seq + 1,
+                hint="restore the newer segments from a backup",
+            ),
+            segment.path,
+        )  # fmt: skip
+
+
+def _link(
+    segments: list[SegmentRef], headers: list[tuple[SegmentHeader, int] | None], index: int, report: Verified
+) -> None:
+    """Damage where a segment does not continue the one that lies before it."""
+    found = headers[index]
+    assert found is not None
+    header, path = found[0], segments[index].path
+    first = next(each for each in headers if each)
+    if header.journal_id != first[0].journal_id:
+        report.add(Corrupt(f"segment belongs to journal {header.journal_id.hex()}", path=path, offset=0), path)
+    before = (segments[index - 1].first_seq, segments[index - 1].epoch) if index else (0, 0)
+    if (header.previous_first_seq, header.previous_epoch) != before:
+        report.add(
+            Corrupt(
+                f"a segment is missing before it: it continues {header.previous_first_seq}-{header.previous_epoch}, "
+                f"found {before[0]}-{before[1]}",
+                path=path, offset=0, seq=header.previous_first_seq, hint="restore the missing segment from a backup",
+            ),
+            path,
+        )  # fmt: skip
+
+
+def _strays(storage: Storage, directory: str, parts: set[str], report: Verified) -> None:
+    """Reads what is neither segment, manifest nor listed part: a plan must decode, anything else is a note."""
+    known = {"segments", "checkpoints", "quarantine", "lock", "recovery.json", "control.sock"}
+    names = [(directory, name) for name in storage.list(directory) if name not in known]
+    ours = {segment.path for segment in list_segments(storage, directory)}
+    names += [
+        (f"{directory}/segments", name)
+        for name in storage.list(f"{directory}/segments")
+        if f"{directory}/segments/{name}" not in ours
+    ]
+    names += [
+        (f"{directory}/checkpoints", name)
+        for name in storage.list(f"{directory}/checkpoints")
+        if not name.endswith(".manifest") and name not in ("lock", "parts")
+    ]
+    names += [
+        (f"{directory}/checkpoints/parts", name)
+        for name in storage.list(f"{directory}/checkpoints/parts")
+        if name not in parts
+    ]
+    for folder, name in names:
+        report.findings.append(
+            Finding("note", "stray_file", "no part of the journal; left alone", f"{folder}/{name}")
+        )
+    plan = f"{directory}/recovery.json"
+    if storage.kind(plan) == "file":
+        try:
+            decode_header(storage.read(plan), KIND_PLAN, plan)
+        except DataError as error:
+            report.add(error, plan)
+
+
+def prove(reader: LogReader, receipt: Receipt) -> None:
+    """Proves that the receipt's event is in this journal, unchanged. Raises Corrupt or UsageError if it is not."""
+    if not 1 <= receipt.seq <= reader.last_seq:
+        raise Corrupt(
+            f"seq {receipt.seq} is not in this journal, which ends at {reader.last_seq}",
+            path=reader.directory,
+            seq=receipt.seq,
+            hint="the journal lost its end, or the receipt is of another one",
+        )
+    batch = reader.batch_of(receipt.seq)
+    head = batch.heads()[receipt.seq - batch.first_seq]
+    if (batch.chain.hex(), batch.epoch) != (receipt.chain, receipt.epoch):
+        raise Corrupt(
+            f"the chain at seq {receipt.seq} is {batch.chain.hex()} (epoch {batch.epoch}), the receipt says otherwise",
+            path=reader.directory,
+            seq=receipt.seq,
+            hint="this journal was rewritten, or the receipt is of another one",
+        )
+    if head.time != receipt.time or (head.op_id is not None and head.op_id != receipt.op_id):
+        raise UsageError(f"the receipt's time or op_id is not that of seq {receipt.seq}", seq=receipt.seq)
