@@ -1,220 +1,229 @@
-"""The agent file format behind a small codec, and a judgement of whether a file is a valid agent.
+"""A moment in a journal's history: how users spell it, and which seq it is.
 
-Knows frontmatter and the two public styles of it; must not know files, events or what happens to a file that is
-refused. The raw bytes are the truth and are what is journaled: parsing is for people and for findings, never for
-writing back (re-emitted frontmatter is another file in two cases out of three).
+Pure. Knows the spellings of ``--until`` and the rule that turns a time into a seq; must not know how times are read
+from a log (it is given a function) or what is done at the moment found.
 
-A further format (TOML, say) is one more `Codec`; the rest does not change.
+    2026-11-23T14:05:09.123456789Z      a time, with a zone; up to nine digits, exact
+    42   seq:42                         a seq; 0 is the empty state
+    tag:NAME                            where a tag points
+    now                                 the end
+    "5 minutes ago"                     N seconds, minutes, hours or days
+
+`parse` is the grammar and needs no journal; `resolve` places its result in one.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from dataclasses import dataclass
+from datetime import date, datetime, tzinfo
+from difflib import get_close_matches
+from typing import Final
 
-from frontmatter.default_handlers import YAMLHandler
+from journal.errors import UsageError
 
-from replay.agent_yaml import BadYaml, load_mapping
+NS: Final = 1_000_000_000
+SPELLINGS: Final = '2026-11-23T14:05:09Z, 42, seq:42, tag:NAME, now or "5 minutes ago"'
 
-Mode = Literal["strict", "lenient", "off"]
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing to say about a file. An ``error`` makes it no valid agent, a ``note`` does not; ``line`` is 1-based."""
-
-    code: str
-    message: str
-    level: Literal["error", "note"] = "error"
-    line: int | None = None
-
-    def __str__(self) -> str:
-        return (f"line {self.line}: " if self.line is not None else "") + self.message
-
-
-@dataclass(frozen=True, slots=True)
-class Document:
-    """A parsed agent file. ``metadata`` is empty where there is no readable frontmatter; ``findings`` say why."""
-
-    metadata: dict[str, Any] = field(default_factory=dict)
-    body: str = ""
-    findings: tuple[Finding, ...] = ()
-
-
-class Codec(Protocol):
-    """A file format of agents. ``suffix`` ends every file name, with the dot."""
-
-    suffix: str
-
-    def parse(self, content: bytes) -> Document:
-        """Never raises: what cannot be read is a finding."""
-        ...
-
-
-# -- markdown with YAML frontmatter -----------------------------------------------------------------------------------
-
-_TOP_LEVEL_LINE = re.compile(r"^([A-Za-z_][\w-]*):[ \t](.*)$", re.MULTILINE)
-
-
-class MarkdownCodec:
-    """`agents/{name}.md`: YAML between two lines of dashes, then the body.
-
-    The handler of python-frontmatter splits. Its `loads` is not used: it passes the keys on as Python arguments, and
-    a key `content:` or `on:` crashes it.
-    """
-
-    suffix = ".md"
-
-    def __init__(self) -> None:
-        self._handler = YAMLHandler()
-
-    def parse(self, content: bytes) -> Document:
-        if not content:
-            return Document(findings=(Finding("empty", "the file is empty"),))
-        findings = []
-        if b"\x00" in content:
-            findings.append(Finding("nul_bytes", "holds NUL bytes", line=content.count(b"\n", 0, content.find(0)) + 1))
-        try:
-            text = content.decode()
-        except UnicodeDecodeError as error:
-            message = f"is not UTF-8: {error.reason} at byte {error.start}"
-            return Document(findings=(*findings, Finding("not_utf8", message)))
-        findings += _notes_on_bytes(content)
-        metadata, body, more = self._split(text.removeprefix("\ufeff"))
-        return Document(metadata, body, (*findings, *more))
-
-    def _split(self, text: str) -> tuple[dict[str, Any], str, list[Finding]]:
-        start = len(text) - len(text.lstrip())  # blank lines before the first dashes are tolerated, as elsewhere
-        if not self._handler.detect(text[start:]):
-            return {}, text, [Finding("no_frontmatter", "does not begin with frontmatter (a line `---`)", line=1)]
-        try:
-            front, body = self._handler.split(text[start:])
-        except ValueError:  # one boundary only
-            return {}, text, [Finding("unclosed_frontmatter", "the frontmatter has no closing line `---`", line=1)]
-        first_line = text.count("\n", 0, text.index(front, start + 3))
-        try:
-            metadata, duplicates = load_mapping(front)
-        except BadYaml as error:
-            line = first_line + error.line if error.line is not None else None
-            return _by_lines(front), body, [Finding("broken_yaml", f"frontmatter: {error.reason}", line=line)]
-        return metadata, body, [Finding("duplicate_key", f"key {key!r} is written twice") for key in duplicates]
-
-
-MARKDOWN: Codec = MarkdownCodec()
-
-
-def _by_lines(front: str) -> dict[str, Any]:
-    """What a reader of plain `key: value` lines sees. Public tools read files so whose YAML is broken by a second
-    colon in the description, and a listing should still show it."""
-    return {match[1]: match[2].strip().strip("\"'") for match in _TOP_LEVEL_LINE.finditer(front)}
-
-
-def _notes_on_bytes(content: bytes) -> list[Finding]:
-    notes = []
-    if content.startswith(b"\xef\xbb\xbf"):
-        notes.append(Finding("bom", "begins with a byte order mark", "note", 1))
-    if b"\r\n" in content:
-        notes.append(Finding("crlf", "has CRLF line ends", "note"))
-    if not content.endswith(b"\n"):
-        notes.append(Finding("no_final_newline", "does not end with a line end", "note"))
-    return notes
-
-
-# -- schemas ----------------------------------------------------------------------------------------------------------
-
-# MAJOR.MINOR.PATCH without leading zeros, then an optional pre-release and build, as semver.org defines them
-_NUMBER = r"(?:0|[1-9][0-9]*)"
-_PRE_RELEASE = rf"(?:{_NUMBER}|[0-9]*[A-Za-z-][0-9A-Za-z-]*)"
-_SEMVER = re.compile(
-    rf"{_NUMBER}\.{_NUMBER}\.{_NUMBER}(?:-{_PRE_RELEASE}(?:\.{_PRE_RELEASE})*)?(?:\+[0-9A-Za-z-]+(?:\.[0-9A-Za-z-]+)*)?"
+_UNITS: Final = {"second": NS, "minute": 60 * NS, "hour": 3600 * NS, "day": 86_400 * NS}
+_SEQ = re.compile(r"(?:seq:)?([0-9]+)")
+_AGO = re.compile(r"([0-9]+)\s+(second|minute|hour|day)s?\s+ago", re.IGNORECASE)
+_TIME = re.compile(
+    r"(?P<year>[0-9]{4})-(?P<month>[0-9]{2})-(?P<day>[0-9]{2})"
+    r"(?:[Tt ](?P<hour>[0-9]{2}):(?P<minute>[0-9]{2})(?::(?P<second>[0-9]{2})(?:\.(?P<fraction>[0-9]+))?)?)?"
+    r"\s?(?P<zone>[Zz]|[+-][0-9]{2}:[0-9]{2})?"
 )
-
-Check = Callable[[Any], str | None]
-
-
-def _text(value: Any) -> str | None:
-    return None if isinstance(value, str) and value.strip() else "must be text, not empty"
-
-
-def _semver(value: Any) -> str | None:
-    if isinstance(value, str) and _SEMVER.fullmatch(value):
-        return None
-    return "must be a semantic version such as 1.4.0 (quoted, if YAML reads it as a number)"
-
-
-def _texts(value: Any) -> str | None:
-    fine = isinstance(value, list) and all(isinstance(item, str) and item for item in value)
-    return None if fine else "must be a list of texts"
-
-
-def _text_or_texts(value: Any) -> str | None:
-    return None if _text(value) is None or _texts(value) is None else "must be text or a list of texts"
+_TEXT_MAX = 1024  # a tag's name is at most 512 bytes
+_DIGITS_MAX = 18  # of a seq or a count: any more is beyond 64 bits, and int() refuses thousands of digits
 
 
 @dataclass(frozen=True, slots=True)
-class Schema:
-    """What a style of agent file asks of its frontmatter."""
+class AtSeq:
+    seq: int
 
+
+@dataclass(frozen=True, slots=True)
+class AtTime:
+    """UTC nanoseconds since 1970; any year from 1 to 9999, so it may lie outside 64 bits."""
+
+    ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class AtTag:
     name: str
-    required: Mapping[str, Check]
-    optional: Mapping[str, Check] = field(default_factory=dict)
-
-
-CAXTON = Schema(
-    "caxton",
-    {"name": _text, "version": _semver, "capabilities": _texts, "tools": _texts, "system_prompt": _text},
-    {"description": _text, "user_prompt_template": _text},
-)
-PUBLIC = Schema("public", {"name": _text, "description": _text}, {"tools": _text_or_texts, "model": _text_or_texts})
-
-
-def schema_of(metadata: Mapping[str, Any]) -> Schema:
-    """The style that a file is written in: only Caxton's has the prompt or capabilities in the frontmatter."""
-    return CAXTON if metadata.keys() & {"system_prompt", "capabilities"} else PUBLIC
-
-
-def _findings_of_schema(metadata: Mapping[str, Any], schema: Schema) -> list[Finding]:
-    findings = [
-        Finding("missing_key", f"frontmatter has no {key!r}, which the {schema.name} style needs")
-        for key in schema.required
-        if key not in metadata
-    ]
-    for key, check in {**schema.required, **schema.optional}.items():
-        complaint = check(metadata[key]) if key in metadata else None
-        if complaint is not None:
-            findings.append(Finding("bad_value", f"{key!r} {complaint}"))
-    return findings
-
-
-# -- the judgement ----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """Whether the bytes are taken, and what there is to say about them."""
-
-    accepted: bool
-    findings: tuple[Finding, ...] = ()
+class Ago:
+    ns: int
 
 
-def validate(
-    name: str, content: bytes, mode: Mode = "lenient", *, schema: Schema | None = None, codec: Codec = MARKDOWN
-) -> Verdict:
-    """Judges the bytes of agent `name`. Without `schema`, the file's own style is the measure.
+@dataclass(frozen=True, slots=True)
+class Now:
+    """The end of the journal, whatever the clock says."""
 
-    ``strict`` refuses a file with an error; ``lenient`` refuses nothing, public tools accept what strict YAML does
-    not; ``off`` does not even look.
+
+Moment = AtSeq | AtTime | AtTag | Ago | Now
+
+
+# -- parsing ----------------------------------------------------------------------------------------------------------
+
+
+def parse(text: str, zone: tzinfo | None = None) -> Moment:
+    """The moment that a user spelt. Raises UsageError for anything else, with what to write instead.
+
+    ``zone`` is the local zone that a naive time's hint offers; the machine's by default. It never changes a result.
     """
-    if mode == "off":
-        return Verdict(True)
-    document = codec.parse(content)
-    findings = list(document.findings)
-    if not any(finding.level == "error" for finding in findings):
-        findings += _findings_of_schema(document.metadata, schema or schema_of(document.metadata))
-    own_name = document.metadata.get("name")
-    if isinstance(own_name, str) and own_name != name:
-        findings.append(Finding("name_differs", f"calls itself {own_name!r}; the file is {name!r}", "note"))
-    accepted = mode == "lenient" or all(finding.level == "note" for finding in findings)
-    return Verdict(accepted, tuple(findings))
+    spelt = text.strip()
+    if not spelt or len(spelt) > _TEXT_MAX:
+        raise _unknown(spelt)
+    if spelt.lower() == "now":
+        return Now()
+    if spelt.startswith("tag:"):
+        if spelt == "tag:":
+            raise UsageError("tag: needs a name", hint="write tag:NAME")
+        return AtTag(spelt[4:])
+    if match := _SEQ.fullmatch(spelt):
+        return AtSeq(_number(match[1], "seq"))
+    if match := _AGO.fullmatch(spelt):
+        return Ago(_number(match[1], "count") * _UNITS[match[2].lower()])
+    if match := _TIME.fullmatch(spelt):
+        return _time(spelt, match, zone)
+    raise _unknown(spelt)
+
+
+def _unknown(spelt: str) -> UsageError:
+    return UsageError(f"{_shown(spelt)} is no moment", hint=f"write {SPELLINGS}")
+
+
+def _shown(spelt: str) -> str:
+    return repr(spelt if len(spelt) <= 80 else spelt[:77] + "...")
+
+
+def _number(digits: str, what: str) -> int:
+    significant = digits.lstrip("0")
+    if len(significant) > _DIGITS_MAX:
+        raise UsageError(f"{what} {_shown(digits)} is too large", hint="a seq and a count have at most 18 digits")
+    return int(significant or "0")
+
+
+def _time(spelt: str, match: re.Match[str], zone: tzinfo | None) -> AtTime:
+    part = match.groupdict()
+    hour, minute, second = (int(part[name] or "0") for name in ("hour", "minute", "second"))
+    fraction = part["fraction"] or ""
+    try:
+        day = date(int(part["year"]), int(part["month"]), int(part["day"]))
+    except ValueError as error:
+        raise UsageError(f"time {_shown(spelt)}: {error}", hint=f"write {SPELLINGS}") from error
+    if second == 60 and minute == 59:
+        raise UsageError(
+            f"time {_shown(spelt)} is a leap second, which UTC nanoseconds do not count",
+            hint="write second 59, or 00 of the next minute",
+        )
+    if hour > 23 or minute > 59 or second > 59:
+        raise UsageError(f"time {_shown(spelt)}: hour, minute or second is out of range", hint=f"write {SPELLINGS}")
+    if len(fraction) > 9:
+        raise UsageError(
+            f"time {_shown(spelt)} has {len(fraction)} digits of a second; nine are exact",
+            hint="cut it to nine digits",
+        )
+    if part["zone"] is None or part["second"] is None:
+        full = f"{day.isoformat()}T{hour:02}:{minute:02}:{second:02}" + (f".{fraction}" if fraction else "")
+        raise _incomplete(spelt, full, part["zone"], zone)
+    seconds = (day.toordinal() - _EPOCH_DAY) * 86_400 + hour * 3600 + minute * 60 + second
+    return AtTime((seconds - _offset_seconds(part["zone"], spelt)) * NS + int(fraction.ljust(9, "0")))
+
+
+_EPOCH_DAY = date(1970, 1, 1).toordinal()
+
+
+def _offset_seconds(zone: str, spelt: str) -> int:
+    if zone in "Zz":
+        return 0
+    hours, minutes = int(zone[1:3]), int(zone[4:6])
+    if hours > 23 or minutes > 59:
+        raise UsageError(f"time {_shown(spelt)}: offset {zone} is out of range", hint=f"write {SPELLINGS}")
+    return (hours * 3600 + minutes * 60) * (-1 if zone[0] == "-" else 1)
+
+
+def _incomplete(spelt: str, full: str, written_zone: str | None, zone: tzinfo | None) -> UsageError:
+    """A time without a zone or seconds means different seqs to different people: offered back, complete."""
+    if written_zone is not None:
+        return UsageError(f"time {_shown(spelt)} is not complete", hint=f"write {full}{written_zone.upper()}")
+    return UsageError(
+        f"time {_shown(spelt)} has no zone",
+        hint=f"write {full}Z (UTC) or {full}{_local_offset(full, zone)} (local)",
+    )
+
+
+def _local_offset(full: str, zone: tzinfo | None) -> str:
+    try:
+        naive = datetime.fromisoformat(full[:19])
+        local = naive.replace(tzinfo=zone) if zone is not None else naive.astimezone()
+        text = local.strftime("%z")[:5]
+    except (OverflowError, ValueError, OSError):  # the platform's clock does not reach that year
+        text = ""
+    return f"{text[:3]}:{text[3:]}" if text else "+00:00"
+
+
+# -- placing ----------------------------------------------------------------------------------------------------------
+
+
+def resolve(
+    moment: Moment,
+    *,
+    last_seq: int,
+    time_of: Callable[[int], int],
+    tags: Mapping[str, int],
+    now_ns: int,
+    exclusive: bool = False,
+) -> int:
+    """The greatest seq that is not after the moment; with ``exclusive``, the greatest that is before it.
+
+    A time after the end means the end, one before the first event means 0. ``time_of(seq)`` is asked about log2 of
+    ``last_seq`` times: times never decrease along the journal. Raises UsageError for a seq beyond the end and for a tag
+    that is not there. The first seq at or after a time is ``resolve(..., exclusive=True) + 1``.
+    """
+    match moment:
+        case Now():
+            return last_seq
+        case Ago(ns):
+            return _last_not_after(now_ns - ns, last_seq, time_of, exclusive)
+        case AtTime(ns):
+            return _last_not_after(ns, last_seq, time_of, exclusive)
+        case AtSeq(seq):
+            return _within(seq, last_seq, f"seq {seq}", exclusive)
+        case AtTag(name):
+            if name not in tags:
+                raise UsageError(f"there is no tag {_shown(name)}", hint=_near_tags(name, tags))
+            return _within(tags[name], last_seq, f"tag {_shown(name)} at seq {tags[name]}", exclusive)
+
+
+def _within(seq: int, last_seq: int, what: str, exclusive: bool) -> int:
+    if seq > last_seq:
+        raise UsageError(f"{what} is beyond the end, {last_seq}", seq=seq, hint=f"write a seq from 0 to {last_seq}")
+    return max(0, seq - exclusive)
+
+
+def _last_not_after(ns: int, last_seq: int, time_of: Callable[[int], int], exclusive: bool) -> int:
+    limit = ns - exclusive  # times are whole nanoseconds: before ns is not after ns - 1
+    low, high = 0, last_seq  # the answer is in low..high; seq 0 is before all time
+    while low < high:
+        middle = (low + high + 1) // 2
+        if time_of(middle) <= limit:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def _near_tags(name: str, tags: Mapping[str, int]) -> str:
+    near = get_close_matches(name, tags, n=3, cutoff=0.5)
+    if near:
+        return "did you mean " + " or ".join(f"tag:{other}" for other in near) + "?"
+    if not tags:
+        return "this journal has no tags; `journal tag NAME` makes one"
+    newest = sorted(tags, key=lambda other: tags[other], reverse=True)[:5]
+    return "the newest tags are " + ", ".join(f"tag:{other}" for other in newest)
