@@ -69,7 +69,7 @@ PAYLOAD_BYTES_MAX = 1 << 26
 BATCH_RECORDS_MAX = 1 << 16
 
 FLAG_CLEAN_CLOSE = 1  # an empty batch: everything up to durable seq was synced, and the writer closed
-FLAG_ZERO_SECTORS = 2  # some aligned sector of this batch is all zeros by its content: zeros prove no tear
+FLAG_ZERO_SECTORS = 2  # some aligned sector of this batch is blank by its content: zeros prove no tear
 BATCH_FLAGS_KNOWN = FLAG_CLEAN_CLOSE | FLAG_ZERO_SECTORS
 
 RECORD_CONTINUES_GROUP = 1
@@ -261,7 +261,7 @@ def encode_batch(
         BATCH_MAGIC, 0, segment.journal_id, segment.salt, epoch, flags, first_seq, count, len(payload), durable_seq,
         previous_chain,
     )  # fmt: skip
-    if has_zero_sector(offset + BATCH_HEADER_BYTES, payload):
+    if has_blank_sector(offset + BATCH_HEADER_BYTES, payload):
         header = _BATCH.pack(
             BATCH_MAGIC, 0, segment.journal_id, segment.salt, epoch, flags | FLAG_ZERO_SECTORS, first_seq, count,
             len(payload), durable_seq, previous_chain,
@@ -294,22 +294,22 @@ def trailer_matches(header: BatchHeader, payload: memoryview, trailer: bytes | m
     return bool(end == END_BYTE and crc32(payload, header.crc) == crc)
 
 
-_ZERO_SECTOR = bytes(SECTOR_BYTES)
+# A blank sector has at most one byte that is not zero, so one flipped bit may turn it into zeros. Of two runs of zeros
+# around that byte the longer has this many, the CRC's part of the sector not counted.
+_BLANK_RUN = bytes((SECTOR_BYTES - 1 - 4) // 2)
 
 
-def has_zero_sector(offset: int, data: bytes | memoryview) -> bool:
-    """True if some sector that lies wholly inside `data`, placed at `offset`, is all zeros."""
-    if len(data) < SECTOR_BYTES:
+def has_blank_sector(offset: int, payload: bytes | memoryview) -> bool:
+    """True if some sector between header and end byte of a batch is blank; its payload begins at `offset`.
+
+    The CRC, which is not known yet, counts as zeros.
+    """
+    payload = bytes(payload)
+    if payload.find(_BLANK_RUN) < 0:
         return False
-    data = bytes(data)
-    first = -offset % SECTOR_BYTES
-    at = data.find(_ZERO_SECTOR, first)
-    while at >= 0:
-        aligned = at + (first - at) % SECTOR_BYTES
-        if data[aligned : aligned + SECTOR_BYTES] == _ZERO_SECTOR:
-            return True
-        at = data.find(_ZERO_SECTOR, at + 1)
-    return False
+    data = payload + bytes(4)
+    sectors = range(-offset % SECTOR_BYTES, len(data) - SECTOR_BYTES + 1, SECTOR_BYTES)
+    return any(data.count(0, sector, sector + SECTOR_BYTES) >= SECTOR_BYTES - 1 for sector in sectors)
 
 
 # -- records ----------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable
 from time import perf_counter_ns
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import msgspec
 
@@ -45,7 +45,7 @@ class Appended(NamedTuple):
 class Holder(msgspec.Struct):
     """What the lock file says of the process that holds it, or held it last."""
 
-    epoch: int = 0
+    epoch: Annotated[int, msgspec.Meta(ge=0, lt=(1 << 32) - 1)] = 0
     pid: int = 0
     command: str = ""
 
@@ -64,7 +64,7 @@ def read_holder(data: bytes) -> Holder:
     """The lock file's content; an empty or foreign one tells nothing."""
     try:
         return msgspec.json.decode(data, type=Holder)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return Holder()
 
 

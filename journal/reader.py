@@ -69,8 +69,17 @@ class LogReader:
             raise self._nothing()
         self.segments = segments
         header, _ = self._header(segments[0])
+        if header.previous_first_seq:
+            raise Corrupt(
+                f"segments before seq {header.first_seq} are missing",
+                path=segments[0].path,
+                seq=header.previous_first_seq,
+                hint="restore them from a backup",
+            )
         self.journal_id = header.journal_id
         self.tail = self._read_tail()
+        # A segment that carries batches vouches for them in its own header, before they are read.
+        self.evidence_seq = max(self.evidence_seq, self.tail.durable_seq)
 
     def _nothing(self) -> Exception:
         if self.storage.list(f"{self.directory}/checkpoints"):
@@ -210,24 +219,25 @@ class LogReader:
         segment = self.segments[index]
         header, start = self._header(segment)
         self._check_identity(header, segment)
-        if index + 1 == len(self.segments):
-            yield from Scanner(self._read(segment, self.tail.offset), start, header, segment.path)
-            return
-        successor, _ = self._header(self.segments[index + 1])
-        self._check_link(segment, successor, self.segments[index + 1])
-        scanner = Scanner(self._read(segment, successor.previous_end), start, header, segment.path)
+        successor = None
+        end, last_seq = self.tail.offset, self.tail.last_seq
+        if index + 1 < len(self.segments):
+            successor, _ = self._header(self.segments[index + 1])
+            self._check_link(segment, successor, self.segments[index + 1])
+            end, last_seq = successor.previous_end, successor.first_seq - 1
+        scanner = Scanner(self._read(segment, end), start, header, segment.path)
         yield from scanner
-        if scanner.offset != successor.previous_end:
+        if scanner.offset != end:  # in the last segment too: it may have rotted since the tail was read
             region = scanner.bad_region()
             raise Corrupt(
                 f"{region.reason if region else 'zeros where a batch belongs'}; "
-                f"events {scanner.next_seq}-{successor.first_seq - 1} cannot be read",
+                f"events {scanner.next_seq}-{last_seq} cannot be read",
                 path=segment.path,
                 offset=scanner.offset,
                 seq=scanner.next_seq,
                 hint="restore the file from a backup, or run: journal verify",
             )
-        if scanner.chain != successor.previous_chain or scanner.next_seq != successor.first_seq:
+        if successor and (scanner.chain != successor.previous_chain or scanner.next_seq != successor.first_seq):
             raise Corrupt(
                 "the next segment continues another history",
                 path=self.segments[index + 1].path,
@@ -272,12 +282,6 @@ class LogReader:
             before = region
         if len(self.segments) > 1:
             self._check_link(self.segments[-2], header, segment)
-        elif header.previous_first_seq:
-            raise Corrupt(
-                f"segments before seq {header.first_seq} are missing",
-                path=segment.path,
-                hint="restore them from a backup",
-            )
         return Tail(
             segment.path, scanner.offset, scanner.next_seq - 1, scanner.chain, scanner.durable_seq, header.epoch,
             scanner.closed, region,

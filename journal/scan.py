@@ -144,11 +144,14 @@ class Scanner:
         return ""
 
     def bad_region(self) -> BadRegion | None:
-        """What lies behind the last whole batch: None if only zeros (or nothing), else the facts."""
+        """What lies behind the last whole batch: None if only zeros (or nothing) by right, else the facts."""
         rest = bytes(self.data[self.offset :]).rstrip(b"\0")
         fill = rest.lstrip(b"\0")
         if not fill or (len(fill) == 1 and fill[0].bit_count() == 1):
-            return None  # one bit set in the zero fill is rot of padding: no batch is one bit away from zeros
+            # One bit set in the zero fill is rot of padding: no batch is one bit away from zeros.
+            if self.durable_seq < self.next_seq:
+                return None
+            self._problem = "zeros where a batch belongs"  # it was synced: the header, or a batch before it, says so
         found = self._found
         belongs = found is not None and found.first_seq == self.next_seq and found.salt == self.header.salt
         extent = found.total_bytes if found is not None and belongs else BATCH_HEADER_BYTES
@@ -166,17 +169,17 @@ class Scanner:
     def _incomplete(self, extent: int, explained: bool) -> bool:
         """True if the file ends inside the extent, or a sector of it still shows the zeros it was filled with.
 
-        A sector that lies wholly in the payload may be zero by content; the header says so (`FLAG_ZERO_SECTORS`), and
-        then such a sector proves nothing. One that holds part of the header or the end byte is never all zeros.
+        Sectors are looked at to their ends: the last bytes of a header may be zeros by right, but what follows it in
+        its sector never is. One between header and end byte may be blank by content; the header says so
+        (`FLAG_ZERO_SECTORS`), and then such a sector proves nothing.
         """
         start, end = self.offset, self.offset + extent
         if end > len(self.data):
             return True
-        body, tail = start + BATCH_HEADER_BYTES, end - TRAILER_BYTES
         for sector in range(start - start % SECTOR_BYTES, end, SECTOR_BYTES):
-            low, high = max(sector, start), min(sector + SECTOR_BYTES, end)
-            inside_payload = low >= body and high <= tail
-            if not any(self.data[low:high]) and not (explained and inside_payload):
+            low, high = max(sector, start), sector + SECTOR_BYTES
+            by_content = explained and low >= start + BATCH_HEADER_BYTES and high < end
+            if not any(self.data[low:high]) and not by_content:
                 return True
         return False
 

@@ -244,6 +244,64 @@ def test_a_full_disk_refuses_before_a_byte_is_written_and_resumes(tmp_path: Path
     assert read_all(directory) == facts(1, 2)
 
 
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_journal_whose_first_segments_are_gone_is_not_read_as_a_shorter_one(tmp_path: Path, count: int) -> None:
+    storage, directory = journal_in(tmp_path)
+    log = Log.open(storage, directory, segment_bytes_max=4096)
+    for number in range(1, 101):
+        append(log, number)
+    log.close()
+    for path in segment_files(directory)[:count]:
+        path.unlink()
+    with pytest.raises(Corrupt, match="segments before seq"):
+        read_all(directory)
+
+
+@pytest.mark.parametrize("cut", [1024, 3_000, 100_000])
+def test_a_carried_batch_that_was_synced_is_no_torn_tail_when_it_rots(tmp_path: Path, cut: int) -> None:
+    """The carrying segment was synced whole before it got its name: sectors of it that are zeros were lost later."""
+    storage, directory = journal_in(tmp_path)
+    log = Log.open(storage, directory)
+    append(log, 1)
+    append(log, 2, 100)
+    abandon(log)
+    abandon(Log.open(storage, directory))
+    path = segment_files(directory)[-1]
+    start = LogReader(storage, directory).batch_of(2).offset
+    torn(directory, min(cut, len(path.read_bytes().rstrip(b"\0")) - start))
+    with pytest.raises(Corrupt, match="events 2-101"):
+        read_all(directory)
+    with pytest.raises(Corrupt, match="events 2-101"):
+        Log.open(storage, directory)
+
+
+def test_rot_in_the_last_segment_after_a_reader_looked_at_it_is_named(tmp_path: Path) -> None:
+    storage, directory = journal_in(tmp_path)
+    log = Log.open(storage, directory)
+    for number in range(1, 11):
+        append(log, number)
+    log.close()
+    reader = LogReader(storage, directory)
+    path = segment_files(directory)[-1]
+    data = bytearray(path.read_bytes())
+    data[data.index(b"fact 5")] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(Corrupt, match="events 5-10"):
+        list(reader.batches())
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff", b'{"command":"\xff"}', b'{"epoch":99999999999}', b"[" * 50_000])
+def test_a_garbled_lock_file_costs_nothing_but_the_holders_name(tmp_path: Path, content: bytes) -> None:
+    storage, directory = journal_in(tmp_path)
+    log = Log.open(storage, directory)
+    append(log, 1)
+    log.close()
+    Path(directory, "lock").write_bytes(content)
+    again = Log.open(storage, directory)
+    assert again.epoch == 3
+    again.close()
+
+
 def test_a_directory_without_a_journal_is_named(tmp_path: Path) -> None:
     with pytest.raises(NotAJournal, match="no journal here"):
         Log.open(RealStorage(), str(tmp_path))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from journal.errors import Corrupt, Unsupported
+from journal.events import ConfigWritten
 from journal.format import (
     BATCH_HEADER_BYTES,
     SegmentHeader,
@@ -111,8 +114,6 @@ def test_an_unwritten_sector_in_the_last_batch_makes_it_incomplete() -> None:
 
 def test_zeros_that_the_content_explains_prove_no_tear() -> None:
     """A NUL-filled config holds zero sectors by right: with a wrong CRC it is ambiguous, never a torn tail."""
-    from journal.events import ConfigWritten
-
     data, starts = segment([[record(1, ConfigWritten("writer", bytes(4096), "0" * 64))]])
     damaged = bytearray(data)
     damaged[starts[0] + BATCH_HEADER_BYTES + 3] ^= 1
@@ -120,6 +121,41 @@ def test_zeros_that_the_content_explains_prove_no_tear() -> None:
     assert seqs == []
     assert region is not None
     assert not region.incomplete
+
+
+def flips_taken_for_a_tear(head: SegmentHeader, payload: bytes, chain: bytes = bytes(32)) -> list[int]:
+    """Offsets of single-bit flips over a last batch that make it look as if it was never wholly written."""
+    data = encode_segment_header(head)
+    start = len(data)
+    data += encode_batch(
+        head, epoch=3, flags=0, first_seq=1, count=1, payload=payload, durable_seq=0, previous_chain=chain,
+        offset=start,
+    )  # fmt: skip
+    found = []
+    for position in range(start, len(data)):
+        for bit in range(8):
+            damaged = bytearray(data) + bytes(600)
+            damaged[position] ^= 1 << bit
+            scanner = Scanner(damaged, start, head, "seg")
+            region = next(iter(scanner), None) or scanner.bad_region()
+            if not isinstance(region, BadRegion) or region.incomplete:
+                found.append(position)
+    return found
+
+
+def test_a_header_that_ends_in_zeros_behind_a_sector_boundary_is_no_tear() -> None:
+    """The chain of a first batch is zeros: a flip in its header must not make an acknowledged event a torn tail."""
+    for boundary in range(1, BATCH_HEADER_BYTES + 2, 5):
+        pad = -(len(encode_segment_header(replace(HEADER, extra={"pad": "x" * 300}))) + boundary) % 512
+        head = replace(HEADER, extra={"pad": "x" * (300 + pad)})
+        assert (len(encode_segment_header(head)) + boundary) % 512 == 0
+        assert flips_taken_for_a_tear(head, array_of([record(1)])) == []
+
+
+def test_content_that_is_one_bit_away_from_a_zero_sector_is_no_tear() -> None:
+    """The flip itself may make the sector blank."""
+    content = (b"\x01" + bytes(511)) * 3
+    assert flips_taken_for_a_tear(HEADER, array_of([record(1, ConfigWritten("writer", content, "0" * 64))])) == []
 
 
 def test_a_batch_of_an_older_life_of_the_file_is_not_taken_for_content() -> None:
@@ -147,8 +183,6 @@ def test_a_newer_format_version_is_unsupported_not_corrupt() -> None:
 
 
 def test_an_event_type_of_a_newer_program_is_unsupported_by_name() -> None:
-    from dataclasses import replace
-
     newer = replace(HEADER, types={**HEADER.types, "memory.dreamt": 4000})
     payload = b"\x91\x98\x00\x01\xc0\xc0\xc0\xc0\xc0\x92\xcd\x0f\xa0\xa1x"
     data = encode_segment_header(newer)
