@@ -1,0 +1,197 @@
+"""One value for the logical content of a state: equal digests mean the same state, and nothing else does.
+
+Knows the canonical form of rows; must not know how rows came about. It depends on no page layout, row order, SQLite
+version or index: only on what a reader of the tables would see. The embeddings (derived, and not always complete) and
+the position (where the state stands, not what it is) are no part of it.
+
+The canonical form, version 1, so that another program can compute the same value
+---------------------------------------------------------------------------------
+
+**Cell.** One MessagePack value in its shortest encoding:
+
+- INTEGER: positive fixint, uint 8/16/32/64, negative fixint, int 8/16/32/64; the shortest that holds it, the unsigned
+  ones for anything not negative;
+- REAL: float 64, always, also where the value is whole;
+- TEXT: fixstr, str 8/16/32 with the UTF-8 bytes as they are, never normalized;
+- BLOB: bin 8/16/32; NULL: nil.
+
+What counts is the value's own type (SQLite's `typeof`), not the column's declared one. TEXT that is no valid UTF-8 is
+encoded as bin with its raw bytes.
+
+**Row.** One MessagePack array (fixarray) of cells, the columns in this order:
+
+    entities       id, scope, name, entity_type, metadata, confidence, created_at, updated_at
+    observations   id, entity_id, content, text_sha256, metadata, agent, created_at
+    relations      id, from_entity_id, to_entity_id, relation_type, strength, confidence, metadata, created_at
+    messages       id, conversation_id, message_id, agent, role, content, created_at
+    agents         name, sha256, status, reason, updated_at
+
+An agent's content is in its row by its sha256. Where that is not so (the content is no BLOB, or the SHA-256 of its
+bytes is not the lower-case hex in `sha256`) the content itself is appended to the row as a sixth cell, so altered
+content alters the digest. No correct state has such a row.
+
+**Leaf.** The rows of a table are cut into buckets: bucket b holds the rows whose id is in [1024 b, 1024 (b+1)), in
+ascending order of id, b rounded towards negative infinity; all agents are in bucket 0, in ascending order of the UTF-8
+bytes of their name. A bucket's leaf is the SHA-256 of its rows' encodings, one after the other with nothing between.
+
+**Table.** SHA-256 over, for each bucket that holds a row, in ascending order of b: b as 8 bytes little-endian (two's
+complement), then the leaf's 32 bytes. A table without rows: the SHA-256 of nothing.
+
+**State.** SHA-256 over the ASCII bytes `agent-journal state digest v1` and a line feed, then for each table in the
+order above: its name in ASCII, one zero byte, and the table's 32 bytes. Written as 64 lower-case hex digits.
+
+The leaves allow two states to be compared by parts: see `table_leaves`.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from hashlib import sha256
+from typing import Any, TypeVar
+
+import msgspec
+
+from replay.schema import TABLES
+
+DIGEST_VERSION = 1
+BUCKET_BITS = 10
+
+_COLUMNS = {
+    "entities": "id, scope, name, entity_type, metadata, confidence, created_at, updated_at",
+    "observations": "id, entity_id, content, text_sha256, metadata, agent, created_at",
+    "relations": "id, from_entity_id, to_entity_id, relation_type, strength, confidence, metadata, created_at",
+    "messages": "id, conversation_id, message_id, agent, role, content, created_at",
+    "agents": "name, sha256, status, reason, updated_at, content",
+}
+_ID_MIN, _ID_MAX = -1 << 63, (1 << 63) - 1
+
+_T = TypeVar("_T")
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+def state_digest(connection: sqlite3.Connection) -> str:
+    """The digest, in hex, of what this connection sees at one moment.
+
+    Raises sqlite3.DatabaseError where a table is missing or cannot be read.
+    """
+    with _one_moment(connection):
+        state = sha256(b"agent-journal state digest v%d\n" % DIGEST_VERSION)
+        for table in TABLES:
+            state.update(table.encode() + b"\x00" + table_digest(table_leaves(connection, table)))
+    return state.hexdigest()
+
+
+def table_digest(leaves: dict[int, bytes]) -> bytes:
+    """A table's 32 bytes, from its leaves by bucket."""
+    table = sha256()
+    for bucket in sorted(leaves):
+        table.update(bucket.to_bytes(8, "little", signed=True) + leaves[bucket])
+    return table.digest()
+
+
+def table_leaves(connection: sqlite3.Connection, table: str) -> dict[int, bytes]:
+    """Bucket to leaf: two states differ in a table exactly in the buckets whose leaves differ."""
+    with _one_moment(connection):
+        if table == "agents":
+            # From the table itself: an index over it could be damaged where the table is not, and the other way round.
+            rows = _tolerant(connection, _agent_rows, f"SELECT {_COLUMNS[table]} FROM agents NOT INDEXED")
+            return {0: sha256(b"".join(rows)).digest()} if rows else {}
+        return dict(_leaves_by_id(connection, table))
+
+
+# -- tables with an id -------------------------------------------------------------------------------------------------
+
+
+def _leaves_by_id(connection: sqlite3.Connection, table: str) -> Iterator[tuple[int, bytes]]:
+    """A query a bucket, so that no Python code runs for a row: fetched, encoded and hashed by the bucket.
+
+    By rowid, which is the id in every table of ours and an integer in a foreign one too.
+    """
+    bucket_rows = f"SELECT {_COLUMNS[table]} FROM {table} WHERE rowid BETWEEN ? AND ? ORDER BY rowid"
+    first_id = f"SELECT rowid FROM {table} WHERE rowid >= ? ORDER BY rowid LIMIT 1"
+    start = _ID_MIN
+    while start <= _ID_MAX:
+        bounds = (start, start | (1 << BUCKET_BITS) - 1)
+        rows = _tolerant(connection, sqlite3.Cursor.fetchall, bucket_rows, bounds)
+        if rows:
+            yield start >> BUCKET_BITS, _leaf(rows)
+            start += 1 << BUCKET_BITS
+            continue
+        found = connection.execute(first_id, (start,)).fetchone()
+        if found is None:
+            return
+        # A tree out of order could answer with a smaller id, and this loop would never end.
+        if found[0] <= bounds[1]:
+            raise sqlite3.DatabaseError(f"the rows of {table} are out of order at id {found[0]}")
+        start = found[0] >> BUCKET_BITS << BUCKET_BITS
+
+
+def _leaf(rows: Sequence[tuple[Any, ...]]) -> bytes:
+    """SHA-256 of the rows' encodings: those of the array of them all, behind its header."""
+    count = len(rows)
+    header_bytes = 1 if count < 1 << 4 else 3 if count < 1 << 16 else 5
+    return sha256(memoryview(_encode(rows))[header_bytes:]).digest()
+
+
+# -- agents -----------------------------------------------------------------------------------------------------------
+
+
+def _agent_rows(cursor: sqlite3.Cursor) -> list[bytes]:
+    """The encoded rows in the order of their names; one content at a time is in memory."""
+    return [encoded for _, encoded in sorted(map(_agent_row, cursor))]
+
+
+def _agent_row(row: tuple[Any, ...]) -> tuple[bytes, bytes]:
+    """Its name's bytes to sort by, and its encoding."""
+    *cells, content = row
+    name = cells[0]
+    if not isinstance(content, bytes) or sha256(content).hexdigest() != cells[1]:
+        cells.append(content)
+    return name.encode() if isinstance(name, str) else name if isinstance(name, bytes) else b"", _encode(cells)
+
+
+# -- reading ----------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _one_moment(connection: sqlite3.Connection) -> Iterator[None]:
+    """A read transaction around many statements, unless the caller has one open."""
+    if connection.in_transaction:
+        yield
+        return
+    connection.execute("BEGIN")
+    try:
+        yield
+    finally:
+        if connection.in_transaction:  # an I/O error may have ended it
+            connection.execute("ROLLBACK")
+
+
+def _tolerant(
+    connection: sqlite3.Connection, take: Callable[[sqlite3.Cursor], _T], sql: str, parameters: tuple[int, ...] = ()
+) -> _T:
+    """What `take` makes of the query's rows, in which text that is no UTF-8 comes as bytes.
+
+    Decoding in C is tried first, since a function of ours for every text would double the time.
+    """
+    cursor = connection.cursor()
+    cursor.row_factory = None
+    text_factory = connection.text_factory
+    try:
+        connection.text_factory = str
+        return take(cursor.execute(sql, parameters))
+    except sqlite3.OperationalError:
+        connection.text_factory = _text_or_bytes
+        return take(cursor.execute(sql, parameters))
+    finally:
+        connection.text_factory = text_factory
+
+
+def _text_or_bytes(raw: bytes) -> str | bytes:
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return raw
