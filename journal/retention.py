@@ -12,6 +12,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Annotated, Literal, NamedTuple
 
 import msgspec
@@ -29,7 +30,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """When to make a checkpoint and how many to keep.
 
     ``events``, ``seconds`` and ``bytes`` are counted since the last one. What a ``critical`` agent writes weighs four
-    times, what a ``stateless`` one writes a tenth; agents that ``agents`` does not name are normal.
+    times, what a ``stateless`` one writes a tenth. ``agents`` names them, or a pattern (``*``, ``?``, ``[...]``): an
+    exact name comes first, then patterns in their order; the others are normal.
     """
 
     events: Positive = 50_000
@@ -39,9 +41,17 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     gap_events: Positive = 100_000
     gap_ratio: Annotated[float, msgspec.Meta(ge=0.0, le=1.0)] = 0.1
     agents: dict[str, Criticality] = {}
+    weights: dict[Criticality, float] = msgspec.field(default_factory=WEIGHTS.copy)
+
+    def criticality(self, agent: str | None) -> Criticality:
+        if agent is None or not self.agents:
+            return "normal"
+        if agent in self.agents:
+            return self.agents[agent]
+        return next((level for pattern, level in self.agents.items() if fnmatchcase(agent, pattern)), "normal")
 
     def weight(self, agent: str | None) -> float:
-        return WEIGHTS[self.agents.get(agent, "normal")] if agent is not None else WEIGHTS["normal"]
+        return self.weights[self.criticality(agent)]
 
 
 @dataclass(slots=True)
