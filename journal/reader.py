@@ -78,8 +78,6 @@ class LogReader:
             )
         self.journal_id = header.journal_id
         self.tail = self._read_tail()
-        # A segment that carries batches vouches for them in its own header, before they are read.
-        self.evidence_seq = max(self.evidence_seq, self.tail.durable_seq)
 
     def _nothing(self) -> Exception:
         if self.storage.list(f"{self.directory}/checkpoints"):

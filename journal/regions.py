@@ -32,17 +32,20 @@ def decide(*, followed: bool, covered: bool, incomplete: bool) -> Verdict:
 
 
 def verdict_on(region: BadRegion, evidence_seq: int, *, last_segment: bool = True) -> Verdict:
-    """The verdict on a region, where `evidence_seq` is the last seq that anything else knows to have been durable."""
+    """The verdict on a region, where `evidence_seq` is the last seq that anything else knows to have been durable.
+
+    The segment itself may know it too: one that carries batches was synced whole before it got its name.
+    """
     return decide(
         followed=region.followed or not last_segment,
-        covered=evidence_seq >= region.first_seq,
+        covered=max(evidence_seq, region.durable_seq) >= region.first_seq,
         incomplete=region.incomplete,
     )
 
 
 def error_for(verdict: Verdict, region: BadRegion, path: str, evidence_seq: int) -> DataError:
     """The error that stops for this region: AmbiguousTail or Corrupt, naming file, offset and events."""
-    last = max(evidence_seq, region.declared or 0)
+    last = max(evidence_seq, region.durable_seq, region.declared or 0)
     events = f"events {region.first_seq}-{last}" if last > region.first_seq else f"event {region.first_seq}"
     if verdict is Verdict.AMBIGUOUS:
         return AmbiguousTail(

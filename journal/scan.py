@@ -64,7 +64,8 @@ class BadRegion:
 
     ``first_seq`` is the seq that belongs there; ``length`` reaches to the last byte that is not zero; ``declared`` is
     the last seq that a readable batch header claims, or None. ``incomplete``: its declared extent was not all
-    written. ``followed``: a valid batch header of this very segment lies behind it.
+    written. ``followed``: a valid batch header of this very segment lies behind it. ``durable_seq``: the last seq that
+    the segment's header or a batch before the region says was synced.
     """
 
     offset: int
@@ -74,6 +75,7 @@ class BadRegion:
     incomplete: bool
     followed: bool
     declared: int | None
+    durable_seq: int
 
 
 class Scanner:
@@ -164,6 +166,7 @@ class Scanner:
             incomplete=self._incomplete(extent, explained),
             followed=self._followed(rest),
             declared=found.last_seq if found is not None and belongs else None,
+            durable_seq=self.durable_seq,
         )
 
     def _incomplete(self, extent: int, explained: bool) -> bool:
