@@ -130,12 +130,19 @@ class Committer:
     journal: a restore of the state does not reset it.
     """
 
-    def __init__(self, log: Log, machine: StateMachine, clock: Callable[[], int] = time.time_ns) -> None:
+    def __init__(
+        self,
+        log: Log,
+        machine: StateMachine,
+        clock: Callable[[], int] = time.time_ns,
+        *,
+        remember_op_ids: bool = True,
+    ) -> None:
         self.log = log
         self.machine = machine
         self._clock = clock
         self._queue: deque[Ticket] = deque()
-        self._op_ids = self._read_op_ids()
+        self._op_ids = self._read_op_ids() if remember_op_ids else {}
 
     def _read_op_ids(self) -> dict[str, int]:
         """op_id → seq of the last `OP_ID_WINDOW` records, oldest first."""
@@ -162,8 +169,15 @@ class Committer:
         every ticket of the batch has its outcome.
         """
         taken = self._take()
-        if not taken:
-            return taken
+        if taken:
+            self._settle(taken)
+        return taken
+
+    def commit_now(self, request: Ticket) -> None:
+        """Commits one ticket as a batch of its own, ahead of what is queued. As exclusive as `run`."""
+        self._settle([request])
+
+    def _settle(self, taken: list[Ticket]) -> None:
         try:
             self._commit(taken)
         except BaseException as error:
@@ -177,7 +191,6 @@ class Committer:
         for request in taken:
             if request.joined is not None:
                 request.receipts, request.error = request.joined.receipts, request.joined.error
-        return taken
 
     def _take(self) -> list[Ticket]:
         queue, taken, records, size = self._queue, [], 0, 0

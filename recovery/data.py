@@ -1,0 +1,65 @@
+"""One server's data directory as the surfaces see it: storage, layout and configuration together.
+
+Knows where things are and what the user configured; must not know what is wrong with them.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from journal.checkpoint import CheckpointStore
+from journal.errors import JournalError
+from journal.format import KIND_PLAN, decode_header
+from journal.reader import LogReader
+from journal.storage import RealStorage, Storage
+from recovery.config import Config
+from recovery.config_file import load
+from replay.generations import Generations
+from replay.layout import Layout
+
+
+@dataclass
+class Data:
+    """A data directory. Opening one reads no state; `reader` raises NotAJournal where there is none."""
+
+    root: str
+    config: Config = field(default_factory=Config)
+    storage: Storage = field(default_factory=RealStorage)
+
+    @classmethod
+    def at(cls, path: str | os.PathLike[str], config_path: str | os.PathLike[str] | None = None) -> Data:
+        """The directory at `path`, made absolute, under its journal.yaml or the one at `config_path`."""
+        root = os.path.abspath(path)
+        return cls(root, load(root, config_path if config_path is None else os.fspath(config_path)))
+
+    @cached_property
+    def layout(self) -> Layout:
+        return self.config.layout(self.root)
+
+    @cached_property
+    def generations(self) -> Generations:
+        return Generations(self.storage, self.layout.memory_db, self.quarantine)
+
+    @cached_property
+    def checkpoints(self) -> CheckpointStore:
+        return CheckpointStore(self.storage, f"{self.layout.journal}/checkpoints")
+
+    @property
+    def quarantine(self) -> str:
+        return f"{self.layout.journal}/quarantine"
+
+    @property
+    def plan_path(self) -> str:
+        return f"{self.layout.journal}/recovery.json"
+
+    def reader(self, evidence_seq: int = 0) -> LogReader:
+        return LogReader(self.storage, self.layout.journal, evidence_seq=evidence_seq)
+
+    def interrupted_plan(self) -> bytes | None:
+        """The plan of a recovery that was cut, as JSON, if there is one that can be read."""
+        try:
+            return decode_header(self.storage.read(self.plan_path), KIND_PLAN, self.plan_path)
+        except (FileNotFoundError, JournalError):
+            return None

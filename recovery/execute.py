@@ -1,0 +1,157 @@
+"""Runs a plan once: rebuild beside, verify, swap. Re-entrant: a cut leaves the old state or the new one, and running
+again ends in the same bytes.
+
+The plan is written to recovery.json and synced before the first step, and journaled as soon as the log is writable.
+Nothing is deleted: what is replaced goes to quarantine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from time import perf_counter, time_ns
+
+import msgspec
+
+from journal.events import RecoveryCompleted, RecoveryFailed, RecoveryStarted, RecoveryStepCompleted
+from journal.format import KIND_PLAN, encode_header
+from journal.log import Log
+from journal.storage import write_file
+from recovery.data import Data
+from recovery.plan import Plan, Step
+from replay.digest import state_digest
+from replay.engine import catch_up
+from replay.own_events import journal_event
+from replay.rebuild import rebuild, renew_agents
+from replay.schema import connect, read_position
+
+Progress = Callable[[str, int, int], None]
+
+
+class Recovered(msgspec.Struct):
+    """What a recovery did: the state it ended in and what it cost. ``digest`` is that of a scan after the swap."""
+
+    recovery_id: str
+    seq: int = 0
+    digest: str = ""
+    steps: list[str] = []
+    rebuilt: bool = False
+    base_seq: int = 0
+    passed_over: list[tuple[int, str]] = []
+    events: int = 0
+    rows: int = 0
+    agents_written: list[str] = []
+    agents_removed: list[str] = []
+    quarantined: list[str] = []
+    seconds: float = 0.0
+
+
+def execute(data: Data, log: Log, plan: Plan, progress: Progress | None = None) -> Recovered:
+    """Runs the plan's steps under the log's lock. Raises what stopped it, after journaling `recovery.failed`."""
+    result = Recovered(plan.recovery_id)
+    if not plan.steps:
+        return result
+    started = perf_counter()
+    if plan.is_repair:
+        body = encode_header(KIND_PLAN, msgspec.json.format(msgspec.json.encode(plan), indent=1))
+        write_file(data.storage, data.plan_path, body)
+        journal_event(log, RecoveryStarted(plan.recovery_id, plan.target, strategy="replay", reason=_why(plan)))
+    try:
+        for step in _grouped(plan.steps):
+            before = perf_counter()
+            counts = _STEPS[step.kind](data, log, step, result, progress)
+            result.steps.append(step.words)
+            if plan.is_repair:
+                counts["milliseconds"] = round((perf_counter() - before) * 1000)
+                done = RecoveryStepCompleted(plan.recovery_id, step.component, step.kind, counts, step.reason)
+                journal_event(log, done)
+    except Exception as error:
+        if plan.is_repair and log.poisoned is None:
+            journal_event(log, RecoveryFailed(plan.recovery_id, plan.target, reason=str(error)[:2000]))
+        raise
+    if plan.is_repair:
+        counts = {"events": result.events, "rows": result.rows, "agents": len(result.agents_written)}
+        journal_event(log, RecoveryCompleted(plan.recovery_id, plan.target, strategy="replay", counts=counts))
+    _finish(data, result)
+    if data.storage.kind(data.plan_path) != "missing":
+        data.storage.remove(data.plan_path)
+        data.storage.sync_dir(data.layout.journal)
+    result.seconds = perf_counter() - started
+    return result
+
+
+def _why(plan: Plan) -> str:
+    return "; ".join(dict.fromkeys(step.reason for step in plan.steps))[:2000]
+
+
+def _grouped(steps: Sequence[Step]) -> list[Step]:
+    """Steps on agents become one: their files are brought current together, with one directory sync."""
+    agents = [step for step in steps if step.kind == "restore_agents"]
+    others = [step for step in steps if step.kind != "restore_agents"]
+    if agents:
+        names = tuple(name for step in agents for name in step.names)
+        reason = "; ".join(dict.fromkeys(step.reason for step in agents))[:1000]
+        others.append(Step("restore_agents", "agents", reason, f"bring {len(names)} agent files current", names))
+    return others
+
+
+# -- the steps --------------------------------------------------------------------------------------------------------
+
+
+def _rebuild_memory(
+    data: Data, log: Log, step: Step, result: Recovered, progress: Progress | None
+) -> dict[str, int]:
+    tick = None if progress is None else lambda done, total: progress("rebuild memory.db", done, total)
+    built = rebuild(data.storage, data.layout, log.reader(), tick)
+    result.rebuilt, result.base_seq, result.passed_over = True, built.base_seq, list(built.passed_over)
+    result.events, result.rows = built.events, built.rows
+    result.seq, result.digest = built.position.seq, built.digest
+    retired = data.generations.retire()
+    result.quarantined += retired.quarantined
+    return {"events": built.events, "rows": built.rows, "base_seq": built.base_seq}
+
+
+def _catch_up(data: Data, log: Log, step: Step, result: Recovered, progress: Progress | None) -> dict[str, int]:
+    path = data.generations.current().path
+    assert path is not None
+    with closing(connect(path)) as connection:
+        before = read_position(connection)
+        catch_up(connection, log.reader())
+        after = read_position(connection)
+    assert before is not None
+    assert after is not None
+    result.seq = after.seq
+    result.events += after.seq - before.seq
+    return {"events": after.seq - before.seq}
+
+
+def _restore_agents(
+    data: Data, log: Log, step: Step, result: Recovered, progress: Progress | None
+) -> dict[str, int]:
+    outcome = renew_agents(
+        data.storage, data.layout, log.reader(), time=time_ns(), reason="journal recover", names=step.names
+    )
+    result.agents_written += outcome.written
+    result.agents_removed += outcome.removed
+    result.quarantined += outcome.set_aside.values()
+    return {"written": len(outcome.written), "removed": len(outcome.removed), "set_aside": len(outcome.set_aside)}
+
+
+_STEPS: dict[str, Callable[[Data, Log, Step, Recovered, Progress | None], dict[str, int]]] = {
+    "rebuild_memory": _rebuild_memory,
+    "catch_up": _catch_up,
+    "restore_agents": _restore_agents,
+}
+
+
+def _finish(data: Data, result: Recovered) -> None:
+    """Moves memory.db past the recovery's own records, and takes the digest of what users will read."""
+    path = data.generations.current().path
+    if path is None:
+        return
+    with closing(connect(path)) as connection:
+        catch_up(connection, data.reader())
+        position = read_position(connection)
+        result.digest = state_digest(connection)
+    assert position is not None
+    result.seq = position.seq

@@ -1,0 +1,67 @@
+"""What a diagnosis observed: facts, without judgement. Frozen, and printable as JSON as they are."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from replay.agents import AgentFact
+
+
+class JournalFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """The log and its checkpoints. ``error`` is what stops reading it, with its code and exit code."""
+
+    journal_id: str = ""
+    last_seq: int = 0
+    last_time: int = 0
+    segments: int = 0
+    clean: bool = True  # the last writer closed
+    torn_bytes: int = 0
+    error: str = ""
+    error_code: str = ""
+    exit_code: int = 0
+    checkpoints: int = 0
+    newest_checkpoint: int = 0
+    proven_at: int | None = None  # UTC ns: when a checkpoint last proved restorable
+    damaged_checkpoints: tuple[str, ...] = ()
+
+
+MemoryKind = Literal["generation", "missing", "dangling", "foreign_link", "file", "other"]
+PositionIs = Literal["unknown", "here", "behind", "beyond", "other_history", "restore_pending"]
+
+
+class MemoryFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """memory.db as it lies there.
+
+    ``readable``: SQLite opens it and its tables are ours. ``ours``: it names this journal. ``position_is`` compares its
+    position and chain with the journal's. ``integrity`` is SQLite's own verdict, ``digest`` that of its rows,
+    ``expected`` that of the journal at its position; None where it was not computed.
+    """
+
+    kind: MemoryKind
+    path: str | None = None
+    readable: bool = False
+    problem: str = ""
+    ours: bool = False
+    projection_version: int | None = None
+    position: int | None = None
+    position_is: PositionIs = "unknown"
+    lag: int = 0
+    integrity: str | None = None
+    digest: str | None = None
+    expected: str | None = None
+    pending_embeddings: int | None = None
+    held_by: tuple[str, ...] = ()
+
+
+class Facts(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that one diagnosis saw."""
+
+    journal: JournalFacts
+    memory: MemoryFacts
+    agents: tuple[AgentFact, ...] = ()
+    writable: bool = True
+    free_bytes: int = 0
+    sqlite_version: str = ""
+    interrupted: str | None = None  # the recovery that was cut, by its recovery.json

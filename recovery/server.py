@@ -1,0 +1,146 @@
+"""What an agent server embeds: open → check → recover if needed → catch up → the hook.
+
+    async with open_server("data") as hook:
+        await hook.append(ObservationAdded(scope="global", entity="Acme", content="renewed in May"))
+
+Opening takes the journal's lock and settles what an interrupted writer left. Damage is repaired by replay; a hand edit
+of an agent file is kept and reported, since only a person can say which version is meant.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from secrets import token_hex
+from typing import Literal
+
+import anyio.to_thread
+
+from journal.commit import Ticket, draft, ticket
+from journal.errors import AmbiguousTail, Corrupt, DataError, Diverged, JournalError, Unsupported
+from journal.events import EpochStarted
+from journal.log import Holder, Log
+from recovery.data import Data
+from recovery.decide import Decision, decide
+from recovery.diagnose import diagnose, evidence_seq
+from recovery.execute import Recovered, execute
+from recovery.plan import make_plan
+from replay.background import Background
+from replay.encoder import Model, NoModel, is_available
+from replay.hook import Core, Hook, SyncHook
+from replay.live import LiveState
+
+Check = Literal["full", "quick"]
+Progress = Callable[[str, int, int], None]
+
+_STOPS: dict[int, type[DataError]] = {
+    error.exit_code: error for error in (Corrupt, AmbiguousTail, Diverged, Unsupported)
+}  # fmt: skip
+
+
+class Opened:
+    """A core that is ready, and what opening it took."""
+
+    def __init__(self, core: Core, recovered: Recovered, kept: list[Decision]) -> None:
+        self.core = core
+        self.recovered = recovered
+        self.kept = kept  # what only a person can decide: hand edits, files the journal never saw
+
+
+def open_log(data: Data) -> Log:
+    """The journal's writer, with everything outside the log as evidence of what was durable."""
+    return Log.open(
+        data.storage,
+        data.layout.journal,
+        evidence_seq=evidence_seq(data),
+        holder=Holder(pid=os.getpid(), command=" ".join([os.path.basename(sys.argv[0]), *sys.argv[1:2]]).strip()),
+        segment_bytes_max=data.config.segment_bytes_max,
+        reserve_bytes=data.config.disk.reserve_bytes,
+    )
+
+
+def open_core(data: Data, *, check: Check = "full", progress: Progress | None = None) -> Opened:
+    """Takes the lock, checks, repairs, catches up. The caller closes the core.
+
+    `check` "full" compares memory.db by digest with what the journal makes; "quick" looks only at whether it can be
+    read, belongs to this journal and stands on its history: for states so large that a scan at each start is too
+    slow, and whose unit runs `journal recover all` before the server starts. Raises Locked, NotAJournal, Corrupt,
+    AmbiguousTail, Diverged, Unsupported.
+    """
+    log = open_log(data)
+    try:
+        decisions = decide(diagnose(data, deep=check == "full", progress=progress))
+        kept = [each for each in decisions if each.case in ("drift", "unjournaled")]
+        plan = make_plan(
+            [each for each in decisions if each not in kept], target="all", recovery_id=token_hex(8),
+            resumed=data.interrupted_plan() is not None,
+        )  # fmt: skip
+        if plan.stops:
+            raise stop_error(plan.stops[0])
+        recovered = execute(data, log, plan, progress)
+        core = Core(log, LiveState.open(data.storage, data.layout))
+    except BaseException:
+        log.close()
+        raise
+    _tell_of_takeover(core)
+    return Opened(core, recovered, kept)
+
+
+def background_of(data: Data, core: Core, *, enabled: bool = True) -> Background:
+    """The helpers behind a core: checkpoints by the configured policy, vectors by the configured model."""
+
+    def model() -> Model | None:
+        try:
+            return Model(data.config.model_path(data.root)) if is_available() else None
+        except NoModel:
+            return None
+
+    return Background(
+        core, data.config.policy(), model, batch_size=data.config.embeddings.batch_size, enabled=enabled
+    )
+
+
+def stop_error(decision: Decision) -> JournalError:
+    """The error that a stopping decision is raised as."""
+    error = _STOPS.get(decision.exit_code, Corrupt)
+    return error(decision.reason, hint=decision.hint or None)
+
+
+def _tell_of_takeover(core: Core) -> None:
+    """Journals that this writer took over from one that did not close, and what it found."""
+    opening = core.log.opening
+    if opening.clean or not (opening.carried or opening.torn_bytes):
+        return
+    event = EpochStarted(core.log.epoch, opening.previous_epoch, len(opening.carried), opening.torn_bytes)
+    request: Ticket = ticket((draft(event, None, "journal", None),), None)
+    with core.lock:
+        core.committer.submit(request)
+        core.commit()
+    request.result()
+
+
+@asynccontextmanager
+async def open_server(
+    path: str | os.PathLike[str], *, check: Check = "full", background: bool = True, progress: Progress | None = None
+) -> AsyncIterator[Hook]:
+    """The hook of the server whose data directory is `path`, for asyncio or trio. See `open_core` for what it raises.
+
+    With `background`, checkpoints are made when they are due and vectors are computed behind the write path.
+    """
+    data = Data.at(path)
+    opened = await anyio.to_thread.run_sync(lambda: open_core(data, check=check, progress=progress))
+    async with Hook(opened.core, background_of(data, opened.core, enabled=background)).running() as hook:
+        yield hook
+
+
+@contextmanager
+def open_server_sync(
+    path: str | os.PathLike[str], *, check: Check = "full", background: bool = True, progress: Progress | None = None
+) -> Iterator[SyncHook]:
+    """The twin of `open_server` for threads."""
+    data = Data.at(path)
+    opened = open_core(data, check=check, progress=progress)
+    with SyncHook(opened.core, background_of(data, opened.core, enabled=background)) as hook:
+        yield hook

@@ -1,0 +1,170 @@
+"""What runs behind the write path: checkpoints when they are due, vectors for new texts, and search.
+
+Two threads at most. Neither is on anybody's way: a checkpoint is built by a process of its own, and vectors are handed
+to memory.db's one writing connection a batch at a time.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from journal.commit import Ticket, draft, ticket
+from journal.errors import JournalError
+from journal.events import CheckpointCreated
+from journal.retention import Policy, Tally, due
+from replay.schema import connect
+
+if TYPE_CHECKING:
+    from replay.encoder import Model
+    from replay.hook import Core
+    from replay.search import Hit, SearchIndex
+    from replay.shadow import Shadow
+
+_LOOK_SECONDS = 1.0  # how often the checkpointer asks whether one is due
+
+
+class Background:
+    """The helpers of one open core. `start` begins them, `close` ends them within one batch."""
+
+    def __init__(
+        self,
+        core: Core,
+        policy: Policy,
+        model: Callable[[], Model | None],
+        *,
+        batch_size: int = 32,
+        enabled: bool = True,
+    ) -> None:
+        self.core = core
+        self.policy = policy
+        self.last_error: str | None = None
+        self._find_model = model
+        self._model: Model | None = None
+        self._index: SearchIndex | None = None
+        self._batch_size = batch_size
+        self._enabled = enabled
+        self._stop = threading.Event()
+        self._texts = threading.Event()
+        self._building = threading.Lock()
+        self._threads: list[threading.Thread] = []
+        self._tally = Tally()
+        self._since = monotonic()
+
+    def start(self) -> None:
+        """Starts the threads; without `enabled` only what is asked for explicitly happens."""
+        if not self._enabled:
+            return
+        for name, work in (("checkpoints", self._checkpoint_when_due), ("embeddings", self._embed_when_new)):
+            thread = threading.Thread(target=work, name=f"journal-{name}", daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    def close(self) -> None:
+        self._stop.set()
+        self._texts.set()
+        for thread in self._threads:
+            thread.join()
+        self._threads.clear()
+
+    def count(self, settled: Sequence[Ticket]) -> None:
+        """Takes note of what was just committed. On the write path, so it does no more than add."""
+        if not self._enabled:
+            return
+        tally, policy = self._tally, self.policy
+        for request in settled:
+            if request.receipts and request.joined is None:
+                for item in request.drafts:
+                    tally.add(policy, item.agent, len(item.encoded))
+        self._texts.set()
+
+    # -- checkpoints --------------------------------------------------------------------------------------------------
+
+    def checkpoint(self, progress: Callable[[int, int], None] | None = None) -> Shadow:
+        """Builds and verifies a checkpoint now, and journals it. Raises what stopped it."""
+        from replay.shadow import run_shadow
+
+        with self._building:
+            self._tally, self._since = Tally(), monotonic()
+            core = self.core
+            made = run_shadow(core.state.layout, progress)
+            event = CheckpointCreated(made.seq, made.digest, made.bytes, made.drift)
+            request = ticket((draft(event, None, "journal", None),), None)
+            with core.lock:
+                core.committer.commit_now(request)
+            request.result()
+            return made
+
+    def _checkpoint_when_due(self) -> None:
+        while not self._stop.wait(_LOOK_SECONDS):
+            if due(self.policy, self._tally, monotonic() - self._since) is not None:
+                try:
+                    self.checkpoint()
+                except JournalError as error:  # the next one is due as ever; `status` shows the age of the last
+                    self.last_error = str(error)
+
+    # -- vectors ------------------------------------------------------------------------------------------------------
+
+    def model(self) -> Model | None:
+        """The sentence model, or None without the extra or its files."""
+        if self._model is None:
+            self._model = self._find_model()
+        return self._model
+
+    def search(self, text: str, limit: int = 10, scope: str | None = None) -> list[Hit]:
+        """The observations nearest in meaning. Raises MissingExtra or NoModel where there is nothing to search with."""
+        from replay.encoder import MissingExtra, is_available
+        from replay.search import SearchIndex
+
+        if not is_available():
+            raise MissingExtra
+        model = self.model()
+        if model is None:
+            from replay.encoder import Model
+
+            model = Model.find(self.core.state.layout.root)
+        if self._index is None:
+            self._index = SearchIndex(model)
+        with closing(connect(self.core.state.generation, read_only=True)) as connection:
+            return self._index.search(connection, text, limit, scope)
+
+    def embed(
+        self, progress: Callable[[int, int], None] | None = None, stop: Callable[[], bool] | None = None
+    ) -> int:
+        """Computes every pending vector; returns how many. Nothing without the extra or the model."""
+        model = self.model()
+        if model is None:
+            return 0
+        from replay.embeddings import Embedder
+
+        embedder = Embedder(model, batch=self._batch_size)
+        with closing(connect(self.core.state.generation, read_only=True)) as connection:
+            return embedder.run(connection, self._write, progress=progress, stop=stop).done
+
+    def _write(self, rows: Sequence[object]) -> None:
+        from replay.embeddings import Row, store
+
+        connection = self.core.state.connection
+        with self.core.lock:
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                store(connection, [row for row in rows if isinstance(row, Row)])
+                connection.execute("COMMIT")
+            except BaseException:
+                connection.execute("ROLLBACK")
+                raise
+
+    def _embed_when_new(self) -> None:
+        while not self._stop.is_set():
+            self._texts.wait()
+            self._texts.clear()
+            if self._stop.is_set():
+                return
+            try:
+                self.embed(stop=self._stop.is_set)
+            except (JournalError, sqlite3.Error) as error:  # they stay pending, and `status` counts them
+                self.last_error = str(error)

@@ -1,0 +1,335 @@
+"""The hook that a server writes through: journal and sync, then apply, then acknowledge.
+
+One core (`journal.commit.Committer` over a `LiveState`), two faces: `Hook` for async tasks (asyncio and trio, by anyio)
+and `SyncHook` for threads. Cancelling a caller never withdraws what it queued.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import anyio.lowlevel
+import anyio.to_thread
+
+from journal.commit import Committer, Draft, Receipt, Ticket, draft, ticket
+from journal.errors import Poisoned
+from journal.events import ConfigRemoved, ConfigWritten, Event
+from journal.limits import refuse_reserved
+from journal.log import Log
+from replay.background import Background
+from replay.live import LiveState
+from replay.restore import Restored, restore_in_place
+
+if TYPE_CHECKING:
+    from replay.search import Hit
+    from replay.shadow import Shadow
+
+FAST_SYNC_NS = 1_000_000  # a batch under 1 ms may be synced by the loop itself
+SLOW_SYNC_NS = 2_000_000  # one over 2 ms moves the next ones to a thread
+FAST_BATCHES = 64  # how many fast ones in a row bring them back
+
+
+class Core:
+    """Log, live state and committer under one lock: whoever holds it is the one writer."""
+
+    def __init__(self, log: Log, state: LiveState) -> None:
+        self.log = log
+        self.state = state
+        self.committer = Committer(log, state)
+        self.lock = threading.Lock()
+        self.swap_callbacks: list[Callable[[str], object]] = []
+        self._fast = FAST_BATCHES
+
+    @property
+    def prefers_inline(self) -> bool:
+        """True while syncs are fast enough to be done by an event loop without a thread's switches."""
+        return self._fast >= FAST_BATCHES
+
+    def commit(self) -> list[Ticket]:
+        """Commits one batch. The caller holds the lock."""
+        settled = self.committer.run()
+        took = self.log.sync_ns
+        if took > SLOW_SYNC_NS:
+            self._fast = 0
+        elif took < FAST_SYNC_NS and self._fast < FAST_BATCHES:
+            self._fast += 1
+        return settled
+
+    def commit_locked(self) -> list[Ticket]:
+        with self.lock:
+            return self.commit()
+
+    def housekeeping(self) -> None:
+        """What must not run on an event loop: folding memory.db's write-ahead log back into it."""
+        with self.lock:
+            self.state.fold()
+
+    def restore(self, to_seq: int, reason: str = "", actor: str = "journal") -> Restored:
+        """Makes state(to_seq) current while the hook stays open; callers wait until the new generation is in place."""
+        with self.lock:
+            while len(self.committer):
+                self.commit()
+            state = self.state
+            try:
+                done = restore_in_place(
+                    state.storage, state.layout, self.log, to_seq, reason=reason, actor=actor, before_swap=state.close
+                )
+            finally:
+                self.state = self.committer.machine = LiveState.open(state.storage, state.layout)
+        for callback in self.swap_callbacks:
+            callback(self.state.generation)
+        return done
+
+    def close(self) -> None:
+        """Commits what is queued, then closes state and log."""
+        with self.lock:
+            while len(self.committer):
+                self.commit()
+            try:
+                self.state.close()
+            finally:
+                self.log.close()
+
+
+def _draft(event: Event, agent: str | None, actor: str | None, traceparent: str | None) -> Draft:
+    refuse_reserved(event)
+    return draft(event, agent, actor, traceparent)
+
+
+def _group(events: Iterable[Event], agent: str | None, actor: str | None, traceparent: str | None) -> list[Draft]:
+    return [_draft(event, agent, actor, traceparent) for event in events]
+
+
+def _config(name: str, text: str | bytes) -> ConfigWritten:
+    return ConfigWritten(name=name, content=text.encode() if isinstance(text, str) else bytes(text))
+
+
+class Hook:
+    """The async face. Use it as `async with Hook(…).running()`; `recovery.open_server` gives one that is ready."""
+
+    def __init__(self, core: Core, background: Background) -> None:
+        self.core = core
+        self.background = background
+        self.agents = Agents(self)
+        self._open = False
+        self._sleeping: anyio.Event | None = None
+        self._served = anyio.Event()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Hook]:
+        """Takes events while the block runs. What was queued is committed at its end, even when it is cancelled."""
+        failure: BaseException | None = None
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._serve)
+            self._open = True
+            self.background.start()
+            try:
+                yield self
+            except BaseException as error:  # kept from the task group, which would wrap the caller's own error
+                failure = error
+            self._open = False
+            self._wake()
+            with anyio.CancelScope(shield=True):
+                await self._served.wait()
+                await anyio.to_thread.run_sync(self.background.close)
+                await anyio.to_thread.run_sync(self.core.close)
+        if failure is not None:
+            raise failure
+
+    def _wake(self) -> None:
+        if self._sleeping is not None:
+            self._sleeping.set()
+
+    async def append(
+        self,
+        event: Event,
+        *,
+        agent: str | None = None,
+        actor: str | None = None,
+        op_id: str | None = None,
+        traceparent: str | None = None,
+    ) -> Receipt:
+        """Journals one event, applies it, and returns its receipt.
+
+        Raises Refused (nothing was written), NoSpace (nothing was written), NotApplied (durable at its seq, applied
+        later) or OutcomeUnknown (ask with its op_id after the next open).
+        """
+        return (await self._commit(ticket((_draft(event, agent, actor, traceparent),), op_id)))[0]
+
+    async def append_all(
+        self,
+        events: Sequence[Event],
+        *,
+        agent: str | None = None,
+        actor: str | None = None,
+        op_id: str | None = None,
+        traceparent: str | None = None,
+    ) -> list[Receipt]:
+        """Journals a group: consecutive seqs in one batch, all or none. Raises as `append` does."""
+        if not events:
+            return []
+        return await self._commit(ticket(_group(events, agent, actor, traceparent), op_id))
+
+    async def search(self, text: str, limit: int = 10, *, scope: str | None = None) -> list[Hit]:
+        """The observations nearest in meaning to `text`, best first. Needs the extra `embeddings` and a model."""
+        return await anyio.to_thread.run_sync(lambda: self.background.search(text, limit, scope))
+
+    async def checkpoint(self) -> Shadow:
+        """Builds, verifies and journals a checkpoint; writing goes on meanwhile."""
+        return await anyio.to_thread.run_sync(self.background.checkpoint)
+
+    async def restore(self, to_seq: int, *, reason: str = "", actor: str = "journal") -> Restored:
+        """Makes state(to_seq) current in place; it can be undone by another restore."""
+        return await anyio.to_thread.run_sync(lambda: self.core.restore(to_seq, reason, actor))
+
+    def on_swap(self, callback: Callable[[str], object]) -> None:
+        """Calls `callback` with the new generation's path after each swap, from the thread that swapped."""
+        self.core.swap_callbacks.append(callback)
+
+    async def _commit(self, request: Ticket) -> list[Receipt]:
+        if not self._open:
+            raise Poisoned("the hook is closed", hint="open the server again")
+        done = request.waiter = anyio.Event()
+        self.core.committer.submit(request)
+        self._wake()
+        await done.wait()
+        return request.result()
+
+    async def _serve(self) -> None:
+        """The one task that commits: inline while syncs are fast, else in a thread while the next batch gathers."""
+        core = self.core
+        with anyio.CancelScope(shield=True):
+            while True:
+                if not len(core.committer):
+                    if not self._open:
+                        break
+                    self._sleeping = anyio.Event()
+                    await self._sleeping.wait()
+                    self._sleeping = None
+                    continue
+                if core.prefers_inline and core.lock.acquire(blocking=False):
+                    try:
+                        settled = core.commit()
+                    finally:
+                        core.lock.release()
+                else:
+                    settled = await anyio.to_thread.run_sync(core.commit_locked)
+                for request in settled:
+                    if isinstance(request.waiter, anyio.Event):
+                        request.waiter.set()
+                self.background.count(settled)
+                if core.state.wants_fold:
+                    await anyio.to_thread.run_sync(core.housekeeping)
+                else:
+                    await anyio.lowlevel.checkpoint()
+        self._served.set()
+
+
+class SyncHook:
+    """The face for threads: whichever caller holds the lock commits for all that queued behind it."""
+
+    def __init__(self, core: Core, background: Background) -> None:
+        self.core = core
+        self.background = background
+        self.agents = SyncAgents(self)
+
+    def __enter__(self) -> SyncHook:
+        self.background.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.background.close()
+        self.core.close()
+
+    def append(
+        self,
+        event: Event,
+        *,
+        agent: str | None = None,
+        actor: str | None = None,
+        op_id: str | None = None,
+        traceparent: str | None = None,
+    ) -> Receipt:
+        """As `Hook.append`, blocking."""
+        return self._commit(ticket((_draft(event, agent, actor, traceparent),), op_id))[0]
+
+    def append_all(
+        self,
+        events: Sequence[Event],
+        *,
+        agent: str | None = None,
+        actor: str | None = None,
+        op_id: str | None = None,
+        traceparent: str | None = None,
+    ) -> list[Receipt]:
+        """As `Hook.append_all`, blocking."""
+        if not events:
+            return []
+        return self._commit(ticket(_group(events, agent, actor, traceparent), op_id))
+
+    def search(self, text: str, limit: int = 10, *, scope: str | None = None) -> list[Hit]:
+        """As `Hook.search`."""
+        return self.background.search(text, limit, scope)
+
+    def checkpoint(self) -> Shadow:
+        """As `Hook.checkpoint`."""
+        return self.background.checkpoint()
+
+    def restore(self, to_seq: int, *, reason: str = "", actor: str = "journal") -> Restored:
+        """As `Hook.restore`."""
+        return self.core.restore(to_seq, reason, actor)
+
+    def on_swap(self, callback: Callable[[str], object]) -> None:
+        """As `Hook.on_swap`."""
+        self.core.swap_callbacks.append(callback)
+
+    def submit(self, request: Ticket) -> None:
+        """Queues without waiting; `flush` settles. For callers that pipeline many requests."""
+        self.core.committer.submit(request)
+
+    def flush(self) -> None:
+        """Commits everything queued so far."""
+        core = self.core
+        with core.lock:
+            while len(core.committer):
+                self.background.count(core.commit())
+            if core.state.wants_fold:
+                core.state.fold()
+
+    def _commit(self, request: Ticket) -> list[Receipt]:
+        self.core.committer.submit(request)
+        while not (request.receipts or request.error):
+            self.flush()  # waits for the lock; the holder may have committed ours meanwhile
+        return request.result()
+
+
+class Agents:
+    """Agent configs through the async hook: journaled, then materialised as agents/NAME.md byte for byte."""
+
+    def __init__(self, hook: Hook) -> None:
+        self._hook = hook
+
+    async def write(self, name: str, text: str | bytes, **envelope: Any) -> Receipt:
+        """Writes the config of `name`. Raises as `Hook.append` does."""
+        return await self._hook.append(_config(name, text), **envelope)
+
+    async def remove(self, name: str, **envelope: Any) -> Receipt:
+        return await self._hook.append(ConfigRemoved(name=name), **envelope)
+
+
+class SyncAgents:
+    """Agent configs through the sync hook."""
+
+    def __init__(self, hook: SyncHook) -> None:
+        self._hook = hook
+
+    def write(self, name: str, text: str | bytes, **envelope: Any) -> Receipt:
+        """Writes the config of `name`. Raises as `SyncHook.append` does."""
+        return self._hook.append(_config(name, text), **envelope)
+
+    def remove(self, name: str, **envelope: Any) -> Receipt:
+        return self._hook.append(ConfigRemoved(name=name), **envelope)

@@ -1,0 +1,178 @@
+"""The live state behind a hook: memory.db's one writing connection, its validator, and the agent files after it.
+
+Applies what is durable and never what is not. Where applying fails, the events stay journaled, the position does not
+skip, and the next batch first catches up.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Collection, Sequence
+
+from journal.errors import Diverged, EnvironmentFault
+from journal.events import ConfigRemoved, ConfigWritten, Event, StateRestored
+from journal.format import Record
+from journal.log import Appended
+from journal.reader import LogReader
+from journal.storage import Storage
+from replay import schema
+from replay.agents import bring_current, inspect
+from replay.engine import catch_up
+from replay.faults import sqlite_fault
+from replay.layout import Layout
+from replay.memory import apply_records
+from replay.rebuild import generations_of
+from replay.schema import Position
+from replay.validate import Validator
+
+FOLD_BYTES = 16 << 20  # memory.db's write-ahead log is folded back once it is this long
+_LOOK_EVERY = 64  # batches between two looks at its length
+
+
+class LiveState:
+    """memory.db's current generation and the agent files, at the journal's head.
+
+    Used under the core's lock. `applied_seq` is the position; `foreign_writes` counts how often another program was
+    seen to have written memory.db since it was opened.
+    """
+
+    def __init__(self, storage: Storage, layout: Layout, connection: sqlite3.Connection, generation: str) -> None:
+        position = schema.read_position(connection)
+        if position is None:
+            raise Diverged("memory.db has no position", path=generation, hint="run: journal recover memory")
+        self.storage = storage
+        self.layout = layout
+        self.connection = connection
+        self.generation = generation
+        self.applied_seq = position.seq
+        self.journal_id = position.journal_id
+        self.foreign_writes = 0
+        self.failure: str | None = None
+        self.wants_fold = False
+        self._batches = 0
+        self._data_version = self._read_data_version()
+        self._validator = Validator(connection, position.seq)
+        self._versions: dict[str, set[str]] = {
+            name: {sha256} for name, sha256 in connection.execute("SELECT name, sha256 FROM agents")
+        }
+
+    @classmethod
+    def open(cls, storage: Storage, layout: Layout) -> LiveState:
+        """The current generation, which must be there. Raises Diverged where it is not."""
+        path = generations_of(storage, layout).current().path
+        if path is None:
+            raise Diverged("memory.db is missing", path=layout.memory_db, hint="run: journal recover memory")
+        return cls(storage, layout, schema.connect(path), path)
+
+    # -- validation ---------------------------------------------------------------------------------------------------
+
+    def check(self, event: Event, seq: int) -> None:
+        self._validator.check(event, seq)
+
+    def mark(self) -> int:
+        return self._validator.mark()
+
+    def rollback(self, mark: int) -> None:
+        self._validator.rollback(mark)
+
+    # -- application --------------------------------------------------------------------------------------------------
+
+    def apply(self, appended: Appended, records: Sequence[Record]) -> None:
+        """Applies one durable batch in one transaction, then writes the agent files that it changed."""
+        if self.applied_seq != appended.first_seq - 1:
+            self.catch_up()
+            return
+        if any(isinstance(record.event, StateRestored) for record in records):
+            raise EnvironmentFault("a restore needs a rebuild", hint="open the server again")
+        self._notice_foreign_writes()
+        last_seq = appended.first_seq + appended.count - 1
+        connection = self.connection
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            apply_records(connection, appended.first_seq, records)
+            schema.write_position(
+                connection, Position(last_seq, self.journal_id, appended.epoch, appended.chain.hex())
+            )
+            connection.execute("COMMIT")
+        except BaseException as error:
+            self.failure = str(error)
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            if isinstance(error, sqlite3.Error):
+                raise sqlite_fault(error, self.generation) from error
+            raise
+        self._settled(last_seq)
+        self._materialise(records)
+        self._batches += 1
+        if self._batches % _LOOK_EVERY == 0:
+            self.wants_fold = self._wal_bytes() > FOLD_BYTES
+
+    def catch_up(self) -> int:
+        """Applies everything journaled after the position; returns how many events that were."""
+        reader = LogReader(self.storage, self.layout.journal)
+        before = self.applied_seq
+        catch_up(self.connection, reader)
+        self._settled(reader.last_seq)
+        changed = [record for batch in reader.batches(before + 1) for record in batch.records()]
+        self._materialise(changed)
+        return self.applied_seq - before
+
+    def _settled(self, seq: int) -> None:
+        self.applied_seq = seq
+        self.failure = None
+        self._validator.settle(seq)
+
+    def _materialise(self, records: Sequence[Record]) -> None:
+        """Brings the files of the agents that these records changed to their current version.
+
+        A file with bytes that the journal never saw is a hand edit: it goes to quarantine before it is replaced.
+        """
+        names = {record.event.name for record in records if isinstance(record.event, ConfigWritten | ConfigRemoved)}
+        if not names:
+            return
+        agents: dict[str, tuple[str, bytes]] = {}
+        for name in names:
+            row = self.connection.execute("SELECT sha256, content FROM agents WHERE name = ?", (name,)).fetchone()
+            if row is not None:
+                agents[name] = (row[0], row[1])
+        facts = inspect(self.storage, self.layout.agents, agents, self._known_versions, names)
+        bring_current(
+            self.storage, self.layout.agents, facts, agents, drift="set_aside",
+            quarantine=f"{self.layout.journal}/quarantine", time=records[-1].time,
+            reason="replaced by a newer version",
+        )  # fmt: skip
+        for name, (sha256, _) in agents.items():
+            self._versions.setdefault(name, set()).add(sha256)
+
+    def _known_versions(self, name: str) -> Collection[str]:
+        """What a file of this agent may hold by right: opening brought every file to its current version, and since
+        then only these were written."""
+        return self._versions.get(name, ())
+
+    # -- the file -----------------------------------------------------------------------------------------------------
+
+    def _read_data_version(self) -> int:
+        return int(self.connection.execute("PRAGMA data_version").fetchone()[0])
+
+    def _notice_foreign_writes(self) -> None:
+        """Another program's commit changes data_version on this connection: what was cached may be wrong now."""
+        version = self._read_data_version()
+        if version != self._data_version:
+            self._data_version = version
+            self.foreign_writes += 1
+            self._validator.forget()
+
+    def _wal_bytes(self) -> int:
+        try:
+            return os.stat(f"{self.generation}-wal").st_size
+        except FileNotFoundError:
+            return 0
+
+    def fold(self) -> None:
+        """Moves the write-ahead log into the file. Tens of milliseconds: never on an event loop."""
+        self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        self.wants_fold = False
+
+    def close(self) -> None:
+        self.connection.close()
