@@ -1,0 +1,5 @@
+"""`python -m recovery` is `journal`."""
+
+from recovery.cli import main
+
+main()

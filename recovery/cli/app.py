@@ -1,0 +1,282 @@
+"""The frame of the `journal` command: finds verbs by name, takes the options of every verb, turns errors into exits.
+
+Knows click and exit codes; must not know what a verb does. Verbs are imported when they are called: `journal --help`
+reads only the table below.
+
+To write a verb NAME:
+ 1. Add `recovery/cli/NAME.py` with a function `command`, under `@click.command(cls=Verb, examples=(...))` - or a group
+    of verbs under `@click.group(cls=VerbGroup)`. Its docstring is its help, and teaches; every example must parse.
+ 2. Add `"NAME": "what it does"` to VERBS: the line in `journal --help`.
+ 3. Take the run with `@click.pass_obj` as `app: App`. `app.data` is the directory (NotAJournal where there is none),
+    `app.out` prints, `app.json` says which of the two ways. --data, --config, --json and --no-color are there already.
+ 4. Return an exit code, or None for 0. Raise JournalError for what went wrong: `run` prints it and exits with its code.
+ 5. Import what is slow inside the function; print text of others with `app.out` only.
+ 6. Run `make docs`: docs/cli.md is written from the tree of verbs, and a test compares.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import cached_property
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from journal import __version__
+from journal.errors import IOFault, JournalError, NotAJournal, UsageError
+from recovery.cli.output import Output, discard_stdout
+
+if TYPE_CHECKING:
+    from recovery.data import Data
+
+VERBS = {
+    "completion": "print the completion script of a shell",
+}
+
+
+class App:
+    """One run of the command: what the options of every verb said."""
+
+    def __init__(self) -> None:
+        self.data_option: str | None = None
+        self.config_option: str | None = None
+        self.out = Output()
+
+    @property
+    def json(self) -> bool:
+        return self.out.json
+
+    @property
+    def place(self) -> str:
+        """The absolute directory that --data or JOURNAL_DATA names, else the current one; a journal or not."""
+        if self.data_option == "":
+            raise UsageError("--data is empty", hint="name a directory")
+        return os.path.abspath(self.data_option if self.data_option is not None else os.getcwd())
+
+    @cached_property
+    def data(self) -> Data:
+        """The data directory, configured. Raises NotAJournal if none was named and here is none."""
+        from recovery.data import Data
+
+        data = Data.at(self.place, self.config_option)
+        if self.data_option is None and not os.path.isdir(data.layout.journal):
+            hint = "name one with --data DIR, or begin one: journal init --data DIR"
+            raise NotAJournal("no journal here", path=data.root, hint=hint)
+        return data
+
+
+# -- the options of every verb ----------------------------------------------------------------------------------------
+
+
+def _remember(context: click.Context, parameter: click.Parameter, value: Any) -> None:
+    """Keeps what was given, before the verb or after it; what comes later holds."""
+    app = context.find_object(App)
+    if app is None or value is None:
+        return
+    match parameter.name:
+        case "data":
+            app.data_option = value
+        case "config":
+            app.config_option = value
+        case "json":
+            app.out.json = True
+        case "no_color":
+            app.out.color = False
+
+
+def _common_options(*, of_verb: bool) -> list[click.Parameter]:
+    def option(*names: str, **settings: Any) -> click.Option:
+        return click.Option(names, expose_value=False, is_eager=True, hidden=of_verb, callback=_remember, **settings)
+
+    return [
+        option(
+            "--data",
+            metavar="DIR",
+            envvar=None if of_verb else "JOURNAL_DATA",
+            help="The data directory. Default: $JOURNAL_DATA, else the current directory if it holds a journal.",
+        ),
+        option("--config", metavar="FILE", help="The configuration. Default: journal.yaml in the data directory."),
+        option("--json", is_flag=True, default=None, help="One JSON document, or one a line for streams."),
+        option("--no-color", is_flag=True, default=None, help="No colours. So does the variable NO_COLOR."),
+    ]
+
+
+class _Described(click.Command):
+    """Help with examples, and a pointer to the options of every verb instead of their repetition."""
+
+    def __init__(self, *args: Any, examples: Sequence[str] = (), **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.examples = tuple(examples)
+        self.params = [*self.params, *_common_options(of_verb=True)]
+
+    def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        super().format_options(context, formatter)
+        if self.examples:
+            with formatter.section("Examples"):
+                formatter.write("".join(f"  {example}\n" for example in self.examples))
+        formatter.write_paragraph()
+        formatter.write_text("Every verb takes --data DIR, --config FILE, --json and --no-color; see journal --help.")
+
+
+class Verb(_Described):
+    """One verb."""
+
+
+class VerbGroup(_Described, click.Group):
+    """Verbs under one name: `journal checkpoint create`."""
+
+    command_class = Verb
+
+
+class _Journal(click.Group):
+    """The verbs, imported one by one when asked for."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        if name not in VERBS:
+            return None
+        return load(name)
+
+    def resolve_command(
+        self, context: click.Context, arguments: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(context, arguments)
+        except click.exceptions.NoSuchCommand as error:
+            raise click.exceptions.NoSuchCommand(arguments[0], possibilities=VERBS, ctx=context) from error
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Verbs"):
+            formatter.write_dl(list(VERBS.items()))
+
+    def format_epilog(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Exit codes"):
+            formatter.write_dl([(str(code), meaning) for code, meaning in EXIT_CODES.items()])
+
+
+EXIT_CODES = {
+    0: "ok",
+    1: "failed",
+    2: "usage",
+    3: "partial or degraded",
+    10: "no journal here",
+    11: "locked by another writer",
+    12: "corrupt",
+    13: "ambiguous tail",
+    14: "diverged",
+    15: "unsupported version",
+    130: "interrupted",
+}
+
+
+def load(name: str) -> click.Command:
+    """A verb of the table."""
+    module = name.replace("-", "_") + ("_" if name == "import" else "")
+    command = import_module(f"recovery.cli.{module}").command
+    assert isinstance(command, click.Command)
+    command.name = name
+    return command
+
+
+@click.group(cls=_Journal, params=_common_options(of_verb=False), context_settings={"max_content_width": 100})
+@click.version_option(__version__, message="journal %(version)s")
+def cli() -> None:
+    """A recovery journal for agent servers.
+
+    What an agent server knows (memory.db, agents/*.md) is rebuilt from its journal when it breaks: to now, or to any
+    past moment. Options may stand before or after the verb; data goes to stdout, everything else to stderr.
+    """
+
+
+# -- running ----------------------------------------------------------------------------------------------------------
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Runs one command line and returns its exit code. A declared error is printed, never raised."""
+    app = App()
+    try:
+        return _guarded(app, list(arguments))
+    except BrokenPipeError:  # the reader has gone (`journal log | head`): nobody is left to tell
+        discard_stdout()
+        return 0
+    except OSError as error:  # stdout itself cannot be written
+        discard_stdout()
+        app.out.json = False
+        return _failed(app, _declared(error))
+
+
+def _guarded(app: App, arguments: list[str]) -> int:
+    try:
+        status = _invoke(app, arguments)
+    except JournalError as error:
+        status = _failed(app, error)
+    except click.ClickException as error:
+        app.out.json = app.out.json or _asks_for_json(arguments)  # the mistake may stand before --json
+        status = _misused(app, error)
+    except (KeyboardInterrupt, click.Abort):
+        status = _failed(app, Interrupted("interrupted"))
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        status = _failed(app, _declared(error))
+    try:
+        app.out.flush()
+    except BrokenPipeError:  # the work is done, and its outcome stands
+        discard_stdout()
+    return status
+
+
+def _invoke(app: App, arguments: list[str]) -> int:
+    instruction = os.environ.get("_JOURNAL_COMPLETE")
+    if instruction:
+        from click.shell_completion import shell_complete
+
+        return shell_complete(cli, {"obj": app}, "journal", "_JOURNAL_COMPLETE", instruction)
+    # not cli.main(): that one ends a closed pipe with 1, and prints errors its own way
+    try:
+        with cli.make_context("journal", list(arguments), obj=app) as context:
+            result = cli.invoke(context)
+    except click.exceptions.Exit as end:  # --help, --version
+        return end.exit_code
+    return result if isinstance(result, int) else 0
+
+
+class Interrupted(JournalError):
+    """Ctrl-C: whatever was acknowledged stays, whatever was not is as it was."""
+
+    exit_code = 130
+    code = "interrupted"
+
+
+def _failed(app: App, error: JournalError) -> int:
+    with suppress(BrokenPipeError):  # what failed has failed, even if nobody listens
+        app.out.error(error)
+    return error.exit_code
+
+
+def _misused(app: App, error: click.ClickException) -> int:
+    if isinstance(error, click.exceptions.NoArgsIsHelpError) and not app.json:
+        click.echo(error.format_message(), err=True)
+        return 2
+    message = " ".join(error.format_message().split()).rstrip(".")
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        message = "a verb is missing"
+    path = context.command_path if context is not None else "journal"
+    return _failed(app, UsageError(message, hint=f"see {path} --help"))
+
+
+def _asks_for_json(arguments: list[str]) -> bool:
+    return "--json" in arguments[: arguments.index("--") if "--" in arguments else None]
+
+
+def _declared(error: OSError) -> JournalError:
+    path = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else None
+    return IOFault(error.strerror or str(error), path=path, hint="check the path, its permissions and the disk")
+
+

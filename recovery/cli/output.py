@@ -1,0 +1,173 @@
+"""What the command prints, and where: data on stdout, notes and progress on stderr.
+
+Knows streams, terminals and JSON; must not know what is printed. rich is imported only to draw progress, and that only
+on a terminal. Text of others (names, contents, paths) passes through `printable`, so that no memory can move the
+cursor, set a window's title or hide a line of a report.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, TextIO
+
+from journal.errors import JournalError, UsageError
+
+# C0 and C1 controls except tab and newline, DEL, and the marks that reorder the text around them
+_CONTROLS = [*range(9), *range(11, 32), *range(127, 160), *range(0x202A, 0x202F), *range(0x2066, 0x206A)]
+_SHOWN = {code: f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" for code in _CONTROLS}
+
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
+
+
+def printable(text: str) -> str:
+    """The text with its control characters spelt out (`\\x1b`)."""
+    return text.translate(_SHOWN)
+
+
+class Bar:
+    """What a long run reports to. A total of 0 is one that is not known yet."""
+
+    def __init__(self, update: Callable[[dict[str, Any]], None] | None = None) -> None:
+        self._update = update
+
+    def advance(self, done: int, total: int) -> None:
+        if self._update is not None:
+            self._update({"completed": done, "total": total or None})
+
+    def step(self, label: str, done: int, total: int) -> None:
+        """The same, for runs of several steps."""
+        if self._update is not None:
+            self._update({"description": label, "completed": done, "total": total or None})
+
+
+class Output:
+    """One run's streams. ``json`` and ``color`` may change until the first line is printed."""
+
+    def __init__(self, *, json: bool = False, color: bool = True) -> None:
+        self.json = json
+        self.color = color
+        for stream in (sys.stdout, sys.stderr):
+            # JSON is UTF-8 whatever the locale. A path may hold bytes that are none: they are spelt out, and that
+            # spelling (\udcff) is an escape of JSON too.
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+
+    # -- data ---------------------------------------------------------------------------------------------------------
+
+    def document(self, value: object) -> None:
+        """The one JSON document of a verb, or one line of a stream. Times are integers, bytes are the caller's."""
+        _write(_encode(value) + "\n")
+
+    def documents(self, values: Iterable[object], *, flush: bool = False) -> None:
+        """One JSON document a line. With ``flush`` each is out before the next is computed."""
+        for value in values:
+            _write(_encode(value) + "\n")
+            if flush:
+                self.flush()
+
+    def line(self, text: str = "") -> None:
+        _write(printable(text) + "\n")
+
+    def lines(self, texts: Iterable[str]) -> None:
+        for text in texts:
+            self.line(text)
+
+    def raw(self, data: bytes) -> None:
+        """Bytes as they are: a config, say."""
+        if sys.stdout is not None:
+            sys.stdout.flush()
+            sys.stdout.buffer.write(data)
+
+    def table(self, rows: Sequence[Sequence[str]], headings: Sequence[str] | None = None) -> None:
+        """Columns as wide as their content, two spaces apart. Plain text: it can be cut and searched by other tools."""
+        cells = [[printable(cell).replace("\n", "\\n").replace("\t", "\\t") for cell in row] for row in rows]
+        if headings and cells:
+            cells.insert(0, [heading.upper() for heading in headings])
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        for row in cells:
+            _write("  ".join(map(str.ljust, row, widths)).rstrip() + "\n")
+
+    def flush(self) -> None:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+
+    # -- beside the data ----------------------------------------------------------------------------------------------
+
+    def note(self, text: str) -> None:
+        """A remark on stderr, for people."""
+        _write(f"journal: {printable(text)}\n", sys.stderr)
+
+    def error(self, error: JournalError) -> None:
+        """One line on stderr, or an object on stdout under --json."""
+        if self.json:
+            self.document({"error": error.to_json()})
+        else:
+            self.note(_one_line(str(error)))
+
+    @contextmanager
+    def progress(self, label: str, unit: str = "") -> Iterator[Bar]:
+        """A bar on stderr while the block runs, on a terminal; nothing elsewhere."""
+        if not _is_terminal(sys.stderr):
+            yield Bar()
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        console = Console(stderr=True, no_color=not self.colored(sys.stderr))
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit))
+        with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as drawn:
+            task = drawn.add_task(label, total=None)
+            yield Bar(lambda settings: drawn.update(task, **settings))
+
+    # -- people -------------------------------------------------------------------------------------------------------
+
+    def confirm(self, question: str, *, yes: bool) -> bool:
+        """Asks on a terminal; ``yes`` (of --yes) answers. Raises UsageError where nobody can be asked."""
+        if yes:
+            return True
+        if self.json or not (_is_terminal(sys.stdin) and _is_terminal(sys.stderr)):
+            raise UsageError(f"{question} needs an answer, and there is no terminal", hint="add --yes to go ahead")
+        _write(f"{printable(question)} [y/N] ", sys.stderr)
+        sys.stderr.flush()
+        return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+    def style(self, text: str, **look: Any) -> str:
+        """The text with a look (click.style's arguments) where colours are wanted. Escapes go out by `styled`."""
+        if not self.colored(sys.stdout):
+            return printable(text)
+        from click import style
+
+        return style(printable(text), **look)
+
+    def styled(self, text: str) -> None:
+        """A line made with `style`; whatever is not styled must have passed `printable`."""
+        _write(text + "\n")
+
+    def colored(self, stream: TextIO | None) -> bool:
+        return self.color and _is_terminal(stream) and not os.environ.get("NO_COLOR")
+
+
+def discard_stdout() -> None:
+    """After a broken pipe: what is still buffered goes nowhere, instead of failing once more at exit."""
+    with suppress(OSError, ValueError, AttributeError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)
+
+
+def _write(text: str, stream: TextIO | None = None) -> None:
+    stream = stream if stream is not None else sys.stdout
+    if stream is not None:  # None when the descriptor was closed before the start
+        stream.write(text)
+
+
+def _is_terminal(stream: TextIO | None) -> bool:
+    return stream is not None and not stream.closed and stream.isatty()
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split("\n")).strip()

@@ -1,0 +1,498 @@
+"""The frame of the `journal` command: options, errors, exit codes, streams. Verbs have tests of their own.
+
+Run as a process wherever streams and signals matter; a verb that misbehaves on purpose is put in from outside.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from journal import __version__
+from journal.errors import AmbiguousTail, Corrupt, Diverged, JournalError, Locked, NotAJournal, Refused, Unsupported
+from recovery.cli import app as frame
+from recovery.cli.app import EXIT_CODES, VERBS, App, Verb, VerbGroup, cli, load, run
+from recovery.cli.output import Output, printable
+
+ROOT = Path(__file__).resolve().parent.parent
+ENVIRONMENT = {key: value for key, value in os.environ.items() if not key.startswith(("JOURNAL_", "_JOURNAL_"))}
+ENVIRONMENT.pop("PYTHONUNBUFFERED", None)  # what is printed must wait for a flush, as it does for users
+ENVIRONMENT["PYTHONPATH"] = str(ROOT)
+
+
+def journal(*arguments: str, **settings) -> subprocess.CompletedProcess[str]:
+    settings = {"capture_output": True, "text": True, "env": ENVIRONMENT, "timeout": 60, **settings}
+    return subprocess.run([sys.executable, "-m", "recovery", *arguments], check=False, **settings)
+
+
+def script(verb_source: str, *arguments: str) -> list[str]:
+    """A command line that runs the frame with one more verb, `probe`, whose body is given."""
+    body = "\n    ".join(verb_source.strip().splitlines())
+    program = f"""
+import os, sys, time
+import click
+from journal.errors import *
+from recovery.cli import app as frame
+@click.command(cls=frame.Verb)
+@click.pass_obj
+def probe(app):
+    {body}
+probe.name = "probe"
+frame.VERBS["probe"] = "misbehave"
+frame.load = lambda name: probe
+sys.exit(frame.run(sys.argv[1:]))
+"""
+    return [sys.executable, "-c", program, "probe", *arguments]
+
+
+def probe(verb_source: str, *arguments: str, **settings) -> subprocess.CompletedProcess[str]:
+    settings = {"capture_output": True, "text": True, "env": ENVIRONMENT, "timeout": 60, **settings}
+    return subprocess.run(script(verb_source, *arguments), check=False, **settings)
+
+
+@pytest.fixture
+def verb(monkeypatch: pytest.MonkeyPatch):
+    """Puts a verb `probe` into the command for one test, and runs command lines in this process."""
+
+    def put(function, *params: click.Parameter) -> None:
+        command = Verb("probe", callback=click.pass_obj(function), params=list(params))
+        monkeypatch.setitem(VERBS, "probe", "misbehave")
+        monkeypatch.setattr(frame, "load", lambda name: command)
+
+    return put
+
+
+# -- help -------------------------------------------------------------------------------------------------------------
+
+
+def test_help_lists_every_verb_and_every_exit_code():
+    done = journal("--help")
+    assert done.returncode == 0
+    assert done.stderr == ""
+    for verb_name, line in VERBS.items():
+        assert f"  {verb_name} " in done.stdout
+        assert line in done.stdout
+    for code in EXIT_CODES:
+        assert f"\n  {code} " in done.stdout
+
+
+def test_help_imports_no_verb_and_nothing_slow():
+    listed = "import sys; from recovery.cli.app import run; run(['--help']); print(*sys.modules, file=sys.stderr)"
+    done = subprocess.run(
+        [sys.executable, "-c", listed], capture_output=True, text=True, env=ENVIRONMENT, check=True, timeout=60
+    )
+    loaded = set(done.stderr.split())
+    assert "click" in loaded
+    assert not {f"recovery.cli.{name.replace('-', '_')}" for name in VERBS} & loaded
+    assert not {"rich", "yaml", "sqlite3", "msgspec", "anyio", "torch", "numpy", "replay"} & loaded
+
+
+def test_no_verb_is_a_usage_error_that_shows_the_help():
+    done = journal()
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "Verbs:" in done.stderr
+
+
+def test_version_needs_no_installation():
+    assert journal("--version").stdout == f"journal {__version__}\n"
+
+
+def walk(command: click.Command, path: tuple[str, ...] = ()):
+    yield path, command
+    if isinstance(command, click.Group) and command is not cli:
+        for name, each in command.commands.items():
+            yield from walk(each, (*path, name))
+
+
+def every_verb():
+    for name in VERBS:
+        yield from walk(load(name), (name,))
+
+
+def test_the_table_and_the_files_agree():
+    files = {path.stem for path in (ROOT / "recovery" / "cli").glob("*.py")}
+    named = {name.replace("-", "_") + ("_" if name == "import" else "") for name in VERBS}
+    assert named <= files
+    with_command = {
+        stem
+        for stem in files
+        if "\ndef command(" in (ROOT / "recovery" / "cli" / f"{stem}.py").read_text()
+    }
+    assert with_command == named
+
+
+def test_every_verb_teaches():
+    for path, command in every_verb():
+        assert isinstance(command, Verb | VerbGroup), path
+        assert command.help, path
+        assert command.examples or isinstance(command, VerbGroup), path
+
+
+def test_every_example_parses():
+    examples = [example for _, command in every_verb() if isinstance(command, Verb) for example in command.examples]
+    assert examples
+    for example in examples:
+        command_line = example.split(" > ")[0].split(" < ")[0].split(" | ")
+        words = shlex.split(next(part for part in command_line if part.startswith("journal ")), comments=True)
+        with cli.make_context("journal", words[1:], obj=App()) as context:
+            name, command, rest = cli.resolve_command(context, [*context._protected_args, *context.args])
+            while isinstance(command, click.Group):
+                with command.make_context(name, rest, parent=context) as inner:
+                    name, command, rest = command.resolve_command(inner, [*inner._protected_args, *inner.args])
+            with command.make_context(name, rest, parent=context):
+                pass
+
+
+# -- options before and after the verb --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--data", "D", "--config", "C", "--json", "--no-color", "probe"],
+        ["probe", "--data", "D", "--config", "C", "--json", "--no-color"],
+        ["--data", "other", "--json", "probe", "--no-color", "--config=C", "--data=D"],
+    ],
+)
+def test_the_options_of_every_verb_stand_before_or_after_it(verb, arguments):
+    seen = []
+    verb(lambda app: seen.append((app.data_option, app.config_option, app.json, app.out.color)))
+    assert run(arguments) == 0
+    assert seen == [("D", "C", True, False)]
+
+
+def test_options_not_given_change_nothing(verb, monkeypatch):
+    monkeypatch.delenv("JOURNAL_DATA", raising=False)
+    seen = []
+    verb(lambda app: seen.append((app.data_option, app.config_option, app.json, app.out.color)))
+    assert run(["--json", "probe"]) == run(["probe"]) == 0
+    assert seen == [(None, None, True, True), (None, None, False, True)]
+
+
+def test_the_environment_names_the_directory_and_the_option_comes_before_it(verb, monkeypatch):
+    monkeypatch.setenv("JOURNAL_DATA", "E")
+    seen = []
+    verb(lambda app: seen.append(app.data_option))
+    assert run(["probe"]) == run(["--data", "D", "probe"]) == run(["probe", "--data", "D"]) == 0
+    assert seen == ["E", "D", "D"]
+
+
+def test_options_reach_a_verb_of_a_group(monkeypatch):
+    seen = []
+    group = VerbGroup("probe")
+    group.add_command(Verb("sub", callback=click.pass_obj(lambda app: seen.append((app.data_option, app.json)))))
+    monkeypatch.setitem(VERBS, "probe", "misbehave")
+    monkeypatch.setattr(frame, "load", lambda name: group)
+    assert run(["probe", "--data", "D", "sub", "--json"]) == 0
+    assert run(["probe", "sub", "--json", "--data", "D"]) == 0
+    assert seen == [("D", True)] * 2
+
+
+# -- the data directory -----------------------------------------------------------------------------------------------
+
+
+def test_without_a_name_the_current_directory_must_hold_a_journal(tmp_path: Path):
+    done = probe("print(app.data.root)", cwd=tmp_path)
+    assert done.returncode == NotAJournal.exit_code == 10
+    assert done.stderr == (
+        f"journal: no journal here [{tmp_path}] - name one with --data DIR, or begin one: journal init --data DIR\n"
+    )
+    (tmp_path / "journal" / "segments").mkdir(parents=True)
+    assert probe("print(app.data.root)", cwd=tmp_path).stdout == f"{tmp_path}\n"
+
+
+def test_the_journals_place_may_come_from_the_configuration(tmp_path: Path):
+    (tmp_path / "journal.yaml").write_text("paths: {journal: log}")
+    (tmp_path / "log").mkdir()
+    assert probe("print(app.data.layout.journal)", cwd=tmp_path).stdout == f"{tmp_path}/log\n"
+
+
+def test_a_bad_configuration_is_one_line(tmp_path: Path):
+    (tmp_path / "journal.yaml").write_text("disk:\n  reserve: 5\n")
+    done = probe("app.data", "--data", str(tmp_path))
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"journal: line 2: unknown key 'disk.reserve' [{tmp_path}/journal.yaml] - did you mean disk.reserve_bytes?\n"
+    )
+
+
+def test_an_empty_name_is_a_usage_error():
+    done = probe("app.data", "--data", "")
+    assert (done.returncode, done.stderr) == (2, "journal: --data is empty - name a directory\n")
+
+
+# -- errors -----------------------------------------------------------------------------------------------------------
+
+ERRORS: list[JournalError] = [
+    Refused("already_exists", "entity 'Acme' is there"),
+    NotAJournal("none", path="/d"),
+    Locked("held by 42"),
+    Corrupt("payload CRC does not match", path="/d/journal/segments/1", offset=4096, hint="journal verify"),
+    AmbiguousTail("complete but wrong"),
+    Diverged("two histories", seq=9),
+    Unsupported("version 9"),
+    JournalError("plainly"),
+]
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: error.code)
+def test_a_declared_error_is_one_line_and_its_exit_code(verb, capsys, error):
+    def fail(app):
+        raise error
+
+    verb(fail)
+    assert run(["probe"]) == error.exit_code
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", f"journal: {error}\n")
+
+    assert run(["probe", "--json"]) == error.exit_code
+    out, err = capsys.readouterr()
+    assert (json.loads(out), err) == ({"error": error.to_json()}, "")
+    assert error.exit_code in EXIT_CODES
+
+
+def test_an_error_stays_one_line_whatever_is_in_it(verb, capsys):
+    def fail(app):
+        raise JournalError("name 'a\nb\x1b[2Jc\x00\u202e'", path="/d/x\r\ny")
+
+    verb(fail)
+    assert run(["probe"]) == 1
+    assert capsys.readouterr().err == "journal: name 'a b\\x1b[2Jc\\x00\\u202e' [/d/x\\x0d y]\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["nope"], "No such command 'nope'"),
+        (["completoin"], "No such command 'completoin'. Did you mean 'completion'?"),
+        (["--nope"], "No such option '--nope'"),
+        (["completion", "--jsn"], "No such option '--jsn'. Did you mean '--json'?"),
+        (["completion"], "Missing argument '{bash|zsh|fish}'. Choose from: bash, zsh, fish"),
+        (["completion", "tcsh"], "'tcsh' is not one of 'bash', 'zsh', 'fish'"),
+        (["completion", "bash", "zsh"], "Got unexpected extra argument"),
+        (["--data"], "Option '--data' requires an argument"),
+    ],
+)
+def test_misuse_is_one_line_and_exit_2(capsys, arguments, says):
+    assert run(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert says in err
+    assert err.count("\n") == 1
+    assert "--help" in err
+
+    assert run([*arguments, "--json"] if arguments != ["--data"] else ["--json", "--data"]) == 2
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert error["code"] == "usage"
+    assert says in error["message"]
+
+
+def test_a_file_that_cannot_be_read_is_one_line(verb, capsys, tmp_path):
+    verb(lambda app: (tmp_path / "none").read_bytes())
+    assert run(["probe"]) == 1
+    assert capsys.readouterr().err.startswith(f"journal: No such file or directory [{tmp_path}/none] - check")
+
+
+def test_a_verb_returns_its_exit_code(verb):
+    verb(lambda app: 3)
+    assert run(["probe"]) == 3
+
+
+def test_a_fault_of_the_program_is_not_hidden(verb):
+    """A bug must be seen with its traceback, not as a polite line that blames the user."""
+    verb(lambda app: 1 // 0)
+    with pytest.raises(ZeroDivisionError):
+        run(["probe"])
+
+
+# -- streams and signals ----------------------------------------------------------------------------------------------
+
+
+def test_a_closed_pipe_ends_quietly():
+    """Scenario: `journal log | head -1`: the reader goes while there is more to print than a pipe holds."""
+    command = script("app.out.documents({'seq': seq} for seq in range(10**9))")
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    assert process.stdout.readline() == b'{"seq":0}\n'
+    process.stdout.close()
+    assert process.wait(timeout=60) == 0
+    assert process.stderr.read() == b""
+    process.stderr.close()
+
+
+def test_a_pipe_closed_before_the_last_flush_keeps_the_outcome():
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        script("app.out.line('x')\nreturn 3"), stdout=write, stderr=subprocess.PIPE, env=ENVIRONMENT, check=False,
+        timeout=60,
+    )  # fmt: skip
+    os.close(write)
+    assert (done.returncode, done.stderr) == (3, b"")
+
+
+def test_a_failure_that_nobody_hears_is_still_a_failure():
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        script("raise Corrupt('bad')", "--json"), stdout=write, stderr=write, env=ENVIRONMENT, check=False, timeout=60
+    )
+    os.close(write)
+    assert done.returncode == 12
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_output_that_cannot_be_written_is_an_error():
+    with open("/dev/full", "w") as full:
+        done = probe("app.out.line('x')", stdout=full, capture_output=False, stderr=subprocess.PIPE)
+    assert done.returncode == 1
+    assert done.stderr.startswith("journal: No space left on device")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_stdout_closed_from_the_start_does_not_crash():
+    inner = shlex.join(script("app.out.line('x')\napp.out.raw(b'x')"))
+    done = subprocess.run(["sh", "-c", f"{inner} >&-"], capture_output=True, env=ENVIRONMENT, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize("flags", [(), ("--json",)])
+def test_ctrl_c_ends_with_130_and_one_line(flags):
+    command = script("app.out.line('started')\napp.out.flush()\ntime.sleep(60)", *flags)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "started\n"
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    if flags:
+        assert (json.loads(out)["error"]["code"], err) == ("interrupted", "")
+    else:
+        assert (out, err) == ("", "journal: interrupted\n")
+
+
+def test_any_text_can_be_printed_under_any_locale():
+    name = r"'\xdc \u6f22 \x1b[31m \udcff'"
+    source = f"app.out.line({name})\napp.out.document({{'name': {name}}})"
+    done = probe(source, env={**ENVIRONMENT, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}, text=False)
+    first, second = done.stdout.decode().splitlines()
+    assert first == "Ü 漢 \\x1b[31m \\udcff"
+    assert json.loads(second) == {"name": "Ü 漢 \x1b[31m \udcff"}
+
+
+def test_control_characters_are_spelt_out():
+    assert printable("a\tb\nc") == "a\tb\nc"
+    assert printable("\x1b]0;title\x07\x9b\x7f\r\u2066") == "\\x1b]0;title\\x07\\x9b\\x7f\\x0d\\u2066"
+    assert printable("שלום e\u0301 👩\u200d🚀") == "שלום e\u0301 👩\u200d🚀"
+
+
+def test_columns_stay_columns(capsys):
+    out = Output()
+    out.table([("1", "two\nlines"), ("200", "x\x1b")], ("seq", "name"))
+    out.table([])
+    assert capsys.readouterr().out == "SEQ  NAME\n1    two\\nlines\n200  x\\x1b\n"
+
+
+def on_a_terminal(command: list[str], answer: bytes = b"") -> tuple[bytes, int]:
+    """Everything that a program prints on a terminal, and its exit code."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execvpe(command[0], command, {**ENVIRONMENT, "TERM": "xterm", "COLUMNS": "100"})
+    if answer:
+        os.write(terminal, answer)
+    shown = b""
+    while True:
+        try:
+            part = os.read(terminal, 65536)
+        except OSError:  # Linux's end of file on a terminal whose last user has gone
+            break
+        if not part:
+            break
+        shown += part
+    return shown, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+PROGRESS = """
+with app.out.progress("replaying", "events") as bar:
+    for done in range(3):
+        bar.step("replaying", done, 3)
+    bar.advance(3, 3)
+    time.sleep(0.3)
+print("rich" in sys.modules)
+"""
+
+
+def test_progress_is_drawn_on_a_terminal_only():
+    done = probe(PROGRESS)
+    assert (done.stdout, done.stderr) == ("False\n", "")
+    shown, status = on_a_terminal(script(PROGRESS))
+    assert status == 0
+    assert b"replaying" in shown
+    assert b"3/3" in shown
+    assert b"True" in shown
+
+
+def test_colours_only_where_they_are_wanted():
+    source = "app.out.styled(app.out.style('ok\\x07', fg='green'))"
+    assert probe(source).stdout == "ok\\x07\n"
+    assert on_a_terminal(script(source))[0] == b"\x1b[32mok\\x07\x1b[0m\r\n"
+    assert on_a_terminal(script(source, "--no-color"))[0] == b"ok\\x07\r\n"
+
+
+def test_it_asks_on_a_terminal_and_refuses_to_guess_elsewhere():
+    source = "print('went' if app.out.confirm('Rebuild memory.db?', yes=False) else 'stayed')"
+    done = probe(source, stdin=subprocess.DEVNULL)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "journal: Rebuild memory.db? needs an answer, and there is no terminal - add --yes to go ahead\n"
+    )
+    assert probe(source.replace("False", "True"), stdin=subprocess.DEVNULL).stdout == "went\n"
+    for answer, outcome in ((b"y\n", b"went"), (b"\n", b"stayed"), (b"no\n", b"stayed")):
+        assert outcome in on_a_terminal(script(source), answer)[0]
+
+
+# -- completion -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_prints_a_script(shell):
+    done = journal("completion", shell)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"_JOURNAL_COMPLETE={shell}_complete" in done.stdout
+    assert json.loads(journal("completion", shell, "--json").stdout)["script"] == done.stdout
+
+
+def test_the_bash_script_completes_verbs(tmp_path: Path):
+    """Scenario: the script is sourced as a user would, and asked for `journal compl<TAB>`."""
+    bin_dir = tmp_path / "bin"
+    bin_dir.mkdir()
+    command = bin_dir / "journal"
+    command.write_text(f"#!/bin/sh\nexec {shlex.quote(sys.executable)} -m recovery \"$@\"\n")
+    command.chmod(0o755)
+    (tmp_path / "script").write_text(journal("completion", "bash").stdout)
+    asked = """
+source ./script
+COMP_WORDS=(journal compl); COMP_CWORD=1
+_journal_completion journal compl journal
+echo "${COMPREPLY[*]}"
+"""
+    done = subprocess.run(
+        ["bash", "-c", asked],
+        cwd=tmp_path,
+        env={**ENVIRONMENT, "PATH": f"{bin_dir}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.stdout.strip() == "completion"
