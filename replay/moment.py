@@ -175,24 +175,24 @@ def resolve(
     moment: Moment,
     *,
     last_seq: int,
-    time_of: Callable[[int], int],
+    seq_at: Callable[[int], int],
     tags: Mapping[str, int],
     now_ns: int,
     exclusive: bool = False,
 ) -> int:
     """The greatest seq that is not after the moment; with ``exclusive``, the greatest that is before it.
 
-    A time after the end means the end, one before the first event means 0. ``time_of(seq)`` is asked about log2 of
-    ``last_seq`` times: times never decrease along the journal. Raises UsageError for a seq beyond the end and for a tag
-    that is not there. The first seq at or after a time is ``resolve(..., exclusive=True) + 1``.
+    ``seq_at(ns)`` is the greatest seq whose time is not after ``ns``, 0 if there is none: a time after the end means
+    the end. It is asked at most once. Raises UsageError for a seq beyond the end and for a tag that is not there. The
+    first seq at or after a time is ``resolve(..., exclusive=True) + 1``.
     """
     match moment:
         case Now():
             return last_seq
         case Ago(ns):
-            return _last_not_after(now_ns - ns, last_seq, time_of, exclusive)
+            return seq_at(now_ns - ns - exclusive)
         case AtTime(ns):
-            return _last_not_after(ns, last_seq, time_of, exclusive)
+            return seq_at(ns - exclusive)  # times are whole nanoseconds: before ns is not after ns - 1
         case AtSeq(seq):
             return _within(seq, last_seq, f"seq {seq}", exclusive)
         case AtTag(name):
@@ -205,18 +205,6 @@ def _within(seq: int, last_seq: int, what: str, exclusive: bool) -> int:
     if seq > last_seq:
         raise UsageError(f"{what} is beyond the end, {last_seq}", seq=seq, hint=f"write a seq from 0 to {last_seq}")
     return max(0, seq - exclusive)
-
-
-def _last_not_after(ns: int, last_seq: int, time_of: Callable[[int], int], exclusive: bool) -> int:
-    limit = ns - exclusive  # times are whole nanoseconds: before ns is not after ns - 1
-    low, high = 0, last_seq  # the answer is in low..high; seq 0 is before all time
-    while low < high:
-        middle = (low + high + 1) // 2
-        if time_of(middle) <= limit:
-            low = middle
-        else:
-            high = middle - 1
-    return low
 
 
 def _near_tags(name: str, tags: Mapping[str, int]) -> str:

@@ -149,7 +149,7 @@ def test_misspellings(text, says):
 def test_any_text_is_a_moment_or_a_declared_error(text):
     try:
         moment = parse(text)
-        seq = resolve(moment, last_seq=9, time_of=lambda seq: seq, tags={"a": 3}, now_ns=5)
+        seq = resolve(moment, last_seq=9, seq_at=lambda ns: max(0, min(ns, 9)), tags={"a": 3}, now_ns=5)
     except UsageError:
         return
     assert 0 <= seq <= 9
@@ -165,7 +165,7 @@ def place(text_or_moment, *, exclusive=False, times=TIMES, tags=None, now_ns=100
     return resolve(
         moment,
         last_seq=len(times),
-        time_of=lambda seq: times[seq - 1],
+        seq_at=lambda ns: bisect_right(times, ns),
         tags=tags or {},
         now_ns=now_ns,
         exclusive=exclusive,
@@ -187,15 +187,19 @@ def test_a_time_is_placed_as_counting_would_place_it(times, ns, exclusive):
     assert place(AtTime(ns), exclusive=exclusive, times=times) == expected
 
 
-def test_a_time_asks_about_few_records():
+def test_a_time_asks_the_log_once_and_the_rest_never():
+    """Scenario: placing a time in a long journal means reading it, so nothing is asked twice or for nothing."""
     asked = []
 
-    def time_of(seq: int) -> int:
-        asked.append(seq)
-        return seq
+    def seq_at(ns: int) -> int:
+        asked.append(ns)
+        return 777
 
-    assert resolve(AtTime(777_777), last_seq=1_000_000, time_of=time_of, tags={}, now_ns=0) == 777_777
-    assert len(asked) <= 20
+    assert resolve(AtTime(9_000), last_seq=1000, seq_at=seq_at, tags={}, now_ns=0, exclusive=True) == 777
+    assert asked == [8_999]
+    for moment in (Now(), AtSeq(3), AtTag("a")):
+        resolve(moment, last_seq=1000, seq_at=seq_at, tags={"a": 3}, now_ns=0)
+    assert asked == [8_999]
 
 
 def test_ago_counts_from_now():
