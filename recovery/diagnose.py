@@ -199,8 +199,10 @@ def _place(data: Data, reader: LogReader, position: Position) -> PositionIs:
 
 
 def _integrity(connection: sqlite3.Connection) -> str:
+    """SQLite's own verdict: "ok", or the first thing that it found."""
     try:
-        return "; ".join(str(row[0]) for row in connection.execute("PRAGMA integrity_check(3)"))
+        lines = [line for (text,) in connection.execute("PRAGMA integrity_check(3)") for line in str(text).split("\n")]
+        return next((line for line in lines if not line.startswith("***")), lines[0])
     except sqlite3.Error as error:
         return str(error)
 
@@ -224,8 +226,11 @@ def _named(progress: Progress | None, step: str) -> Callable[[int, int], None] |
 def expected_agents(
     data: Data, reader: LogReader, memory: MemoryFacts, scratch: str, progress: Progress | None
 ) -> Agents:
-    """The agents of the state at the journal's end: from memory.db where it was just proven, else built beside."""
-    if memory.path is not None and memory.digest is not None and memory.digest == memory.expected and not memory.lag:
+    """The agents of the state at the journal's end: from memory.db where it holds that state, else built beside.
+
+    Its digest was compared, or the caller asked not to.
+    """
+    if memory.path is not None and memory.position_is == "here" and memory.digest == memory.expected:
         with reading(memory.path) as connection:
             return agents_in(connection)
     path = f"{scratch}/expected-{reader.last_seq}.db"

@@ -7,20 +7,25 @@ Nothing is deleted: what is replaced goes to quarantine.
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from secrets import token_hex
 from time import perf_counter, time_ns
 
 import msgspec
 
 from journal.events import RecoveryCompleted, RecoveryFailed, RecoveryStarted, RecoveryStepCompleted
 from journal.format import KIND_PLAN, encode_header
-from journal.log import Log
+from journal.log import Holder, Log
 from journal.storage import write_file
 from recovery.data import Data
-from recovery.plan import Plan, Step
+from recovery.decide import decide
+from recovery.diagnose import diagnose, evidence_seq
+from recovery.plan import Plan, Step, make_plan
+from replay.catchup import catch_up
 from replay.digest import state_digest
-from replay.engine import catch_up
 from replay.own_events import journal_event
 from replay.rebuild import rebuild, renew_agents
 from replay.schema import connect, read_position
@@ -44,6 +49,45 @@ class Recovered(msgspec.Struct):
     agents_removed: list[str] = []
     quarantined: list[str] = []
     seconds: float = 0.0
+
+
+def recover(
+    data: Data, target: str, *, names: Sequence[str] = (), progress: Progress | None = None
+) -> tuple[Plan, Callable[[Progress | None], Recovered]]:
+    """The plan for what is wrong now, and the function that runs it.
+
+    Diagnosing takes no lock. Running takes it, and plans again under it: the state may have changed since, and a
+    writer that is still at work is told of by Locked.
+    """
+    plan = _plan(data, target, names, progress)
+
+    def run(progress: Progress | None = None) -> Recovered:
+        log = open_log(data)
+        try:
+            return execute(data, log, _plan(data, target, names, progress), progress)
+        finally:
+            log.close()
+
+    return plan, run
+
+
+def _plan(data: Data, target: str, names: Sequence[str], progress: Progress | None) -> Plan:
+    decisions = decide(diagnose(data, progress=progress))
+    cut = data.interrupted_plan()
+    recovery_id = msgspec.json.decode(cut, type=Plan).recovery_id if cut else token_hex(8)
+    return make_plan(decisions, target=target, recovery_id=recovery_id, names=names, resumed=cut is not None)
+
+
+def open_log(data: Data) -> Log:
+    """The journal's writer, with everything outside the log as evidence of what was durable."""
+    return Log.open(
+        data.storage,
+        data.layout.journal,
+        evidence_seq=evidence_seq(data),
+        holder=Holder(pid=os.getpid(), command=" ".join([os.path.basename(sys.argv[0]), *sys.argv[1:2]]).strip()),
+        segment_bytes_max=data.config.segment_bytes_max,
+        reserve_bytes=data.config.disk.reserve_bytes,
+    )
 
 
 def execute(data: Data, log: Log, plan: Plan, progress: Progress | None = None) -> Recovered:

@@ -10,7 +10,6 @@ of an agent file is kept and reported, since only a person can say which version
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from secrets import token_hex
@@ -21,11 +20,10 @@ import anyio.to_thread
 from journal.commit import Ticket, draft, ticket
 from journal.errors import AmbiguousTail, Corrupt, DataError, Diverged, JournalError, Unsupported
 from journal.events import EpochStarted
-from journal.log import Holder, Log
 from recovery.data import Data
 from recovery.decide import Decision, decide
-from recovery.diagnose import diagnose, evidence_seq
-from recovery.execute import Recovered, execute
+from recovery.diagnose import diagnose
+from recovery.execute import Recovered, execute, open_log
 from recovery.plan import make_plan
 from replay.background import Background
 from replay.encoder import Model, NoModel, is_available
@@ -47,18 +45,6 @@ class Opened:
         self.core = core
         self.recovered = recovered
         self.kept = kept  # what only a person can decide: hand edits, files the journal never saw
-
-
-def open_log(data: Data) -> Log:
-    """The journal's writer, with everything outside the log as evidence of what was durable."""
-    return Log.open(
-        data.storage,
-        data.layout.journal,
-        evidence_seq=evidence_seq(data),
-        holder=Holder(pid=os.getpid(), command=" ".join([os.path.basename(sys.argv[0]), *sys.argv[1:2]]).strip()),
-        segment_bytes_max=data.config.segment_bytes_max,
-        reserve_bytes=data.config.disk.reserve_bytes,
-    )
 
 
 def open_core(data: Data, *, check: Check = "full", progress: Progress | None = None) -> Opened:

@@ -32,13 +32,15 @@ def initialise(path: str, config_path: str | None = None) -> tuple[Data, bool]:
 
 def make_empty_state(data: Data, journal_id: bytes) -> None:
     """The first generation of memory.db: state(0)."""
+    data.generations.clean()
     path = data.generations.building_path()
+    data.storage.open(path, write=True, create=True).close()  # SQLite would make it readable to all
     with closing(schema.connect(path)) as connection:
         schema.create(connection)
         schema.write_position(connection, Position(0, journal_id.hex(), 1, bytes(32).hex()))
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         connection.execute("PRAGMA journal_mode=DELETE")  # folds it into one file without side files, to be swapped in
-    file = data.storage.open(path)
+    file = data.storage.open(path, write=True)
     file.sync()
     file.close()
     data.generations.swap(path)

@@ -68,7 +68,9 @@ class Core:
         with self.lock:
             self.state.fold()
 
-    def restore(self, to_seq: int, reason: str = "", actor: str = "journal") -> Restored:
+    def restore(
+        self, to_seq: int, reason: str = "", actor: str = "journal", progress: Callable[[int, int], None] | None = None
+    ) -> Restored:
         """Makes state(to_seq) current while the hook stays open; callers wait until the new generation is in place."""
         with self.lock:
             while len(self.committer):
@@ -76,8 +78,9 @@ class Core:
             state = self.state
             try:
                 done = restore_in_place(
-                    state.storage, state.layout, self.log, to_seq, reason=reason, actor=actor, before_swap=state.close
-                )
+                    state.storage, state.layout, self.log, to_seq, reason=reason, actor=actor, before_swap=state.close,
+                    progress=progress,
+                )  # fmt: skip
             finally:
                 self.state = self.committer.machine = LiveState.open(state.storage, state.layout)
         for callback in self.swap_callbacks:

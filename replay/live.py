@@ -18,7 +18,7 @@ from journal.reader import LogReader
 from journal.storage import Storage
 from replay import schema
 from replay.agents import bring_current, inspect
-from replay.engine import catch_up
+from replay.catchup import catch_up
 from replay.faults import sqlite_fault
 from replay.layout import Layout
 from replay.memory import apply_records

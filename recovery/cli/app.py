@@ -33,6 +33,13 @@ if TYPE_CHECKING:
     from recovery.data import Data
 
 VERBS = {
+    "init": "begin a journal in a data directory",
+    "append": "append events from stdin, print receipts",
+    "check": "say whether journal, memory.db and agents are healthy",
+    "recover": "rebuild what is damaged from the journal",
+    "adopt": "journal what lies on disk now",
+    "replay": "restore a past moment, beside or in place",
+    "tag": "give a moment a name",
     "completion": "print the completion script of a shell",
 }
 

@@ -1,0 +1,72 @@
+"""Journaling what a person did to the agent files: a hand edit becomes the next version, as it is."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+
+import msgspec
+
+from journal.commit import draft, ticket
+from journal.errors import JournalError, Refused, UsageError
+from journal.events import ConfigWritten
+from recovery.data import Data
+from recovery.diagnose import diagnose
+from recovery.server import open_core
+from replay.agents import SUFFIX, AgentFact, look
+
+
+class AdoptedAgents(msgspec.Struct):
+    """Agents whose bytes on disk were journaled, and files that were not, each with its reason."""
+
+    agents: list[str] = []
+    left_out: list[str] = []
+
+
+def adopt_agents(data: Data, names: Sequence[str] = (), *, dry_run: bool = False) -> AdoptedAgents:
+    """Journals the files of `names`, or of every agent whose bytes the journal never saw.
+
+    Raises UsageError for a name that has no file. A file that cannot be an agent (a link, a name that is none, too
+    long) is left out and named.
+    """
+    facts = {fact.name: fact for fact in diagnose(data).agents}
+    unknown = [name for name in names if name not in facts]
+    if unknown:
+        raise UsageError(f"there is no file for agent {unknown[0]!r}", path=f"{data.layout.agents}/{unknown[0]}{SUFFIX}")
+    result = AdoptedAgents()
+    chosen = [fact for fact in facts.values() if (not names or fact.name in names) and _differs(fact)]
+    events = []
+    for fact in chosen:
+        seen = look(data.storage, f"{data.layout.agents}/{fact.name}{SUFFIX}")
+        if seen.content is None:
+            result.left_out.append(f"agent {fact.name}: {fact.message or seen.problem or seen.kind}")
+            continue
+        try:
+            events.append(draft(ConfigWritten(fact.name, seen.content, origin="import"), None, "operator", None))
+        except Refused as error:
+            result.left_out.append(f"agent {fact.name}: {error.message}")
+            continue
+        result.agents.append(fact.name)
+    if events and not dry_run:
+        _journal(data, [ticket((each,), None) for each in events])
+    return result
+
+
+def _differs(fact: AgentFact) -> bool:
+    return fact.condition in ("drift", "unjournaled") or (fact.condition == "damaged" and fact.detail != "empty")
+
+
+def _journal(data: Data, requests: Sequence[object]) -> None:
+    from journal.commit import Ticket
+
+    core = open_core(data, check="quick").core
+    try:
+        with core.lock:
+            for request in requests:
+                assert isinstance(request, Ticket)
+                core.committer.commit_now(request)
+                request.result()
+    except JournalError:
+        raise
+    finally:
+        core.close()

@@ -1,0 +1,63 @@
+"""`journal check`: health for scripts and people. Changes nothing."""
+
+from __future__ import annotations
+
+import click
+
+from recovery.cli.app import App, Verb
+
+MARKS = {"healthy": "ok", "degraded": "degraded", "failed": "FAILED"}
+LOOKS = {"healthy": "green", "degraded": "yellow", "failed": "red"}
+
+
+@click.command(cls=Verb, examples=("journal check", "journal check --quick", "journal check --json | jq .health"))
+@click.option("--quick", is_flag=True, help="Do not compare memory.db with the journal by digest.")
+@click.pass_obj
+def command(app: App, quick: bool) -> int:
+    """Say whether journal, memory.db and agents are healthy, and what to run if not.
+
+    memory.db is healthy only if SQLite's integrity check passes and its digest equals the one that the journal makes
+    at its position: bytes changed inside a row's text pass the first and fail the second. Exit code: 0 healthy,
+    3 degraded, 1 failed, 10-15 for the journal itself. Takes no lock and changes nothing.
+    """
+    from recovery.decide import decide, exit_code
+    from recovery.diagnose import diagnose
+
+    with app.out.progress("checking", "events") as bar:
+        facts = diagnose(app.data, deep=not quick, progress=bar.step)
+    decisions = decide(facts)
+    code = exit_code(decisions)
+    health = {0: "healthy", 3: "degraded"}.get(code, "failed")
+    if app.json:
+        from msgspec import to_builtins
+
+        app.out.document(
+            {
+                "health": health,
+                "exit_code": code,
+                "components": [to_builtins(each) for each in decisions],
+                "facts": {
+                    "journal": to_builtins(facts.journal),
+                    "memory": to_builtins(facts.memory),
+                    "agents": [to_builtins(each) for each in facts.agents],
+                    "writable": facts.writable,
+                    "free_bytes": facts.free_bytes,
+                    "sqlite_version": facts.sqlite_version,
+                    "interrupted": facts.interrupted is not None,
+                },
+            }
+        )
+        return code
+    quiet = 0
+    for each in decisions:
+        if each.component.startswith("agent ") and each.case == "ok":
+            quiet += 1
+            continue
+        mark = app.out.style(f"{MARKS[each.health]:8}", fg=LOOKS[each.health])
+        hint = app.out.style(f" - {each.hint}", dim=True) if each.hint else ""
+        app.out.styled(f"{mark} {app.out.style(each.component)}: {app.out.style(each.reason)}{hint}")
+    if quiet:
+        app.out.styled(f"{app.out.style('ok      ', fg='green')} agents: {quiet} files have the journaled bytes")
+    if facts.interrupted:
+        app.out.line("a recovery was cut: journal recover all finishes it")
+    return code

@@ -1,0 +1,45 @@
+"""`journal init`: lays out a data directory; with --adopt it takes in what is there already."""
+
+from __future__ import annotations
+
+import click
+
+from recovery.cli.app import App, Verb
+
+
+@click.command(
+    cls=Verb,
+    examples=("journal init --data /var/lib/server/data", "journal init --adopt --data data", "journal init --json"),
+)
+@click.option("--adopt", is_flag=True, help="Take in the memory.db and agents/ that are there, as events.")
+@click.pass_obj
+def command(app: App, adopt: bool) -> int | None:
+    """Begin a journal in the data directory, which is made with its parents.
+
+    On a journal it changes nothing and exits 0. --adopt reads an existing memory.db (this project's schema, or that of
+    the Caxton server) and the agent files, journals every row and file as an event, and lists what it left out. The
+    memory.db that was there is set aside in journal/quarantine, never changed. Adopting again goes on where it was cut.
+    """
+    from recovery.setup import initialise
+
+    data, created = initialise(app.place, app.config_option)
+    document: dict[str, object] = {"data": data.root, "journal_id": data.reader().journal_id.hex(), "created": created}
+    if not adopt:
+        if app.json:
+            app.out.document(document)
+        else:
+            app.out.line(f"{'began' if created else 'there is'} a journal in {data.root}")
+        return None
+    from recovery.setup import adopt_state
+
+    with app.out.progress("adopting", "events") as bar:
+        adopted = adopt_state(data, bar.advance)
+    if app.json:
+        app.out.document({**document, "adopted": adopted.counts, "left_out": adopted.left_out})
+    else:
+        app.out.line(f"{'began' if created else 'there is'} a journal in {data.root}")
+        counts = ", ".join(f"{count} {kind}" for kind, count in adopted.counts.items() if count) or "nothing new"
+        app.out.line(f"adopted {counts}")
+        for line in adopted.left_out:
+            app.out.line(f"left out: {line}")
+    return 3 if adopted.left_out else None

@@ -1,0 +1,67 @@
+"""`journal recover`: makes the state what the journal says, and proves it."""
+
+from __future__ import annotations
+
+import click
+
+from recovery.cli.app import App, Verb
+
+
+@click.command(
+    cls=Verb,
+    examples=(
+        "journal recover all --dry-run",
+        "journal recover all --yes",
+        "journal recover memory",
+        "journal recover agents --agent writer --yes",
+    ),
+)
+@click.argument("component", type=click.Choice(("all", "memory", "agents")), default="all")
+@click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
+@click.option("--agent", "agents", multiple=True, metavar="NAME", help="Only this agent's file. May be repeated.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.pass_obj
+def command(app: App, component: str, dry_run: bool, agents: tuple[str, ...], yes: bool) -> int | None:
+    """Rebuild what is damaged from the last good checkpoint and the journal.
+
+    memory.db is rebuilt beside, verified and swapped in by its link; agent files get their journaled bytes. Nothing is
+    deleted: what is replaced, hand edits included, goes to journal/quarantine. Run again after a cut it ends in the
+    same bytes; on a healthy state it does nothing, journals nothing and exits 0, so that a unit file can say
+    ExecStartPre=journal recover all --yes.
+    """
+    from msgspec import to_builtins
+
+    from recovery.execute import recover
+    from recovery.server import stop_error
+
+    asked = "all" if component == "all" and not agents else component if component != "all" else "agents"
+    with app.out.progress("recovering", "events") as bar:
+        plan, run = recover(app.data, asked, names=agents, progress=bar.step)
+        if plan.stops:
+            raise stop_error(plan.stops[0])
+    if dry_run or not plan.steps:
+        if app.json:
+            app.out.document({"plan": to_builtins(plan), "done": False})
+        else:
+            app.out.lines(plan.lines())
+        return None
+    if not app.json:
+        app.out.lines(plan.lines())
+    if plan.is_repair and not app.out.confirm("Go ahead?", yes=yes):
+        return 1
+    with app.out.progress("recovering", "events") as bar:
+        result = run(bar.step)
+    if app.json:
+        app.out.document({"plan": to_builtins(plan), "done": True, "result": to_builtins(result)})
+        return None
+    if result.rebuilt:
+        base = f"checkpoint {result.base_seq}" if result.base_seq else "genesis"
+        app.out.line(f"rebuilt memory.db from {base} and {result.events} events: {result.rows} rows")
+        for seq, reason in result.passed_over:
+            app.out.line(f"passed over checkpoint {seq}: {reason}")
+    if result.agents_written or result.agents_removed:
+        app.out.line(f"agents: {len(result.agents_written)} written, {len(result.agents_removed)} removed")
+    for path in result.quarantined:
+        app.out.line(f"kept aside: {path}")
+    app.out.line(f"at seq {result.seq}, digest {result.digest}, in {result.seconds:.2f} s")
+    return None
