@@ -6,7 +6,7 @@ what is still being written at the tail is not there yet, and is never taken for
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -154,9 +154,8 @@ class LogReader:
         while low < high:  # the first segment that begins after the limit
             middle = (low + high) // 2
             first = self._first_time(middle)
-            if first is not None and first <= limit:
-                low = middle + 1
-            elif first is None and self._any_before(middle, limit):
+            before = first <= limit if first is not None else self._any_before(middle, limit)
+            if before:
                 low = middle + 1
             else:
                 high = middle
@@ -186,10 +185,13 @@ class LogReader:
     # -- segments -----------------------------------------------------------------------------------------------------
 
     def _segment_of(self, seq: int) -> int:
-        """Index of the segment whose live part holds `seq`: the last that begins at or before it."""
-        if not self.segments or seq < self.segments[0].first_seq:
-            return 0
-        return bisect_right(self.segments, seq, key=lambda segment: segment.first_seq) - 1
+        """Index of the first segment to look into for `seq`. Where several begin with it, all but the last are empty.
+
+        They are read all the same: nobody else would notice damage in them.
+        """
+        index = bisect_left(self.segments, seq, key=lambda segment: segment.first_seq)
+        begins = index < len(self.segments) and self.segments[index].first_seq == seq
+        return index if begins else max(index - 1, 0)
 
     def _header(self, segment: SegmentRef) -> tuple[SegmentHeader, int]:
         known = self._headers.get(segment.path)
