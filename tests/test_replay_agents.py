@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import tempfile
@@ -12,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from journal.errors import IOFault, Refused
-from journal.storage import RealFile, RealStorage
+from journal.storage import RealStorage
 from replay.agents import (
     NAME_BYTES_MAX,
     READ_BYTES_MAX,
@@ -20,60 +19,10 @@ from replay.agents import (
     AgentFact,
     Outcome,
     action_for,
-    bring_current,
     file_name,
     inspect,
-    write_files,
 )
-
-TIME = 1_764_000_000_123_456_789
-OLD = b"---\nname: writer\ndescription: The first one.\n---\n"
-NEW = b"---\nname: writer\ndescription: The second one.\n---\n\xff no text, and kept as it is\n"
-EDIT = b"---\nname: writer\ndescription: Changed by hand.\n---\n"
-
-
-def sha(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
-class Place:
-    """A data directory with one agent, `writer`, at its second version, and one that was removed, `gone`."""
-
-    def __init__(self, path: Path) -> None:
-        self.agents = path / "agents"
-        self.quarantine = path / "journal" / "quarantine"
-        self.agents.mkdir()
-        self.storage = RealStorage()
-        self.state = {"writer": (sha(NEW), NEW)}
-        self.history = {"writer": {sha(OLD), sha(NEW)}, "gone": {sha(OLD)}}
-        self.asked: list[str] = []
-
-    @property
-    def file(self) -> Path:
-        return self.agents / "writer.md"
-
-    def versions(self, name: str) -> set[str]:
-        self.asked.append(name)
-        return self.history.get(name, set())
-
-    def facts(self) -> dict[str, AgentFact]:
-        facts = inspect(self.storage, str(self.agents), self.state, self.versions)
-        return {fact.name: fact for fact in facts}
-
-    def bring(self, *, drift: str = "set_aside", facts: dict[str, AgentFact] | None = None) -> Outcome:
-        return bring_current(
-            self.storage,
-            str(self.agents),
-            list((facts or self.facts()).values()),
-            self.state,
-            drift=drift,  # type: ignore[arg-type]
-            quarantine=str(self.quarantine),
-            time=TIME,
-            reason="recovery",
-        )
-
-    def set_aside(self) -> list[Path]:
-        return sorted(self.quarantine.iterdir()) if self.quarantine.exists() else []
+from tests.agent_place import EDIT, NEW, OLD, TIME, Place, sha
 
 
 @pytest.fixture
@@ -331,21 +280,6 @@ def test_only_the_named_agents_are_looked_at(place: Place) -> None:
     assert fact.name == "writer"
 
 
-@pytest.mark.skipif(not os.path.isdir("/dev/shm"), reason="needs a second file system")
-def test_quarantine_on_another_file_system_gets_a_copy(place: Place) -> None:
-    place.file.write_bytes(EDIT)
-    with tempfile.TemporaryDirectory(dir="/dev/shm") as other:
-        if os.stat(other).st_dev == os.stat(place.agents).st_dev:
-            pytest.skip("the same file system")
-        place.quarantine = Path(other)
-        place.storage = storage = CuttingStorage()
-        place.bring()
-        copied, removed = storage.calls.index(("sync", "writer.md")), storage.calls.index(("remove", "writer.md"))
-        assert copied < removed
-        assert (place.set_aside()[0] / "writer.md").read_bytes() == EDIT
-    assert place.file.read_bytes() == NEW
-
-
 def test_every_condition_has_an_action() -> None:
     """The whole table: condition, whether the agent exists, and what becomes of the file under each policy."""
     table = {
@@ -363,134 +297,6 @@ def test_every_condition_has_an_action() -> None:
     for (condition, wanted), actions in table.items():
         fact = AgentFact("a", condition, expected=sha(NEW) if wanted else None)  # type: ignore[arg-type]
         assert (action_for(fact, drift="keep"), action_for(fact, drift="set_aside")) == actions
-
-
-# -- crashes ----------------------------------------------------------------------------------------------------------
-
-
-class Cut(BaseException):
-    """The power goes: nothing may catch this."""
-
-
-class CuttingStorage(RealStorage):
-    """Real files; the power goes before the n-th call that changes something. Every call's name is kept."""
-
-    def __init__(self, cut_before: int = 1 << 30) -> None:
-        self.calls: list[tuple[str, str]] = []
-        self._cut_before = cut_before
-
-    def _step(self, what: str, path: str) -> None:
-        if len(self.calls) >= self._cut_before:
-            raise Cut
-        self.calls.append((what, os.path.basename(path)))
-
-    def open(self, path: str, *, write: bool = False, create: bool = False) -> RealFile:
-        if not create:
-            return super().open(path, write=write)
-        self._step("create", path)
-        return CuttingFile(self, super().open(path, write=write, create=create))
-
-    def replace(self, source: str, target: str) -> None:
-        self._step("replace", target)
-        super().replace(source, target)
-
-    def remove(self, path: str) -> None:
-        self._step("remove", path)
-        super().remove(path)
-
-    def sync_dir(self, path: str) -> None:
-        self._step("sync_dir", path)
-        super().sync_dir(path)
-
-
-class CuttingFile(RealFile):
-    def __init__(self, storage: CuttingStorage, file: RealFile) -> None:
-        super().__init__(file.fd, file.path)
-        self._storage = storage
-
-    def write_at(self, offset: int, data: bytes) -> None:
-        self._storage._step("write", self.path)
-        super().write_at(offset, data)
-
-    def sync(self) -> None:
-        self._storage._step("sync", self.path)
-        super().sync()
-
-
-def wreck(place: Place) -> None:
-    """Five agents: one current, one missing, one old, one edited, one linked away; and a removed one."""
-    for name in ("current", "missing", "old", "edited", "linked"):
-        content = NEW + name.encode()
-        place.state[name] = (sha(content), content)
-        place.history[name] = {sha(content), sha(OLD)}
-    del place.state["writer"]
-    (place.agents / "current.md").write_bytes(NEW + b"current")
-    (place.agents / "old.md").write_bytes(OLD)
-    (place.agents / "edited.md").write_bytes(EDIT)
-    (place.agents / "linked.md").symlink_to("/nowhere")
-    (place.agents / "gone.md").write_bytes(OLD)
-
-
-def test_a_cut_anywhere_loses_no_byte_and_running_again_ends_the_same(tmp_path: Path) -> None:
-    cut_at, finished = 0, False
-    while not finished:
-        root = tmp_path / str(cut_at)
-        root.mkdir()
-        place = Place(root)
-        wreck(place)
-        place.storage = CuttingStorage(cut_at)
-        try:
-            place.bring()
-            finished = True
-        except Cut:
-            cut_at += 1
-        everything = [path.read_bytes() for path in root.rglob("*") if path.is_file()]
-        assert EDIT in everything
-        for path in place.agents.glob("*.md"):
-            if path.is_file():
-                assert path.read_bytes() in {place.state.get(path.stem, (None, OLD))[1], OLD, EDIT}
-        place.storage = RealStorage()
-        place.bring()
-        assert {path.name: path.read_bytes() for path in place.agents.iterdir()} == {
-            f"{name}.md": content for name, (_, content) in place.state.items()
-        }
-        notes = [json.loads(path.read_bytes()) for path in root.rglob("note.json")]
-        assert any(note["target"] == "/nowhere" for note in notes)
-    assert cut_at > 20
-
-
-def test_each_file_is_synced_before_its_name_and_all_names_by_one_directory_sync(place: Place) -> None:
-    place.storage = storage = CuttingStorage()
-    write_files(storage, str(place.agents), [("a", OLD), ("b", NEW)])
-    one = [("create", TEMPORARY), ("write", TEMPORARY), ("sync", TEMPORARY)]
-    assert storage.calls == [*one, ("replace", "a.md"), *one, ("replace", "b.md"), ("sync_dir", "agents")]
-    assert not TEMPORARY.endswith(".md")
-
-
-def test_quarantine_is_durable_before_the_old_name_is_taken_again(place: Place) -> None:
-    place.file.write_bytes(EDIT)
-    place.storage = storage = CuttingStorage()
-    (kept,) = place.bring().set_aside.values()
-    aside, back = (at for at, call in enumerate(storage.calls) if call == ("replace", "writer.md"))
-    durable = ("sync_dir", os.path.basename(kept))
-    assert durable in storage.calls[:aside]  # the note
-    assert durable in storage.calls[aside:back]  # the file
-    assert storage.calls[-1] == ("sync_dir", "agents")
-
-
-def test_a_link_goes_only_after_its_note_is_durable(place: Place) -> None:
-    place.file.symlink_to("/nowhere")
-    place.storage = storage = CuttingStorage()
-    (kept,) = place.bring().set_aside.values()
-    assert ("sync_dir", os.path.basename(kept)) in storage.calls[: storage.calls.index(("remove", "writer.md"))]
-
-
-def test_a_removal_is_durable(place: Place) -> None:
-    place.state.clear()
-    (place.agents / "gone.md").write_bytes(OLD)
-    place.storage = storage = CuttingStorage()
-    place.bring()
-    assert storage.calls == [("remove", "gone.md"), ("sync_dir", "agents")]
 
 
 def test_a_full_disk_keeps_the_file_that_was_there(place: Place) -> None:
