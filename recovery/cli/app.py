@@ -38,6 +38,8 @@ VERBS = {
     "check": "say whether journal, memory.db and agents are healthy",
     "recover": "rebuild what is damaged from the journal",
     "adopt": "journal what lies on disk now",
+    "checkpoint": "make, list, verify and thin checkpoints",
+    "backup": "copy the journal while writing goes on",
     "replay": "restore a past moment, beside or in place",
     "tag": "give a moment a name",
     "completion": "print the completion script of a shell",

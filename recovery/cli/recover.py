@@ -14,14 +14,18 @@ from recovery.cli.app import App, Verb
         "journal recover all --yes",
         "journal recover memory",
         "journal recover agents --agent writer --yes",
+        "journal recover --from /mnt/backup/server --data /var/lib/server/data",
     ),
 )
 @click.argument("component", type=click.Choice(("all", "memory", "agents")), default="all")
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
 @click.option("--agent", "agents", multiple=True, metavar="NAME", help="Only this agent's file. May be repeated.")
+@click.option("--from", "backup", metavar="DIR", help="Bring the journal back from this backup first.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.pass_obj
-def command(app: App, component: str, dry_run: bool, agents: tuple[str, ...], yes: bool) -> int | None:
+def command(
+    app: App, component: str, dry_run: bool, agents: tuple[str, ...], backup: str | None, yes: bool
+) -> int | None:
     """Rebuild what is damaged from the last good checkpoint and the journal.
 
     memory.db is rebuilt beside, verified and swapped in by its link; agent files get their journaled bytes. Nothing is
@@ -34,6 +38,8 @@ def command(app: App, component: str, dry_run: bool, agents: tuple[str, ...], ye
     from recovery.execute import recover
     from recovery.server import stop_error
 
+    if backup is not None:
+        _bring_back(app, backup, dry_run, yes)
     asked = "all" if component == "all" and not agents else component if component != "all" else "agents"
     with app.out.progress("recovering", "events") as bar:
         plan, run = recover(app.data, asked, names=agents, progress=bar.step)
@@ -65,3 +71,19 @@ def command(app: App, component: str, dry_run: bool, agents: tuple[str, ...], ye
         app.out.line(f"kept aside: {path}")
     app.out.line(f"at seq {result.seq}, digest {result.digest}, in {result.seconds:.2f} s")
     return None
+
+
+def _bring_back(app: App, backup: str, dry_run: bool, yes: bool) -> None:
+    """The journal of a backup takes the place of the one here, which is kept beside it."""
+    from journal.errors import UsageError
+    from recovery.backup import bring_back
+    from recovery.data import Data
+
+    if dry_run:
+        raise UsageError("--from has no dry run", hint="journal verify --data DIR says what a backup holds")
+    data = Data.at(app.place, app.config_option)
+    if not app.out.confirm(f"Replace {data.layout.journal} by the backup in {backup}?", yes=yes):
+        raise UsageError("nothing was changed", hint="add --yes to go ahead")
+    aside = bring_back(data, backup)
+    if not app.json:
+        app.out.line(f"the journal is that of {backup}" + (f"; what was here is kept in {aside}" if aside else ""))

@@ -1,0 +1,198 @@
+"""A copy of the journal that recovery can begin from: consistent while writing goes on, incremental, verified.
+
+Only journal/ is copied (and journal.yaml): memory.db and the agents are made from it. Files go beside and are renamed,
+oldest first, so that a cut backup is an older, whole one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from time import time_ns
+
+import msgspec
+
+from journal.checkpoint import CheckpointStore
+from journal.errors import Corrupt, Diverged, JournalError, NotAJournal, UsageError
+from journal.reader import LogReader
+from journal.storage import Storage, write_file
+from journal.verify import verify
+from recovery.data import Data
+
+Progress = Callable[[int, int], None]
+
+
+class BackedUp(msgspec.Struct):
+    """What a backup holds now, and what this run added to it."""
+
+    path: str
+    journal_id: str
+    last_seq: int = 0
+    files_copied: int = 0
+    bytes_copied: int = 0
+    files_kept: int = 0
+
+
+def back_up(data: Data, directory: str, progress: Progress | None = None) -> BackedUp:
+    """Brings `directory` up to the journal's end and verifies it there. Raises Corrupt for a damaged source or copy.
+
+    Raises UsageError if a backup of another journal, or anything else, is there, Diverged if the backup knows events
+    that this journal does not.
+    """
+    storage, source = data.storage, data.layout.journal
+    root = os.path.abspath(directory)
+    if root == data.root or root.startswith((f"{data.root}/", f"{source}/")):
+        raise UsageError("a backup inside the data directory is lost with it", hint="name a directory elsewhere")
+    reader = data.reader()
+    reader.raise_for_tail()
+    target = f"{root}/journal"
+    _check_target(storage, root, target, reader)
+    for folder in ("segments", "checkpoints", "checkpoints/parts", "quarantine"):
+        storage.make_directory(f"{target}/{folder}")
+    result = BackedUp(root, reader.journal_id.hex(), reader.last_seq)
+    files = _files(storage, reader, data.checkpoints, source)
+    total, done = sum(length for _, length in files), 0
+    for name, length in files:
+        _copy(storage, f"{source}/{name}", f"{target}/{name}", length, result)
+        done += length
+        if progress is not None:
+            progress(done, total)
+    config = f"{data.root}/journal.yaml"
+    if storage.kind(config) == "file":
+        write_file(storage, f"{root}/journal.yaml", storage.read(config))
+    report = verify(storage, target)
+    damage = [finding for finding in report.findings if finding.severity == "damage"]
+    if damage:
+        raise Corrupt(f"the copy is damaged: {damage[0].message}", path=damage[0].path, hint="back up again")
+    result.last_seq = report.last_seq
+    return result
+
+
+def _check_target(storage: Storage, root: str, target: str, reader: LogReader) -> None:
+    if not any(name.endswith(".seg") for name in storage.list(f"{target}/segments")):
+        others = set(storage.list(root)) - {"journal", "journal.yaml"}
+        if others:
+            raise UsageError(f"{root} holds something else: {sorted(others)[0]}", hint="name an empty directory")
+        return
+    there = LogReader(storage, target)
+    if there.journal_id != reader.journal_id:
+        raise UsageError(f"{root} is a backup of journal {there.journal_id.hex()}", hint="name another directory")
+    _check_prefix(there, reader, root)
+
+
+def _check_prefix(older: LogReader, newer: LogReader, path: str) -> None:
+    """Raises Diverged unless `older` is a prefix of `newer`."""
+    common = min(older.last_seq, newer.last_seq)
+    if older.last_seq > newer.last_seq or older.chain_at(common) != newer.chain_at(common):
+        raise Diverged(
+            f"{path} ends at seq {older.last_seq} with another history than this journal's, which ends at "
+            f"{newer.last_seq}",
+            path=path,
+            hint="two copies were written separately, or one lost its end: compare them with journal log",
+        )
+
+
+def _files(storage: Storage, reader: LogReader, store: CheckpointStore, source: str) -> list[tuple[str, int]]:
+    """(name below journal/, bytes) in the order to copy: a file comes after everything that it refers to."""
+    files = []
+    for segment in reader.segments:
+        last = segment.path == reader.tail.path
+        length = reader.tail.offset if last else storage.size(segment.path)
+        files.append((segment.path.removeprefix(f"{source}/"), length))
+    manifests = [each for each in reversed(store.manifests()) if each.seq <= reader.last_seq]
+    for manifest in manifests:
+        for part in dict.fromkeys(manifest.parts):
+            files.append((store.part_path(part).removeprefix(f"{source}/"), part.length))
+        path = store.manifest_path(manifest.seq)
+        files.append((path.removeprefix(f"{source}/"), storage.size(path)))
+    return list(dict.fromkeys(files))
+
+
+def _copy(storage: Storage, source: str, target: str, length: int, result: BackedUp) -> None:
+    """Copies the first `length` bytes, unless they are there. Parts are named by their content: equal names are enough
+    together with equal lengths, since the backup is verified at the end."""
+    if storage.kind(target) == "file" and storage.size(target) == length:
+        file = storage.open(source)
+        try:
+            same = "/parts/" in target or file.read_at(0, length) == storage.read(target)
+        finally:
+            file.close()
+        if same:
+            result.files_kept += 1
+            return
+    file = storage.open(source)
+    try:
+        data = file.read_at(0, length)
+    finally:
+        file.close()
+    write_file(storage, target, data)
+    result.files_copied += 1
+    result.bytes_copied += length
+
+
+def bring_back(data: Data, directory: str) -> str | None:
+    """Puts a backup's journal in this data directory's place; returns where the one that was there is kept.
+
+    Refuses if that would lose events: a readable journal here that goes beyond the backup stays. Raises NotAJournal if
+    there is no backup, Corrupt if it is damaged, UsageError if it is of another journal, Diverged for another history.
+    """
+    storage, target = data.storage, data.layout.journal
+    source = f"{os.path.abspath(directory)}/journal"
+    if storage.kind(source) != "directory":
+        raise NotAJournal("no backup there", path=source, hint="name the directory that journal backup wrote")
+    report = verify(storage, source)
+    damage = [finding for finding in report.findings if finding.severity == "damage"]
+    if damage:
+        raise Corrupt(f"the backup is damaged: {damage[0].message}", path=damage[0].path, hint="use another backup")
+    _refuse_loss(storage, target, LogReader(storage, source))
+    building = f"{target}.restoring"
+    _remove_tree(storage, building)
+    _copy_tree(storage, source, building)
+    aside = None
+    if storage.kind(target) != "missing":
+        aside = f"{target}.replaced-{time_ns()}"
+        storage.replace(target, aside)
+    storage.replace(building, target)
+    storage.sync_dir(os.path.dirname(target))
+    return aside
+
+
+def _refuse_loss(storage: Storage, target: str, backup: LogReader) -> None:
+    try:
+        here = LogReader(storage, target)
+        if here.journal_id != backup.journal_id:
+            raise UsageError(f"the backup is of journal {backup.journal_id.hex()}, here is {here.journal_id.hex()}")
+        for _ in here.batches():
+            pass
+    except UsageError:
+        raise
+    except JournalError:
+        return  # what is here cannot be read to its end: that is what the backup is for
+    if here.last_seq > backup.last_seq:
+        raise UsageError(
+            f"the journal here is whole and goes to seq {here.last_seq}, the backup to {backup.last_seq}: "
+            "nothing was changed",
+            hint="journal recover all rebuilds the state from the journal that is here",
+        )
+
+
+def _copy_tree(storage: Storage, source: str, target: str) -> None:
+    storage.make_directory(target)
+    for name in storage.list(source):
+        path = f"{source}/{name}"
+        if storage.kind(path) == "directory":
+            _copy_tree(storage, path, f"{target}/{name}")
+        elif storage.kind(path) == "file":
+            write_file(storage, f"{target}/{name}", storage.read(path))
+
+
+def _remove_tree(storage: Storage, path: str) -> None:
+    if storage.kind(path) != "directory":
+        return
+    for name in storage.list(path):
+        below = f"{path}/{name}"
+        if storage.kind(below) == "directory":
+            _remove_tree(storage, below)
+        else:
+            storage.remove(below)
+    storage.remove_directory(path)

@@ -1,0 +1,147 @@
+"""`journal checkpoint`: make, list, verify and thin the states that restores begin at."""
+
+from __future__ import annotations
+
+from time import time_ns
+
+import click
+
+from recovery.cli.app import App, VerbGroup
+
+
+@click.group(cls=VerbGroup, examples=("journal checkpoint create", "journal checkpoint list --json"))
+def command() -> None:
+    """Checkpoints: verified states that a restore begins at, instead of at the first event.
+
+    Each is built from the journal by replay and read back before it counts, so making one rehearses recovery.
+    """
+
+
+@command.command(examples=("journal checkpoint create",))
+@click.pass_obj
+def create(app: App) -> int | None:
+    """Build a checkpoint of the state now, verify it, and compare the live memory.db with it."""
+    from recovery.server import background_of, open_core
+
+    core = open_core(app.data, check="quick").core
+    try:
+        with app.out.progress("checkpoint", "events") as bar:
+            made = background_of(app.data, core, enabled=False).checkpoint(bar.advance)
+    finally:
+        core.close()
+    if app.json:
+        from msgspec import to_builtins
+
+        app.out.document(to_builtins(made))
+    else:
+        app.out.line(
+            f"checkpoint {made.seq}, verified: digest {made.digest}, {made.bytes} bytes ({made.new_bytes} new), "
+            f"{made.events} events on {'checkpoint ' + str(made.base_seq) if made.base_seq else 'genesis'}, "
+            f"{made.seconds:.2f} s"
+        )
+        for seq, reason in made.passed_over:
+            app.out.line(f"passed over checkpoint {seq}: {reason}")
+        if made.drift:
+            app.out.line(f"drift: memory.db is not what the journal says ({made.live_problem or made.live_digest}) - "
+                         "journal recover memory")  # fmt: skip
+    return 3 if made.drift else None
+
+
+@command.command(name="list", examples=("journal checkpoint list",))
+@click.pass_obj
+def list_(app: App) -> int | None:
+    """List checkpoints, newest first, and those that cannot be used."""
+    from msgspec import to_builtins
+
+    manifests, damaged = app.data.checkpoints.scan()
+    if app.json:
+        app.out.document(
+            {
+                "checkpoints": [{**to_builtins(each), "parts": len(each.parts), "bytes": each.bytes}
+                                for each in manifests],
+                "damaged": [each.error.to_json() for each in damaged],
+            }
+        )  # fmt: skip
+    else:
+        rows = [[str(each.seq), each.state, _when(each.verified_at or each.time), str(each.bytes), str(len(each.parts)),
+                 each.digest[:16]] for each in manifests]  # fmt: skip
+        if rows:
+            app.out.table(rows, ("seq", "state", "time", "bytes", "parts", "digest"))
+        else:
+            app.out.line("no checkpoints: journal checkpoint create makes one")
+        for each in damaged:
+            app.out.line(f"damaged: {each.error}")
+    return 3 if damaged else None
+
+
+def _when(time: int) -> str:
+    from datetime import UTC, datetime
+
+    return datetime.fromtimestamp(time // 1_000_000_000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+@command.command(examples=("journal checkpoint verify", "journal checkpoint verify 4711"))
+@click.argument("seq", type=int, required=False)
+@click.pass_obj
+def verify(app: App, seq: int | None) -> int | None:
+    """Prove that checkpoints restore: assemble each from its parts, scan it, compare the digest. Default: all."""
+    from journal.errors import JournalError, UsageError
+    from replay.checkpoints import verify_checkpoint
+
+    manifests, damaged = app.data.checkpoints.scan()
+    chosen = [each for each in manifests if seq is None or each.seq == seq]
+    if seq is not None and not chosen:
+        known = ", ".join(str(each.seq) for each in manifests[:5]) or "none"
+        raise UsageError(f"there is no checkpoint at seq {seq}", seq=seq, hint=f"there are: {known}")
+    results: list[dict[str, object]] = [{"seq": each.seq, "error": each.error.to_json()} for each in damaged]
+    with app.out.progress("verifying", "checkpoints") as bar:
+        for number, manifest in enumerate(chosen):
+            bar.advance(number, len(chosen))
+            try:
+                proven = verify_checkpoint(app.data.checkpoints, manifest, time_ns)
+                results.append({"seq": proven.seq, "digest": proven.digest, "verified_at": proven.verified_at})
+            except JournalError as error:
+                results.append({"seq": manifest.seq, "error": error.to_json()})
+    failed = [each for each in results if "error" in each]
+    if app.json:
+        app.out.document({"checkpoints": results, "damaged": len(failed)})
+    else:
+        for each in results:
+            error = each.get("error")
+            told = f"DAMAGED: {error['message']} [{error.get('path')}]" if isinstance(error, dict) else each["digest"]
+            app.out.line(f"{each['seq']}  {told}")
+        if not results:
+            app.out.line("no checkpoints")
+    return 12 if failed else None
+
+
+@command.command(examples=("journal checkpoint prune --dry-run", "journal checkpoint prune --yes"))
+@click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.pass_obj
+def prune(app: App, dry_run: bool, yes: bool) -> int | None:
+    """Thin old checkpoints. At least two verified ones stay, and any seq stays near one on its timeline."""
+    from journal.retention import plan_prune
+    from replay.history import read_history
+    from replay.timeline import branches
+
+    data = app.data
+    reader = data.reader()
+    history = read_history(reader, data.checkpoints)
+    manifests = data.checkpoints.manifests()
+    plan = plan_prune(manifests, reader.last_seq, branches(history.restores, reader.last_seq), data.config.policy())
+    if not app.json:
+        app.out.lines(plan.lines() or ["no checkpoints"])
+        app.out.line(f"frees {plan.freed_bytes} bytes")
+    if dry_run or not plan.drop:
+        if app.json:
+            app.out.document({**plan.to_json(), "done": False})
+        return None
+    if not app.out.confirm(f"Remove {len(plan.drop)} checkpoints?", yes=yes):
+        return 1
+    swept = plan.execute(data.checkpoints)
+    if app.json:
+        app.out.document({**plan.to_json(), "done": True, "files": swept.files, "bytes": swept.bytes})
+    else:
+        app.out.line(f"removed {len(plan.drop)} checkpoints, {swept.files} parts, {swept.bytes} bytes")
+    return None
