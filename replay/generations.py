@@ -23,9 +23,9 @@ from urllib.parse import quote
 from journal.errors import Locked
 from journal.storage import Storage
 from replay.holders import Holder, holders
+from replay.working import SIDECARS
 
 BUILDING = ".building"
-SIDECARS = ("-wal", "-shm", "-journal")
 _GENERATION = re.compile(r"(?P<stem>.+)-(?P<number>[0-9]{6,})\.db(?P<rest>.*)", re.DOTALL)
 
 

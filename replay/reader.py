@@ -78,8 +78,6 @@ class Reader:
 
     def _connect(self) -> sqlite3.Connection | None:
         target = self._resolve()
-        if target != self._target:
-            self.close()
         if self._connection is None and target is not None and os.path.isfile(target):
             try:
                 self._connection = connect(target, read_only=True)

@@ -20,7 +20,7 @@ from journal.errors import Corrupt, Diverged, EnvironmentFault, Locked
 from journal.storage import RealStorage
 from replay.generations import Generations, mark_superseded
 from replay.holders import holders
-from replay.reader import open_reader
+from replay.reader import Reader, open_reader
 from replay.schema import Position, connect, create, write_position
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -128,7 +128,7 @@ sys.stdin.read()
 
 FOLLOWING = """
 import sys
-from replay.reader import open_reader
+from replay.reader import Reader, open_reader
 reader = open_reader(sys.argv[1])
 def count():
     with reader.transaction() as db:
@@ -191,6 +191,32 @@ def test_open_reader_follows_the_link_at_its_next_transaction(place: Generations
     place.swap(build(place, "three"))
     assert child.go_on() == "[('three', 1000)]"
     child.end()
+
+
+def test_open_reader_follows_the_link_where_the_old_generation_could_not_be_marked(place: Generations):
+    place.swap(build(place, "one"))
+    with open_reader(place.link) as reader:
+        for name in ("one", "two"):
+            with reader.transaction() as connection:
+                assert connection.execute("SELECT DISTINCT scope FROM entities").fetchall() == [(name,)]
+            place.swap(build(place, "two"), mark=False)
+
+
+def test_a_swap_between_the_look_at_the_link_and_the_snapshot_is_noticed(place: Generations):
+    place.swap(build(place, "one"))
+
+    class Late(Reader):
+        swapped = False
+
+        def _connect(self) -> sqlite3.Connection | None:
+            connection = super()._connect()
+            if not self.swapped:
+                self.swapped = True
+                place.swap(build(place, "two"), mark=False)
+            return connection
+
+    with Late(place.link) as reader, reader.transaction() as connection:
+        assert connection.execute("SELECT DISTINCT scope FROM entities").fetchall() == [("two",)]
 
 
 def test_a_read_transaction_stays_in_one_generation(place: Generations):
@@ -282,6 +308,14 @@ def test_the_log_of_a_file_that_was_set_aside_is_not_left_beside_the_link(place:
     retired = place.retire()
     assert [os.path.basename(path) for path in retired.quarantined] == ["memory.db-wal"]
     assert not os.path.exists(place.link + "-wal")
+
+
+def test_a_build_in_progress_is_not_retired(place: Generations):
+    place.swap(build(place, "one"))
+    built = build(place, "two")
+    Path(built + "-journal").write_bytes(b"of the build")
+    assert place.retire().quarantined == []
+    assert sorted(place.clean()) == [built, built + "-journal"]
 
 
 def test_quarantine_keeps_all_that_had_the_same_name(place: Generations):

@@ -1,0 +1,48 @@
+"""Records of the log as a projection takes them: by ranges of seqs, and the position that follows from a seq."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from journal.format import CHAIN_GENESIS, Record
+from journal.reader import LogReader
+from journal.scan import Batch
+from replay.memory import Applied
+from replay.schema import Position
+from replay.timeline import Range
+
+RUN_RECORDS = 1000  # a log of single writes has a record a batch; runs of them are applied several times as fast
+
+
+def records_of(reader: LogReader, ranges: Sequence[Range]) -> Iterator[tuple[int, list[Record]]]:
+    """The records of the ranges in order, in runs of about a thousand, each with the seq of its first."""
+    for after, last in ranges:
+        first, run = after + 1, list[Record]()
+        for batch in reader.batches(after + 1, last):
+            run += within(batch, after, last)
+            if len(run) >= RUN_RECORDS:
+                yield first, run
+                first, run = first + len(run), []
+        if run:
+            yield first, run
+
+
+def within(batch: Batch, after: int, last: int) -> list[Record]:
+    """The batch's records with after < seq <= last."""
+    records = batch.records()
+    if after < batch.first_seq and batch.last_seq <= last:
+        return records
+    return records[max(0, after + 1 - batch.first_seq) : last + 1 - batch.first_seq]
+
+
+def position_at(reader: LogReader, seq: int) -> Position:
+    """The position of a projection that holds everything up to `seq`."""
+    journal_id = reader.journal_id.hex()
+    if seq == 0:
+        return Position(0, journal_id, 0, CHAIN_GENESIS.hex())
+    batch = reader.batch_of(seq)
+    return Position(seq, journal_id, batch.epoch, batch.chain.hex())
+
+
+def total_of(one: Applied, other: Applied) -> Applied:
+    return Applied(one.events + other.events, one.rows + other.rows, one.no_ops + other.no_ops)

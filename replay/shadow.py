@@ -1,0 +1,160 @@
+"""Checkpoints in a process of their own: `python -m replay.shadow`, at low priority, beside the server that writes.
+
+The child builds and verifies; its result is one JSON document on stdout, its progress lines of two numbers on stderr.
+It takes no lock but that of the checkpoints, appends nothing to the journal and never writes memory.db, so it may be
+killed at any point, and so may its parent. A process, not a thread: replay would hold the writers up, and a fault in
+it must not take the server down.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from time import monotonic, time_ns
+
+import msgspec
+
+from journal.errors import EnvironmentFault, JournalError, OutcomeUnknown, Refused
+from journal.events import type_dictionary, type_named
+from journal.storage import RealStorage
+from replay.checkpoints import Shadow, make_checkpoint
+from replay.layout import Layout
+
+NICENESS = 10
+_PROGRESS_SECONDS = 0.1
+
+
+def run_shadow(layout: Layout, progress: Callable[[int, int], None] | None = None) -> Shadow:
+    """Makes and verifies a checkpoint in a child process and returns what it did. Raises what stopped it.
+
+    The caller then journals `checkpoint.created`.
+    """
+    command = [sys.executable, "-P", "-m", "replay.shadow", "--journal", layout.journal, "--memory", layout.memory_db]
+    for module in _event_modules():
+        command += ["--import", module]
+    # The child finds the same packages, whatever directory it is started in.
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
+    child = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
+    assert child.stdout is not None
+    said: list[str] = []
+    listener = threading.Thread(target=_listen, args=(child, progress, said), daemon=True)
+    listener.start()
+    try:
+        result = child.stdout.read()
+        child.wait()
+    finally:
+        if child.poll() is None:
+            child.kill()
+            child.wait()
+        listener.join()
+        child.stdout.close()
+    return _outcome(child.returncode, result, said)
+
+
+def _listen(child: subprocess.Popen[str], progress: Callable[[int, int], None] | None, said: list[str]) -> None:
+    assert child.stderr is not None
+    with child.stderr as lines:
+        for line in lines:
+            numbers = line.split()
+            if len(numbers) == 2 and all(number.isdecimal() for number in numbers):
+                if progress is not None:
+                    progress(int(numbers[0]), int(numbers[1]))
+            else:
+                said.append(line.strip())
+
+
+def _outcome(code: int, result: str, said: Sequence[str]) -> Shadow:
+    if code < 0:
+        raise EnvironmentFault(f"the checkpoint process was killed by signal {-code}", hint="it is made anew when due")
+    try:
+        if code == 0:
+            return msgspec.json.decode(result, type=Shadow)
+        raise _declared(msgspec.json.decode(result, type=_Failure).error)
+    except msgspec.MsgspecError:
+        last = said[-1] if said else f"exit code {code}"
+        raise EnvironmentFault(f"the checkpoint process failed: {last}") from None
+
+
+class _Fault(msgspec.Struct):
+    code: str
+    message: str
+    path: str | None = None
+    offset: int | None = None
+    seq: int | None = None
+    hint: str | None = None
+
+
+class _Failure(msgspec.Struct):
+    error: _Fault
+
+
+def _declared(fault: _Fault) -> JournalError:
+    """The error that the child raised, as its own class."""
+    kinds: list[type[JournalError]] = [JournalError]
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+    plain = (kind for kind in kinds if not issubclass(kind, Refused | OutcomeUnknown))
+    kind = next((kind for kind in plain if kind.code == fault.code), EnvironmentFault)
+    return kind(fault.message, path=fault.path, offset=fault.offset, seq=fault.seq, hint=fault.hint)
+
+
+def _event_modules() -> list[str]:
+    """Modules that registered event types of the program's own; without them a child could not read those events."""
+    kinds = [type_named(name) for name in type_dictionary()]
+    return sorted({kind.__module__ for kind in kinds if kind is not None} - {"journal.events", "__main__"})
+
+
+# -- the child --------------------------------------------------------------------------------------------------------
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m replay.shadow", description="Makes a checkpoint and verifies it.")
+    parser.add_argument("--journal", required=True, metavar="DIR", help="the journal's directory")
+    parser.add_argument("--memory", required=True, metavar="PATH", help="the live memory.db, to compare with")
+    parser.add_argument("--import", action="append", default=[], dest="modules", metavar="MODULE",
+                        help="a module that registers event types")  # fmt: skip
+    parser.add_argument("--nice", type=int, default=NICENESS, metavar="N", help="added to the niceness (default 10)")
+    options = parser.parse_args(arguments)
+    os.nice(options.nice)
+    for module in options.modules:
+        __import__(module)
+    journal, memory = os.path.abspath(options.journal), os.path.abspath(options.memory)
+    root = os.path.dirname(memory)
+    layout = Layout(root, memory, f"{root}/agents", f"{root}/models", journal)
+    try:
+        made = make_checkpoint(RealStorage(), layout, time_ns, _reporter())
+    except JournalError as error:
+        print(msgspec.json.encode({"error": error.to_json()}).decode())
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    print(msgspec.json.encode(made).decode())
+    return 0
+
+
+def _reporter() -> Callable[[int, int], None]:
+    """Writes progress to stderr, a few lines a second. Nobody reading it any more is no reason to stop."""
+    last = 0.0
+
+    def report(done: int, total: int) -> None:
+        nonlocal last
+        now = monotonic()
+        if now - last < _PROGRESS_SECONDS and done < total:
+            return
+        last = now
+        try:
+            print(done, total, file=sys.stderr, flush=True)
+        except BrokenPipeError:
+            last = float("inf")
+
+    return report
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,78 @@
+"""A database file in the making: private while it is built, folded and synced when it is done.
+
+Nobody else may see such a file, and after an error it is thrown away, so nothing is synced before the end. Knows files
+and settings; must not know what is built.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from typing import Literal
+from urllib.parse import quote
+
+from journal.checkpoint import KIND_MEMORY, CheckpointStore, Manifest
+from journal.storage import FILE_MODE, Storage
+from replay.schema import PAGE_BYTES
+
+JournalMode = Literal["wal", "delete"]
+SIDECARS = ("-wal", "-shm", "-journal")
+_CACHE_KIB = 64 << 10  # a larger cache makes building indexes slower
+
+
+def assemble(
+    checkpoints: CheckpointStore, manifest: Manifest, path: str, notify: Callable[[int], None] = lambda _: None
+) -> None:
+    """Writes a checkpoint's database to a new file, each part proven on the way; `notify` counts the parts.
+
+    Raises Corrupt where a part is damaged. Not synced.
+    """
+    file = checkpoints.storage.open(path, write=True, create=True)
+    try:
+        offset = 0
+        for count, part in enumerate(manifest.of_kind(KIND_MEMORY), 1):
+            file.write_at(offset, checkpoints.read_part(part))
+            offset += part.length
+            notify(count)
+    finally:
+        file.close()
+
+
+def connect_private(path: str) -> sqlite3.Connection:
+    """A connection to a file that is being built. A failed transaction can be taken back, a power cut cannot."""
+    if not os.path.exists(path):
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL, FILE_MODE))  # SQLite would make it readable to all
+    connection = sqlite3.connect(path, isolation_level=None, cached_statements=512)
+    for setting in (
+        f"page_size={PAGE_BYTES}", "journal_mode=MEMORY", "synchronous=OFF", "locking_mode=EXCLUSIVE",
+        "foreign_keys=ON", "trusted_schema=OFF", "temp_store=MEMORY", f"cache_size=-{_CACHE_KIB}",
+    ):  # fmt: skip
+        connection.execute(f"PRAGMA {setting}")
+    return connection
+
+
+def connect_finished(path: str) -> sqlite3.Connection:
+    """For a scan of a folded file that nobody writes: takes no locks and leaves no sidecars."""
+    return sqlite3.connect(f"file:{quote(path)}?mode=ro&immutable=1", uri=True, isolation_level=None)
+
+
+def finish(storage: Storage, path: str, journal_mode: JournalMode) -> None:
+    """Sets the mode that the file will be opened in, and syncs it. No connection to it is open."""
+    if journal_mode == "wal":  # a file that says so already needs nobody to be alone with it to switch
+        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            connection.execute("PRAGMA journal_mode=WAL")
+    file = storage.open(path, write=True)
+    try:
+        file.sync()
+    finally:
+        file.close()
+    storage.sync_dir(path.rsplit("/", 1)[0])
+
+
+def discard(storage: Storage, path: str) -> None:
+    """Removes what is left of a build."""
+    for suffix in ("", *SIDECARS):
+        if storage.kind(path + suffix) != "missing":
+            storage.remove(path + suffix)
