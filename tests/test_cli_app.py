@@ -341,11 +341,12 @@ def test_a_pipe_closed_before_the_last_flush_keeps_the_outcome():
     assert (done.returncode, done.stderr) == (3, b"")
 
 
-def test_a_failure_that_nobody_hears_is_still_a_failure():
+@pytest.mark.parametrize("flags", [(), ("--json",)])
+def test_a_failure_that_nobody_hears_is_still_a_failure(flags):
     read, write = os.pipe()
     os.close(read)
     done = subprocess.run(
-        script("raise Corrupt('bad')", "--json"), stdout=write, stderr=write, env=ENVIRONMENT, check=False, timeout=60
+        script("raise Corrupt('bad')", *flags), stdout=write, stderr=write, env=ENVIRONMENT, check=False, timeout=60
     )
     os.close(write)
     assert done.returncode == 12

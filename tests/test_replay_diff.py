@@ -163,6 +163,21 @@ def test_a_name_taken_over_by_another_seq_is_one_change_across_buckets():
     assert told([*BASE, *filler], again) == "1 entity changed, -1 observation, -1 relation"
 
 
+def test_an_update_that_changed_nothing_but_its_time_is_told():
+    with state(BASE) as old, state([*BASE, EntityUpdated("global", "Acme", confidence=1.0)]) as new:
+        assert diff(old, new).tables["entities"].changes[0].parts == ("updated_at",)
+
+
+def test_two_journals_can_be_compared():
+    """Scenario: the ids of two histories have nothing to do with each other; the same id is another entity there."""
+    names, texts = ["A", "B", "C"], ["x", "y", "z"]
+    seen = [ObservationAdded("global", name, text) for name, text in zip(names, texts, strict=True)]
+    one = [EntityCreated("global", name, "x") for name in "ABC"]
+    other = [EntityCreated("global", name, "x") for name in "BCA"]
+    talk = [MessageRecorded("talk", "writer", "user", "hello", str(number)) for number in range(3)]
+    assert told([*one, *seen], [*other, *talk, *seen]) == "3 entities changed, 3 observations rewritten, +3 messages"
+
+
 # -- the listing ------------------------------------------------------------------------------------------------------
 
 

@@ -17,8 +17,8 @@ To write a verb NAME:
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from functools import cached_property
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -27,7 +27,7 @@ import click
 
 from journal import __version__
 from journal.errors import IOFault, JournalError, NotAJournal, UsageError
-from recovery.cli.output import Output, discard_stdout
+from recovery.cli.output import Output, discard
 
 if TYPE_CHECKING:
     from recovery.data import Data
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 VERBS = {
     "init": "begin a journal in a data directory",
     "append": "append events from stdin, print receipts",
+    "log": "print records, oldest first, filtered or followed",
     "check": "say whether journal, memory.db and agents are healthy",
     "recover": "rebuild what is damaged from the journal",
     "adopt": "journal what lies on disk now",
@@ -211,10 +212,10 @@ def run(arguments: Sequence[str]) -> int:
     try:
         return _guarded(app, list(arguments))
     except BrokenPipeError:  # the reader has gone (`journal log | head`): nobody is left to tell
-        discard_stdout()
+        discard(sys.stdout)
         return 0
     except OSError as error:  # stdout itself cannot be written
-        discard_stdout()
+        discard(sys.stdout)
         app.out.json = False
         return _failed(app, _declared(error))
 
@@ -236,7 +237,7 @@ def _guarded(app: App, arguments: list[str]) -> int:
     try:
         app.out.flush()
     except BrokenPipeError:  # the work is done, and its outcome stands
-        discard_stdout()
+        discard(sys.stdout)
     return status
 
 
@@ -263,8 +264,10 @@ class Interrupted(JournalError):
 
 
 def _failed(app: App, error: JournalError) -> int:
-    with suppress(BrokenPipeError):  # what failed has failed, even if nobody listens
+    try:
         app.out.error(error)
+    except BrokenPipeError:  # what failed has failed, even if nobody listens
+        discard(sys.stdout if app.json else sys.stderr)
     return error.exit_code
 
 

@@ -151,11 +151,13 @@ class Output:
         return self.color and _is_terminal(stream) and not os.environ.get("NO_COLOR")
 
 
-def discard_stdout() -> None:
+def discard(stream: TextIO | None) -> None:
     """After a broken pipe: what is still buffered goes nowhere, instead of failing once more at exit."""
-    with suppress(OSError, ValueError, AttributeError):
+    if stream is None:
+        return
+    with suppress(OSError, ValueError):  # no descriptor behind it
         null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, sys.stdout.fileno())
+        os.dup2(null, stream.fileno())
         os.close(null)
 
 
