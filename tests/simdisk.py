@@ -1,0 +1,316 @@
+"""A disk in memory that can lose power: the Storage protocol over nodes that know what is durable (`simnodes`).
+
+What it shows to a program is what RealStorage shows, errors included; the differential test holds it to that. Beyond
+that a test can cut the power (`crash`, `cut_at`), inject faults (`faults`), damage sectors, count operations and set
+the space that is left. One disk is one machine: locks are held until they are released or the power is cut.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from journal.errors import IOFault, NoSpace, NotAJournal, ReadOnly
+from journal.storage import Kind
+from tests.simfaults import CHANGES, Counts, Fault, PowerCut
+from tests.simfiles import SimFile, SimLock
+from tests.simnodes import SECTOR_BYTES, DirectoryNode, FileNode, LinkNode, Mode, NameChange, Names, Node, apply_write
+from tests.simtree import (
+    child,
+    directory_at,
+    file_at,
+    holds,
+    is_directory,
+    node_at,
+    node_bytes,
+    os_error,
+    parent_of,
+    used_bytes,
+)
+
+PLENTY = 1 << 40
+
+
+class SimDisk:
+    """A file system, as one machine sees it between two power cuts."""
+
+    def __init__(self) -> None:
+        self.faults: list[Fault] = []
+        self.counts = Counts()
+        self.cut_at: int | None = None
+        """The power goes at this change, counted from 1 over the disk's life: see `Counts.changes`."""
+        self.is_off = False
+        self.read_only = False
+        self.capacity: int | None = None
+        self._root = DirectoryNode()
+        self._names = Names()
+        self._locked: dict[int, SimLock] = {}
+
+    # -- what tests do to it ------------------------------------------------------------------------------------------
+
+    def crash(self, rng: random.Random, mode: Mode = "torn") -> SimDisk:
+        """The disk as the next boot finds it. This one stays as it is, so that many ends can be tried from here.
+
+        `torn` keeps any legal part of what was not synced, `none` keeps nothing of it, `all` everything.
+        """
+        after = SimDisk()
+        after._root = self._names.after_cut(rng, mode, self._root)
+        after.capacity = self.capacity
+        return after
+
+    def fail(self, operation: str, **options: object) -> Fault:
+        """Adds a fault; the test should assert that it ``fired``."""
+        fault = Fault(operation, **options)  # type: ignore[arg-type]
+        self.faults.append(fault)
+        return fault
+
+    def damage(self, path: str, offset: int, *, short: bool = False) -> None:
+        """The sector at `offset` cannot be read any more; with `short`, reads end before it as at the end of a file."""
+        file_at(self._root, path).bad_sectors[offset // SECTOR_BYTES] = short
+
+    def poke(self, path: str, offset: int, data: bytes) -> None:
+        """Changes bytes behind the program's back, durably, as rot or a stray writer does."""
+        node = file_at(self._root, path)
+        apply_write(node.live, offset, data)
+        apply_write(node.durable, offset, data)
+
+    def set_free_bytes(self, count: int) -> None:
+        """From now on only this much can be added to files."""
+        self.capacity = used_bytes(self._root) + count
+
+    def durable(self, path: str) -> bytes:
+        """What of a file is on the platter."""
+        return bytes(file_at(self._root, path).durable)
+
+    def unsynced_paths(self) -> list[str]:
+        """Files whose content, and directories whose names, a power cut could change."""
+        found = []
+
+        def walk(node: Node, path: str) -> None:
+            if isinstance(node, FileNode) and node.pending:
+                found.append(path)
+            elif isinstance(node, DirectoryNode):
+                if node.live != node.durable:
+                    found.append(path or "/")
+                for name in sorted(node.live):
+                    walk(node.live[name], f"{path}/{name}")
+
+        walk(self._root, "")
+        return found
+
+    # -- Storage ------------------------------------------------------------------------------------------------------
+
+    def open(self, path: str, *, write: bool = False, create: bool = False) -> SimFile:
+        with self.does("create" if create else "open", path, changes=write) as skipped:
+            directory, name = parent_of(self._root, path)
+            node = child(directory, name)
+            if create:
+                if node is not None:
+                    raise os_error(errno.EEXIST)
+                node = FileNode()
+                if not skipped:
+                    self._names.change(NameChange(directory, name, node))
+            elif node is None:
+                raise os_error(errno.ENOENT)
+            elif isinstance(node, LinkNode):
+                raise os_error(errno.ELOOP)
+            elif isinstance(node, DirectoryNode) and write:
+                raise os_error(errno.EISDIR)
+            return SimFile(self, node, path, write)
+
+    def read(self, path: str) -> bytes:
+        file = self.open(path)
+        try:
+            return file.read_at(0, file.size())
+        finally:
+            file.close()
+
+    def list(self, path: str) -> list[str]:
+        try:
+            with self.does("list", path):
+                return sorted(directory_at(self._root, path).live)
+        except FileNotFoundError:
+            return []
+
+    def kind(self, path: str) -> Kind:
+        try:
+            with self.does("kind", path):
+                node = node_at(self._root, path, follow=False)
+        except FileNotFoundError:
+            return "missing"
+        return "file" if isinstance(node, FileNode) else "link" if isinstance(node, LinkNode) else "directory"
+
+    def size(self, path: str) -> int:
+        with self.does("size", path):
+            return node_bytes(node_at(self._root, path))
+
+    def make_directory(self, path: str) -> None:
+        if self.kind(path) == "directory" or is_directory(self._root, path):
+            return
+        parent = os.path.dirname(path)
+        if parent != path:
+            self.make_directory(parent)
+        with self.does("make_directory", path) as skipped:
+            directory, name = parent_of(self._root, path)
+            if child(directory, name) is not None:
+                raise NotAJournal("a file is in the way of a directory", path=path)
+            if not skipped:
+                self._names.change(NameChange(directory, name, DirectoryNode()))
+        self.sync_dir(parent)
+
+    def replace(self, source: str, target: str) -> None:
+        with self.does("rename", target) as skipped:
+            old_directory, old_name = parent_of(self._root, source)
+            new_directory, new_name = parent_of(self._root, target)
+            node = child(old_directory, old_name)
+            if node is None:
+                raise os_error(errno.ENOENT)
+            other = child(new_directory, new_name)
+            if isinstance(node, DirectoryNode):
+                if holds(node, new_directory):
+                    raise os_error(errno.EINVAL)
+                if other is not None and not isinstance(other, DirectoryNode):
+                    raise os_error(errno.ENOTDIR)
+            if isinstance(other, DirectoryNode):
+                if holds(other, old_directory):
+                    raise os_error(errno.ENOTEMPTY)
+                if not isinstance(node, DirectoryNode):
+                    raise os_error(errno.EISDIR)
+                if other.live and other is not node:
+                    raise os_error(errno.ENOTEMPTY)
+            if node is not other and not skipped:
+                self._names.change(NameChange(old_directory, old_name, None), NameChange(new_directory, new_name, node))
+
+    def remove(self, path: str) -> None:
+        with self.does("remove", path) as skipped:
+            directory, name = parent_of(self._root, path)
+            node = child(directory, name)
+            if node is None:
+                raise os_error(errno.ENOENT)
+            if isinstance(node, DirectoryNode):
+                raise os_error(errno.EISDIR)
+            if not skipped:
+                self._names.change(NameChange(directory, name, None))
+
+    def remove_directory(self, path: str) -> None:
+        with self.does("remove_directory", path) as skipped:
+            directory, name = parent_of(self._root, path)
+            node = child(directory, name)
+            if node is None:
+                raise os_error(errno.ENOENT)
+            if not isinstance(node, DirectoryNode):
+                raise os_error(errno.ENOTDIR)
+            if node.live:
+                raise os_error(errno.ENOTEMPTY)
+            if not skipped:
+                self._names.change(NameChange(directory, name, None))
+
+    def make_link(self, target: str, path: str) -> None:
+        with self.does("link", path) as skipped:
+            directory, name = parent_of(self._root, path)
+            if child(directory, name) is not None:
+                raise os_error(errno.EEXIST)
+            if not skipped:
+                self._names.change(NameChange(directory, name, LinkNode(target)))
+
+    def read_link(self, path: str) -> str:
+        with self.does("read_link", path):
+            node = node_at(self._root, path, follow=False)
+            if not isinstance(node, LinkNode):
+                raise os_error(errno.EINVAL)
+            return node.target
+
+    def sync_dir(self, path: str) -> None:
+        with self.does("sync_dir", path) as skipped:
+            directory = directory_at(self._root, path)
+            if not skipped:
+                self._names.sync(directory)
+
+    def lock(self, path: str) -> SimLock | None:
+        with self.does("lock", path):
+            directory, name = parent_of(self._root, path)
+            node = child(directory, name)
+            if node is None:
+                node = FileNode()
+                self._names.change(NameChange(directory, name, node))
+            if not isinstance(node, FileNode):
+                raise os_error(errno.ELOOP if isinstance(node, LinkNode) else errno.EISDIR)
+            if id(node) in self._locked:
+                return None
+            lock = SimLock(self, node, path)
+            self.hold(lock, node)
+            return lock
+
+    def free_bytes(self, path: str) -> int:
+        with self.does("free_bytes", path):
+            node_at(self._root, path)
+            return PLENTY if self.capacity is None else max(0, self.capacity - used_bytes(self._root))
+
+    # -- within -------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def does(
+        self, operation: str, path: str, *, changes: bool = False, on_fault: Callable[[Fault], None] | None = None
+    ) -> Iterator[bool]:
+        """One operation: counted, cut or failed if it is due; yields True if it must be skipped in silence.
+
+        At a cut, names and writes get as far as the cache, a sync does not even begin: `crash` says what became of it.
+        """
+        if self.is_off:
+            raise PowerCut(path)
+        self.counts.operations[operation] += 1
+        cut = self.cut_at is not None and operation in CHANGES and self.counts.changes == self.cut_at
+        self.is_off = cut
+        if cut and operation in ("sync", "sync_dir"):
+            raise PowerCut(path)
+        try:
+            if self.read_only and (changes or operation in CHANGES - {"sync", "sync_dir"}):
+                raise os_error(errno.EROFS)
+            skipped = False
+            for fault in [each for each in self.faults if each.meets(operation, path)]:
+                skipped = fault.silent
+                if not skipped:
+                    if on_fault is not None:
+                        on_fault(fault)
+                    raise os_error(fault.error)
+            yield skipped
+        except (FileNotFoundError, FileExistsError) as error:
+            error.filename = path
+            raise
+        except OSError as error:
+            raise _declared(error, path) from error
+        if cut:
+            raise PowerCut(path)
+
+    def room(self, node: FileNode, length: int) -> int:
+        """How long a file may get that is to be `length` long."""
+        grows = length - len(node.live)
+        if self.capacity is None or grows <= 0:
+            return length
+        return len(node.live) + min(grows, max(0, self.capacity - used_bytes(self._root)))
+
+    def hold(self, lock: SimLock | None, node: FileNode) -> None:
+        """Who holds the lock on a file: the one handle for as long as it is not released."""
+        if lock is None:
+            self._locked.pop(id(node), None)
+        else:
+            self._locked[id(node)] = lock
+
+    def names(self, path: str, node: FileNode) -> bool:
+        """True if the path leads to this very file."""
+        try:
+            return not self.is_off and node_at(self._root, path) is node
+        except OSError:
+            return False
+
+
+def _declared(error: OSError, path: str) -> Exception:
+    """The declared error that the protocol promises in place of an OSError."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return NoSpace(str(error), path=path)
+    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return ReadOnly(str(error), path=path)
+    return IOFault(str(error), path=path)
