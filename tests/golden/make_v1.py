@@ -3,21 +3,28 @@
 Ids, salts and the clock are fixed. The committed files were made once and are never made again: what version 1 wrote
 must open in every later version, and a journal made by a later program would only prove that it can read itself.
 
-    v1/        every event type; a clean close, a rotation, a kill whose unvouched batch was carried over, a clean close
+    v1/        every event type; a clean close, a rotation, a kill whose unvouched batch was carried over, a clean end;
+               a checkpoint with embeddings
     v1-torn/   a kill while the last batch was being written: one of its sectors is missing
 
-Beside each journal, `expected.json` says what must be read. It is made from what was handed to the writer.
+Beside each journal, `expected.json` says what must be read: the records as they were handed to the writer, and the
+digests that the reference projection gives for them.
 """
 
 from __future__ import annotations
 
 import json
+import struct
 import sys
 from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
+import msgspec
+
+from journal.checkpoint import KIND_EMBEDDINGS, CheckpointStore
 from journal.commit import Committer, Ticket, draft, ticket
 from journal.event_json import event_to_json
 from journal.events import (
@@ -57,6 +64,11 @@ from journal.format import CHAIN_GENESIS, Record, SegmentHeader
 from journal.log import Appended, Log
 from journal.segment import SegmentWriter
 from journal.storage import RealStorage
+from replay.checkpoints import make_checkpoint
+from replay.embedding_parts import pack
+from replay.embeddings import Row
+from replay.layout import Layout
+from replay.model import Model
 
 JOURNAL_ID = bytes.fromhex("0a1b2c3d4e5f60718293a4b5c6d7e8f9")
 START = 1_764_000_000_000_000_000
@@ -91,8 +103,8 @@ class Entropy:
         return sha256(f"{self.name} {self.calls}".encode()).digest()[:count]
 
 
-class Anything:
-    """A state that takes every event: what an event refers to is no matter of the format."""
+class Journaled:
+    """The state machine's part, without a state: the references are held against the model afterwards."""
 
     applied_seq = 0
 
@@ -119,6 +131,8 @@ class Maker:
         self.clock = Clock()
         self.records: list[dict[str, Any]] = []
         self.batches: list[dict[str, Any]] = []
+        self.digests: list[dict[str, Any]] = []
+        self.model = Model()
         for folder in ("segments", "checkpoints", "quarantine"):
             self.storage.make_directory(f"{self.directory}/{folder}")
         header = SegmentHeader(JOURNAL_ID, self.entropy(8), 1, 1, 0, 0, 0, CHAIN_GENESIS)
@@ -126,7 +140,7 @@ class Maker:
 
     def open(self) -> None:
         self.log = Log.open(self.storage, self.directory, segment_bytes_max=4096, entropy=self.entropy)
-        self.committer = Committer(self.log, Anything(), clock=self.clock)
+        self.committer = Committer(self.log, Journaled(), clock=self.clock)
 
     def batch(self, *requests: Ticket) -> None:
         for request in requests:
@@ -153,10 +167,28 @@ class Maker:
                         "event": event_to_json(item.event),
                     }
                 )
+                refused = self.model.would_refuse(item.event)
+                assert refused is None, f"{item.event} would be refused: {refused}"
+                self.model.apply(receipt.seq, receipt.time, item.agent, item.event)
+        self.digests.append({"seq": self.model.position, "digest": self.model.digest()})
 
     def kill(self) -> None:
         """Ends as a killed process does: no clean close, the lock gone."""
         self.log._lock.release()
+
+    def checkpoint(self) -> None:
+        """The state at the end so far. Its vectors are no model's: what counts is how they lie in their part."""
+        root = str(Path(self.directory).parent)
+        make_checkpoint(self.storage, Layout.under(root), self.clock)
+        store = CheckpointStore(self.storage, f"{self.directory}/checkpoints")
+        (manifest,) = store.manifests()
+        assert manifest.digest == self.model.digest()
+        rows = []
+        for number, text in enumerate(sorted(row[2] for row in self.model.rows()["observations"])):
+            vector = struct.pack("<4f", number, 0.5, -1.0, 2.0**-20)
+            rows.append(Row(sha256(text.encode()).digest(), "example model", vector, crc32(vector)))
+        vectors = [store.put_part(KIND_EMBEDDINGS, data)[0] for data in pack(rows)]
+        store.publish(msgspec.structs.replace(manifest, parts=[*manifest.parts, *vectors]))
 
     def finish(self) -> None:
         """Cuts the zero fill and writes down what must be read."""
@@ -164,7 +196,7 @@ class Maker:
             data = path.read_bytes()
             path.write_bytes(data[: len(data.rstrip(b"\0")) + FILL_KEPT] if data[-1] == 0 else data)
         parts = []
-        for name, rows in (("batches", self.batches), ("records", self.records)):
+        for name, rows in (("batches", self.batches), ("records", self.records), ("digests", self.digests)):
             lines = ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
             parts.append(f'"{name}": [\n{lines}\n]')
         text = f'{{"journal_id": "{JOURNAL_ID.hex()}",\n{", ".join(parts)}}}\n'
@@ -232,6 +264,7 @@ def make_v1(directory: Path) -> None:
     made.open()
     every_event(made)
     made.log.close()
+    made.checkpoint()
     made.open()
     for number in range(1, 9):  # more than one segment holds
         made.batch(request(ObservationAdded("global", "Zoë", f"Beleg {number}: " + "ä" * 350)))
@@ -255,7 +288,7 @@ def make_v1_torn(directory: Path) -> None:
     whole = len(made.records), len(made.batches)
     offset = made.log._segment.offset if made.log._segment else 0
     made.batch(request(*(ObservationAdded("global", "Zoë", f"half {number} " + "x" * 100) for number in range(12))))
-    del made.records[whole[0] :], made.batches[whole[1] :]
+    del made.records[whole[0] :], made.batches[whole[1] :], made.digests[whole[1] :]
     made.kill()
     made.finish()
     path = sorted(Path(made.directory, "segments").iterdir())[-1]
