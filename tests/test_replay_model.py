@@ -36,7 +36,7 @@ CONFIG = events.ConfigWritten("writer", b"\xff\0")
 MESSAGE = events.MessageRecorded("c1", "sales", "user", "hello", "m1")
 
 
-def test_rows_are_named_by_the_seq_that_made_them():
+def test_rows_are_named_by_the_seq_that_made_them() -> None:
     rows = model_of(ACME, INITECH, FACT, OWNS, CONFIG, MESSAGE, agent="clerk").rows()
     assert rows == {
         "entities": [
@@ -51,7 +51,7 @@ def test_rows_are_named_by_the_seq_that_made_them():
 
 
 @pytest.mark.parametrize("event", [ACME, FACT, OWNS, MESSAGE])
-def test_creating_what_is_there_is_a_no_op(event: Event):
+def test_creating_what_is_there_is_a_no_op(event: Event) -> None:
     model = model_of(ACME, INITECH, FACT, OWNS, CONFIG, MESSAGE)
     before = model.rows()
     assert model.would_refuse(event) == "already_exists"
@@ -75,7 +75,7 @@ def test_creating_what_is_there_is_a_no_op(event: Event):
         events.StatusChanged("Writer", "failed"),
     ],
 )
-def test_changing_what_is_not_there_is_a_no_op(event: Event):
+def test_changing_what_is_not_there_is_a_no_op(event: Event) -> None:
     model = model_of(ACME, INITECH, FACT, OWNS, CONFIG, MESSAGE)
     before = model.rows()
     assert model.would_refuse(event) == "not_found"
@@ -83,7 +83,7 @@ def test_changing_what_is_not_there_is_a_no_op(event: Event):
     assert (model.rows(), model.no_ops) == (before, 1)
 
 
-def test_a_cursor_needs_its_message_and_changes_no_state():
+def test_a_cursor_needs_its_message_and_changes_no_state() -> None:
     model = model_of(MESSAGE)
     before = model.rows()
     assert model.would_refuse(events.CursorMoved("mailer", "m2")) == "not_found"
@@ -92,7 +92,7 @@ def test_a_cursor_needs_its_message_and_changes_no_state():
     assert model.rows() == before
 
 
-def test_an_update_changes_what_it_gives_and_when():
+def test_an_update_changes_what_it_gives_and_when() -> None:
     model = model_of(INITECH, events.EntityUpdated("global", "Initech", confidence=0.25))
     assert model.rows()["entities"] == [(1, "global", "Initech", "company", '{"b":1,"a":"é"}', 0.25, 100, 200)]
     model.apply(3, 300, None, events.EntityUpdated("global", "Initech", "person", {}))
@@ -101,14 +101,14 @@ def test_an_update_changes_what_it_gives_and_when():
     assert model.rows()["entities"] == [(1, "global", "Initech", "person", "{}", 0.25, 100, 400)]
 
 
-def test_a_relation_update_changes_what_it_gives():
+def test_a_relation_update_changes_what_it_gives() -> None:
     model = model_of(ACME, INITECH, OWNS, events.RelationUpdated("global", "Acme", "Initech", "owns", 0.5))
     assert model.rows()["relations"] == [(3, 1, 2, "owns", 0.5, 1.0, "{}", 300)]
     model.apply(5, 500, None, events.RelationUpdated("global", "Acme", "Initech", "owns", None, 0.0, {"a": []}))
     assert model.rows()["relations"] == [(3, 1, 2, "owns", 0.5, 0.0, '{"a":[]}', 300)]
 
 
-def test_a_relation_may_lead_to_where_it_starts():
+def test_a_relation_may_lead_to_where_it_starts() -> None:
     model = model_of(ACME, events.RelationCreated("global", "Acme", "Acme", "owns"))
     assert [row[:4] for row in model.rows()["relations"]] == [(2, 1, 1, "owns")]
     model.apply(3, 300, None, events.EntityDeleted("global", "Acme"))
@@ -116,7 +116,7 @@ def test_a_relation_may_lead_to_where_it_starts():
 
 
 @pytest.mark.parametrize("name", ["Acme", "Initech"])
-def test_observations_and_relations_go_with_their_entity(name: str):
+def test_observations_and_relations_go_with_their_entity(name: str) -> None:
     model = model_of(ACME, INITECH, FACT, OWNS, CONFIG, events.EntityDeleted("global", name))
     rows = model.rows()
     assert [row[2] for row in rows["entities"]] == [{"Acme": "Initech", "Initech": "Acme"}[name]]
@@ -125,20 +125,20 @@ def test_observations_and_relations_go_with_their_entity(name: str):
     assert len(rows["agents"]) == 1
 
 
-def test_what_comes_back_under_its_name_is_another_row():
+def test_what_comes_back_under_its_name_is_another_row() -> None:
     model = model_of(ACME, FACT, events.EntityDeleted("global", "Acme"), ACME)
     assert [row[0] for row in model.rows()["entities"]] == [4]
     assert model.rows()["observations"] == []
 
 
-def test_clearing_a_scope_leaves_the_others():
+def test_clearing_a_scope_leaves_the_others() -> None:
     elsewhere = events.EntityCreated("workspace:east", "Acme", "company")
     model = model_of(ACME, elsewhere, FACT, events.ScopeCleared("global"), events.ScopeCleared("agent:nobody"))
     assert [row[:3] for row in model.rows()["entities"]] == [(2, "workspace:east", "Acme")]
     assert (model.rows()["observations"], model.no_ops) == ([], 0)
 
 
-def test_a_config_keeps_its_status_until_it_is_removed():
+def test_a_config_keeps_its_status_until_it_is_removed() -> None:
     model = model_of(CONFIG, events.StatusChanged("writer", "suspended", "loops"), events.ConfigWritten("writer", b""))
     assert model.rows()["agents"] == [("writer", sha256().hexdigest(), b"", "suspended", "loops", 300)]
     model.apply(4, 400, None, events.ConfigRemoved("writer"))
@@ -146,12 +146,12 @@ def test_a_config_keeps_its_status_until_it_is_removed():
     assert model.rows()["agents"][0][3:] == ("active", "", 500)
 
 
-def test_a_message_id_is_unique_in_its_conversation_only():
+def test_a_message_id_is_unique_in_its_conversation_only() -> None:
     elsewhere = events.MessageRecorded("c2", "sales", "user", "hello", "m1")
     assert len(model_of(MESSAGE, elsewhere, MESSAGE).rows()["messages"]) == 2
 
 
-def test_numbers_that_sqlite_does_not_know():
+def test_numbers_that_sqlite_does_not_know() -> None:
     odd = events.EntityCreated("global", "Acme", "company", {}, math.nan)
     model = model_of(odd, events.EntityCreated("global", "zero", "company", {}, -0.0))
     assert model.rows()["entities"][0][5] is None
@@ -161,7 +161,7 @@ def test_numbers_that_sqlite_does_not_know():
 # -- restores ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_restore_can_be_undone_and_no_timeline_is_lost():
+def test_a_restore_can_be_undone_and_no_timeline_is_lost() -> None:
     other = events.EntityCreated("global", "Umbrella", "company")
     model = model_of(ACME, INITECH, events.StateRestored(1), other, events.StateRestored(2), events.StateRestored(4))
 
@@ -175,7 +175,7 @@ def test_a_restore_can_be_undone_and_no_timeline_is_lost():
 
 
 @pytest.mark.parametrize("to_seq", [-1, 2, 3])
-def test_a_restore_to_nowhere_is_a_no_op(to_seq: int):
+def test_a_restore_to_nowhere_is_a_no_op(to_seq: int) -> None:
     model = model_of(ACME, events.StateRestored(to_seq))
     assert model.no_ops == 1
     assert [row[2] for row in model.rows()["entities"]] == ["Acme"]
@@ -201,7 +201,7 @@ def by_definition(steps: list[Step], target: int) -> State:
 
 @settings(max_examples=60, deadline=None)
 @given(st.data())
-def test_every_state_is_a_function_of_the_events_before_it(data: st.DataObject):
+def test_every_state_is_a_function_of_the_events_before_it(data: st.DataObject) -> None:
     steps = data.draw(any_histories(30, restores=150))
     target = data.draw(st.integers(0, 35))
     model = Model()
@@ -211,7 +211,7 @@ def test_every_state_is_a_function_of_the_events_before_it(data: st.DataObject):
     assert model.state == by_definition(steps, 35)
 
 
-def test_states_of_a_long_history_are_found_again():
+def test_states_of_a_long_history_are_found_again() -> None:
     model, kept = Model(), {}
     for step in growing(SeededSource(7), model, 3000, restores=5):
         if step.seq % 97 == 0 or isinstance(step.event, events.StateRestored):
@@ -220,7 +220,7 @@ def test_states_of_a_long_history_are_found_again():
     assert {seq: model.state_at(seq).digest() for seq in kept} == kept
 
 
-def test_a_state_that_was_asked_for_is_a_copy():
+def test_a_state_that_was_asked_for_is_a_copy() -> None:
     model = model_of(ACME, INITECH)
     model.state_at(2).entities.clear()
     model.state_at(0).entities[("global", "x")] = next(iter(model.state.entities.values()))
@@ -233,7 +233,7 @@ def test_a_state_that_was_asked_for_is_a_copy():
 
 @settings(max_examples=40, deadline=None)
 @given(loose_histories(30))
-def test_what_would_be_refused_is_what_would_be_a_no_op(steps: list[Step]):
+def test_what_would_be_refused_is_what_would_be_a_no_op(steps: list[Step]) -> None:
     model = Model()
     for step in steps:
         refused = model.would_refuse(step.event)
@@ -246,7 +246,7 @@ def test_what_would_be_refused_is_what_would_be_a_no_op(steps: list[Step]):
 
 @settings(max_examples=40, deadline=None)
 @given(valid_histories(30))
-def test_a_valid_history_is_admitted(steps: list[Step]):
+def test_a_valid_history_is_admitted(steps: list[Step]) -> None:
     model = Model()
     for step in steps:
         admit(step.event)
@@ -255,7 +255,7 @@ def test_a_valid_history_is_admitted(steps: list[Step]):
         assert model.apply(*step)
 
 
-def test_histories_reach_every_type_of_event_and_fill_every_table():
+def test_histories_reach_every_type_of_event_and_fill_every_table() -> None:
     model = Model()
     seen = {type(step.event) for step in growing(SeededSource(3), model, 6000, loose=True, restores=2)}
     registered = set(events.event_union().__args__)
@@ -285,11 +285,11 @@ values = st.recursive(
 
 @settings(max_examples=300, deadline=None)
 @given(values)
-def test_the_encoder_agrees_with_another(value: Any):
+def test_the_encoder_agrees_with_another(value: Any) -> None:
     assert packed(value) == msgspec.msgpack.encode(value)
 
 
-def test_digest_of_the_empty_state_is_its_definition():
+def test_digest_of_the_empty_state_is_its_definition() -> None:
     empty = sha256().digest()
     text = b"agent-journal state digest v1\n"
     for table in (b"entities", b"observations", b"relations", b"messages", b"agents"):
@@ -297,7 +297,7 @@ def test_digest_of_the_empty_state_is_its_definition():
     assert Model().digest() == sha256(text).hexdigest()
 
 
-def test_digest_of_one_message_is_its_definition():
+def test_digest_of_one_message_is_its_definition() -> None:
     """A row in the second bucket, spelt out."""
     model = Model()
     model.apply(1500, 100, None, events.MessageRecorded("c", "a", "r", "x", "m"))
@@ -310,7 +310,7 @@ def test_digest_of_one_message_is_its_definition():
     assert model.digest() == sha256(text).hexdigest()
 
 
-def test_digest_does_not_depend_on_the_order_of_agents_or_rows():
+def test_digest_does_not_depend_on_the_order_of_agents_or_rows() -> None:
     names = ["b", "B", "é", "\U0001f600", "\uffff"]  # in UTF-16 the last two would change places
     forward, back = Model(), Model()
     for seq, name in enumerate(names, 1):
@@ -326,7 +326,7 @@ def test_digest_does_not_depend_on_the_order_of_agents_or_rows():
 
 @settings(max_examples=40, deadline=None)
 @given(valid_histories(20))
-def test_digest_changes_with_every_event_that_changes_a_row(steps: list[Step]):
+def test_digest_changes_with_every_event_that_changes_a_row(steps: list[Step]) -> None:
     model = Model()
     for step in steps:
         rows, digest = model.rows(), model.digest()
