@@ -1,0 +1,204 @@
+"""The sentence model: where its files are, what identifies it, and turning text into vectors.
+
+Knows a directory in the sentence-transformers layout. Must not know observations or tables. torch, numpy and
+sentence-transformers take seconds to import, so they are imported when the first text is encoded and never before;
+nothing here asks the network for anything.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from journal.errors import DataError, EnvironmentFault
+
+if TYPE_CHECKING:
+    import numpy
+    import numpy.typing
+
+    Vectors: TypeAlias = numpy.typing.NDArray[numpy.float32]
+
+MODEL_NAME = "all-MiniLM-L6-v2"
+_EXTRA = ("sentence_transformers", "numpy")
+_NO_PART_OF_THE_MODEL = frozenset({"data_config.json"})  # a record of the training data; nothing reads it
+
+
+class MissingExtra(EnvironmentFault):
+    """The optional packages that compute vectors are not installed."""
+
+    code = "missing_extra"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "searching needs the extra 'embeddings', which is not installed",
+            hint="pip install 'agent-journal[embeddings]' (see docs/embeddings.md for the small CPU build of torch)",
+        )
+
+
+class NoModel(EnvironmentFault):
+    """There is no complete model where one was looked for."""
+
+    code = "no_model"
+
+
+class ModelDamaged(DataError):
+    """The model's files are there, but what they make is no model."""
+
+    code = "model_damaged"
+
+
+def is_available() -> bool:
+    """Whether the extra is installed. Cheap: looks the packages up without importing them."""
+    return all(importlib.util.find_spec(name) is not None for name in _EXTRA)
+
+
+class Model:
+    """One model directory. Opening it reads names only; the weights are loaded by the first `encode`.
+
+    Safe to share between threads: one encodes at a time, because the tokenizer keeps padding state between calls and
+    fails with "Already borrowed" when two threads are in it.
+    """
+
+    def __init__(self, path: str | Path, *, device: str = "cpu") -> None:
+        self.path = Path(path)
+        self.device = device
+        self._encoder: Any = None
+        self._lock = threading.Lock()
+        missing = list(_missing_files(self.path))
+        if missing:
+            raise NoModel(
+                f"no complete sentence model: {', '.join(missing)} missing",
+                path=str(self.path),
+                hint=f"put the files of {MODEL_NAME} there, or name another directory in journal.yaml",
+            )
+
+    @classmethod
+    def find(cls, directory: str | Path, configured: str | Path | None = None) -> Model:
+        """The configured model, else the one under `models/` of the data directory. Raises NoModel."""
+        return cls(configured if configured is not None else Path(directory) / "models" / MODEL_NAME)
+
+    @cached_property
+    def files(self) -> dict[str, str]:
+        """Name → SHA-256 (hex) of each file that determines vectors, sorted by name. Reads them all once."""
+        return {name: _sha256_of(self.path / name) for name in sorted(_determining_files(self.path))}
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of the manifest, one `sha256sum` line a file: equal files make equal vectors."""
+        manifest = "".join(f"{digest}  {name}\n" for name, digest in self.files.items())
+        return hashlib.sha256(manifest.encode()).hexdigest()
+
+    @cached_property
+    def dimension(self) -> int:
+        """Numbers in a vector, from the configuration alone: the last module that changes it has the word."""
+        dimension: object = _read_json(self.path / "config.json").get("hidden_size")
+        for folder in _module_folders(self.path):
+            config = folder / "config.json"
+            if folder != self.path and config.is_file():
+                module = _read_json(config)
+                modes = sum(on is True for key, on in module.items() if key.startswith("pooling_mode_"))
+                width = module.get("word_embedding_dimension", dimension)
+                dimension = module.get("out_features", width * modes if modes and isinstance(width, int) else dimension)
+        if not isinstance(dimension, int) or dimension < 1:
+            raise ModelDamaged("the model's config.json gives no vector size", path=str(self.path))
+        return dimension
+
+    def encode(self, texts: Sequence[str], *, batch: int = 32) -> Vectors:
+        """One row a text, float32. Raises MissingExtra, or ModelDamaged if what comes out are no vectors."""
+        with self._lock:
+            if self._encoder is None:
+                self._encoder = self._load()
+            vectors = self._encoder.encode(list(texts), batch_size=batch, show_progress_bar=False)
+        import numpy
+
+        rows: Vectors = numpy.ascontiguousarray(vectors, dtype="<f4").reshape(len(texts), -1)
+        if texts and (rows.shape[1] != self.dimension or not numpy.isfinite(rows).all() or not rows.any(axis=1).all()):
+            raise ModelDamaged(
+                f"the model computes no usable vectors ({rows.shape[1]} numbers, {self.dimension} expected)",
+                path=str(self.path),
+                hint="its weights are damaged: put the original files back",
+            )
+        return rows
+
+    def _load(self) -> Any:
+        if not is_available():
+            raise MissingExtra
+        with _quiet_loading():
+            from sentence_transformers import SentenceTransformer
+
+            try:
+                return SentenceTransformer(str(self.path), device=self.device, local_files_only=True)
+            except Exception as error:  # the loaders of weights, tokenizer and JSON share no base class
+                reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+                raise ModelDamaged(
+                    f"the model cannot be loaded: {reason}", path=str(self.path), hint="put the original files back"
+                ) from error
+
+
+def _module_folders(path: Path) -> list[Path]:
+    modules = _read_json(path / "modules.json")
+    try:
+        return [path / module["path"] for module in modules]  # the first module's path is "": the directory itself
+    except (TypeError, KeyError) as error:
+        where = str(path / "modules.json")
+        raise ModelDamaged("no list of modules", path=where, hint="put the original file back") from error
+
+
+def _determining_files(path: Path) -> Iterator[str]:
+    """Weights, tokenizer, configuration and modules; not documentation, nor exports for other runtimes."""
+    for folder in {path, *_module_folders(path)}:
+        names = [entry.name for entry in folder.iterdir() if entry.is_file()] if folder.is_dir() else []
+        has_safetensors = any(name.endswith(".safetensors") for name in names)
+        for name in names:
+            suffix = Path(name).suffix
+            if name in _NO_PART_OF_THE_MODEL or (suffix == ".bin" and has_safetensors):
+                continue  # a .bin beside .safetensors is the same weights in the older format, which is not loaded
+            if suffix in {".json", ".safetensors", ".bin", ".model"} or name in {"vocab.txt", "merges.txt"}:
+                yield (folder / name).relative_to(path).as_posix()
+
+
+def _missing_files(path: Path) -> Iterator[str]:
+    if not path.is_dir():
+        yield "the directory is"
+        return
+    for name in ("modules.json", "config.json"):
+        if not (path / name).is_file():
+            yield name
+    if not any((path / name).is_file() for name in ("tokenizer.json", "vocab.txt", "tokenizer.model")):
+        yield "tokenizer.json"
+    if not any(path.glob("*.safetensors")) and not any(path.glob("*.bin")):
+        yield "model.safetensors"
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ModelDamaged(f"not JSON: {error}", path=str(path), hint="put the original file back") from error
+
+
+def _sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def _quiet_loading() -> Iterator[None]:
+    """transformers draws a progress bar on stderr while it loads; here only the command decides what is drawn."""
+    from transformers.utils import logging as transformers_logging
+
+    logging: Any = transformers_logging  # its functions carry no types
+    was_enabled = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            logging.enable_progress_bar()
