@@ -10,6 +10,7 @@ import os
 import pty
 import shlex
 import signal
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -307,10 +308,27 @@ def test_a_verb_returns_its_exit_code(verb):
     assert run(["probe"]) == 3
 
 
+def test_what_sqlite_says_of_a_file_is_one_line(verb, capsys, tmp_path):
+    """Scenario: memory.db is damaged under a verb that reads it, and nothing on the way declared that."""
+    (tmp_path / "memory.db").write_bytes(b"no database" * 1000)
+
+    def read(app):
+        sqlite3.connect(app.data.layout.memory_db).execute("SELECT * FROM entities")
+
+    verb(read)
+    assert run(["probe", "--data", str(tmp_path)]) == 12
+    assert capsys.readouterr().err == (
+        f"journal: the database is damaged: file is not a database [{tmp_path}/memory.db] - run: journal check\n"
+    )
+
+
 def test_a_fault_of_the_program_is_not_hidden(verb):
     """A bug must be seen with its traceback, not as a polite line that blames the user."""
     verb(lambda app: 1 // 0)
     with pytest.raises(ZeroDivisionError):
+        run(["probe"])
+    verb(lambda app: sqlite3.connect(":memory:").execute("SELECT ?", ()))
+    with pytest.raises(sqlite3.ProgrammingError):
         run(["probe"])
 
 

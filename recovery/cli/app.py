@@ -21,7 +21,7 @@ import sys
 from collections.abc import Sequence
 from functools import cached_property
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import click
 
@@ -30,6 +30,8 @@ from journal.errors import IOFault, JournalError, NotAJournal, UsageError
 from recovery.cli.output import Output, discard
 
 if TYPE_CHECKING:
+    import sqlite3
+
     from recovery.data import Data
 
 VERBS = {
@@ -234,6 +236,12 @@ def _guarded(app: App, arguments: list[str]) -> int:
         raise
     except OSError as error:
         status = _failed(app, _declared(error))
+    except Exception as error:
+        if not _is_of_a_database(error):
+            raise  # a fault of this program: hiding it behind one polite line would blame the user
+        from replay.faults import sqlite_fault
+
+        status = _failed(app, sqlite_fault(error, app.data.layout.memory_db))
     try:
         app.out.flush()
     except BrokenPipeError:  # the work is done, and its outcome stands
@@ -285,6 +293,16 @@ def _misused(app: App, error: click.ClickException) -> int:
 
 def _asks_for_json(arguments: list[str]) -> bool:
     return "--json" in arguments[: arguments.index("--") if "--" in arguments else None]
+
+
+def _is_of_a_database(error: Exception) -> TypeGuard[sqlite3.DatabaseError]:
+    """SQLite's verdict on a file, not on how it was called. What was never imported raised nothing."""
+    sqlite3 = sys.modules.get("sqlite3")
+    return (
+        sqlite3 is not None
+        and isinstance(error, sqlite3.DatabaseError)
+        and not isinstance(error, sqlite3.ProgrammingError | sqlite3.NotSupportedError)
+    )
 
 
 def _declared(error: OSError) -> JournalError:

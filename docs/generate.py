@@ -1,0 +1,143 @@
+"""Writes docs/cli.md from the tree of verbs and docs/config.md from the table of keys.
+
+    python docs/generate.py            writes both
+    python docs/generate.py --check    writes nothing; says which is stale, and exits 1 if one is
+
+Neither file is edited by hand: what a verb's help or a key's description says is said once.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import click
+
+DOCS = Path(__file__).resolve().parent
+sys.path.insert(0, str(DOCS.parent))  # the package of this clone, installed or not
+
+from recovery.cli.app import EXIT_CODES, VERBS, App, cli, load  # noqa: E402
+from recovery.config import keys  # noqa: E402
+from recovery.config_file import FILE_BYTES_MAX, FILE_NAME  # noqa: E402
+
+MADE = "<!-- Made by docs/generate.py (make docs); edit the help of the verb or the table of keys instead. -->"
+
+# -- cli.md -----------------------------------------------------------------------------------------------------------
+
+
+def cli_md() -> str:
+    root = cli.make_context("journal", [], obj=App(), resilient_parsing=True)
+    lines = ["# The `journal` command", "", MADE, "", *_prose(cli.help or "")]
+    lines += ["## Every verb takes, before it or after", "", *_options(cli, root), "", "## Exit codes", ""]
+    lines += [f"- `{code}` {meaning}" for code, meaning in EXIT_CODES.items()]
+    lines += ["", "## Verbs", ""]
+    lines += [f"- [`journal {name}`](#journal-{name}) {said}" for name, said in VERBS.items()]
+    for name in VERBS:
+        lines += _verb(load(name), name, root, "##")
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _verb(command: click.Command, name: str, parent: click.Context, heading: str) -> Iterator[str]:
+    context = click.Context(command, info_name=name, parent=parent)
+    yield from ("", f"{heading} {context.command_path}", "", "```", command.get_usage(context)[len("Usage: ") :], "```")
+    yield from ("", *_prose(command.help or ""))
+    if options := list(_options(command, context)):
+        yield from (*options, "")
+    examples = getattr(command, "examples", ())
+    if examples:
+        yield from ("```sh", *examples, "```")
+    if isinstance(command, click.Group):
+        for each in command.list_commands(context):
+            sub = command.get_command(context, each)
+            assert sub is not None
+            yield from _verb(sub, each, context, heading + "#")
+
+
+def _options(command: click.Command, context: click.Context) -> Iterator[str]:
+    for parameter in command.get_params(context):
+        record = parameter.get_help_record(context)
+        if record is not None and not {"--help", "--version"} & set(parameter.opts):
+            yield f"- `{record[0]}` {' '.join(record[1].split())}".rstrip()
+
+
+def _prose(text: str) -> Iterator[str]:
+    """Help as Markdown: click leaves a paragraph after a line of \\b as it is, and so does a fence."""
+    for paragraph in inspect.cleandoc(text).split("\n\n"):
+        lines = paragraph.split("\n")
+        if lines[0].strip() == "\b":
+            yield from ("```", *lines[1:], "```", "")
+        else:
+            yield from (*lines, "")
+
+
+# -- config.md --------------------------------------------------------------------------------------------------------
+
+
+def config_md() -> str:
+    lines = [
+        f"# {FILE_NAME}",
+        "",
+        MADE,
+        "",
+        f"The configuration of a data directory: `{FILE_NAME}` in it, or the file that `--config` names. Every key may",
+        "be left out, and so may the file. An unknown key is refused, with the key that was likely meant; so is a file",
+        f"of more than {FILE_BYTES_MAX:,} bytes, and YAML with anchors, aliases or tags.",
+        "",
+        "With every key at its default the file reads:",
+        "",
+        "```yaml",
+        *_defaults(),
+        "```",
+    ]
+    for key in keys():
+        if key.kind is None:
+            lines += ["", f"## {key.name}", "", key.doc]
+        else:
+            heading = "###" if "." in key.name else "##"
+            default = f"Default `{_inline(key.default)}`; {key.kind.text}."
+            lines += ["", f"{heading} {key.name}", "", key.doc, "", default]
+    return "\n".join(lines) + "\n"
+
+
+def _defaults() -> Iterator[str]:
+    for key in keys():
+        indent = "  " * key.name.count(".")
+        name = key.name.rpartition(".")[2]
+        yield f"{indent}{name}:" + ("" if key.kind is None else f" {_inline(key.default)}")
+
+
+def _inline(value: object) -> str:
+    """A default as YAML on one line."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{name}: {each}" for name, each in value.items()) + "}"
+    return str(value)
+
+
+# -- writing ----------------------------------------------------------------------------------------------------------
+
+FILES: dict[str, Callable[[], str]] = {"cli.md": cli_md, "config.md": config_md}
+
+
+def stale() -> list[str]:
+    """Names of the files that are not what they would be made."""
+    return [
+        name
+        for name, make in FILES.items()
+        if not (DOCS / name).exists() or (DOCS / name).read_text(encoding="utf-8") != make()
+    ]
+
+
+def main(arguments: list[str]) -> int:
+    if arguments == ["--check"]:
+        for name in (found := stale()):
+            print(f"docs/{name} is stale: run make docs", file=sys.stderr)
+        return 1 if found else 0
+    for name, make in FILES.items():
+        (DOCS / name).write_text(make(), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
