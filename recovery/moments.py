@@ -11,7 +11,7 @@ from collections.abc import Callable
 from journal.reader import LogReader
 from recovery.data import Data
 from replay.history import read_history
-from replay.moment import AtTag, parse, resolve
+from replay.moment import AtSeq, AtTag, parse, resolve
 
 
 def resolve_moment(
@@ -25,10 +25,35 @@ def resolve_moment(
     """The seq that `text` means: the greatest not after it, or with `exclusive` the greatest before it.
 
     The log is read only for a tag (what follows the newest checkpoint) and for a time (one segment). Raises UsageError
-    for what is no moment, a seq beyond the end and an unknown tag.
+    for what is no moment, a seq beyond the end and an unknown tag; Corrupt or AmbiguousTail where the answer would be
+    the end and the end is damaged, since what lies there may belong to the moment too.
     """
     moment = parse(text)
-    tags = read_history(reader, data.checkpoints).tags if isinstance(moment, AtTag) else {}
-    return resolve(
+    tags: dict[str, int] = {}
+    if isinstance(moment, AtTag):
+        tags = read_history(reader, data.checkpoints).tags
+    elif isinstance(moment, AtSeq) and moment.seq > reader.last_seq:
+        raise_for_tail(data, reader)
+    seq = resolve(
         moment, last_seq=reader.last_seq, seq_at=reader.seq_at, tags=tags, now_ns=clock(), exclusive=exclusive
     )
+    if seq == reader.last_seq and not isinstance(moment, AtSeq | AtTag):
+        raise_for_tail(data, reader)
+    return seq
+
+
+def raise_for_tail(data: Data, reader: LogReader) -> None:
+    """Raises the error that the bytes behind the log's last batch deserve; nothing for zeros or a torn tail."""
+    weigh_tail(data, reader)
+    reader.raise_for_tail()
+
+
+def weigh_tail(data: Data, reader: LogReader) -> None:
+    """Tells the reader what checkpoints and memory.db know of its tail, if there is anything in doubt there.
+
+    Without it, an acknowledged batch that lost its last sectors would pass for one that was never finished.
+    """
+    if reader.tail.region is not None:
+        from recovery.diagnose import evidence_seq
+
+        reader.evidence_seq = max(reader.evidence_seq, evidence_seq(data))

@@ -1,0 +1,180 @@
+"""`journal log`: what was written, oldest first. Takes no lock."""
+
+from __future__ import annotations
+
+import select
+import shutil
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING
+
+import click
+
+from recovery.cli.app import App, Verb
+
+if TYPE_CHECKING:
+    from journal.reader import LogReader
+    from recovery.cli.records import Entry, Filter
+    from recovery.data import Data
+
+POLL_SECONDS = 0.1
+
+
+@click.command(
+    cls=Verb,
+    examples=(
+        "journal log -n 20",
+        "journal log --agent sales --since '2 hours ago'",
+        "journal log --type 'agent.*' --follow",
+        "journal log --entity Acme --scope workspace:east --json",
+        "journal log --json | jq -c '{event, agent}' > events.jsonl",
+    ),
+)
+@click.option("-n", "count", type=click.IntRange(min=0), metavar="N", help="Only the newest N, still oldest first.")
+@click.option("--agent", "agents", multiple=True, metavar="NAME", help="Written by this agent.")
+@click.option("--actor", "actors", multiple=True, metavar="NAME", help="Caused by this actor.")
+@click.option("--type", "types", multiple=True, metavar="TYPE", help="Of this type, or pattern: 'memory.*'.")
+@click.option("--entity", "entities", multiple=True, metavar="NAME", help="About this entity, relations included.")
+@click.option("--scope", "scopes", multiple=True, metavar="SCOPE", help="In global, workspace:NAME or agent:NAME.")
+@click.option("--op-id", "op_ids", multiple=True, metavar="ID", help="Of this operation; all records of a group.")
+@click.option("--since", metavar="WHEN", help="At or after this moment.")
+@click.option("--until", metavar="WHEN", help="At or before this moment.")
+@click.option("--follow", "-f", is_flag=True, help="Go on with what is appended, until Ctrl-C.")
+@click.pass_obj
+def command(
+    app: App,
+    count: int | None,
+    agents: tuple[str, ...],
+    actors: tuple[str, ...],
+    types: tuple[str, ...],
+    entities: tuple[str, ...],
+    scopes: tuple[str, ...],
+    op_ids: tuple[str, ...],
+    since: str | None,
+    until: str | None,
+    follow: bool,
+) -> None:
+    """Print the journal's records, oldest first and all of them; -n N prints the newest N.
+
+    A filter that is given twice takes either value; different filters must all hold. WHEN is a time with a zone, a
+    seq, tag:NAME, now or "5 minutes ago". With --json each line is one flat object: seq, time (UTC ns), op_id, agent,
+    actor, traceparent, type, event. Takes no lock: a server may be writing.
+    """
+    from journal.errors import UsageError
+    from recovery.cli.records import Filter
+    from recovery.moments import weigh_tail
+
+    if follow and until is not None:
+        raise UsageError("--follow has no end", hint="leave out --until")
+    wanted = Filter(agents, actors, types, entities, scopes, op_ids)
+    data = app.data
+    reader = data.reader()
+    weigh_tail(data, reader)
+    first, last = _bounds(data, reader, since, until)
+    show = _objects(app) if app.json else _Lines(app).show
+    show(_selected(reader, wanted, first, last, count))
+    if follow:
+        app.out.flush()
+        reader.raise_for_tail()
+        _follow(app, reader, wanted, show)
+
+
+def _objects(app: App) -> Callable[[Iterable[Entry]], None]:
+    return lambda found: app.out.documents(entry.to_json() for entry in found)
+
+
+def _bounds(data: Data, reader: LogReader, since: str | None, until: str | None) -> tuple[int, int | None]:
+    """The seqs that are asked for; without --until there is no last one, so that damage behind it is met and named."""
+    from recovery.moments import resolve_moment
+
+    first = resolve_moment(data, reader, since, exclusive=True) + 1 if since is not None else 1
+    return first, resolve_moment(data, reader, until) if until is not None else None
+
+
+def _selected(reader: LogReader, wanted: Filter, first: int, last: int | None, count: int | None) -> Iterator[Entry]:
+    """What is to be printed, in order, up to the damage if there is any, which is raised then."""
+    from recovery.cli.records import entries
+
+    if count is not None and not wanted:
+        first = max(first, (reader.last_seq if last is None else last) - count + 1)
+    if first > reader.last_seq:
+        if last is None:
+            reader.raise_for_tail()
+        return
+    found = wanted.select(entries(reader.batches(first, last), first, last))
+    yield from found if count is None or not wanted else _newest(found, count)
+
+
+def _newest(found: Iterator[Entry], count: int) -> Iterator[Entry]:
+    """The last of them, by one pass that keeps no more."""
+    from journal.errors import DataError
+
+    kept: deque[Entry] = deque(maxlen=count)
+    try:
+        kept.extend(found)
+    except DataError:
+        yield from kept
+        raise
+    yield from kept
+
+
+def _follow(app: App, reader: LogReader, wanted: Filter, show: Callable[[Iterable[Entry]], None]) -> None:
+    """Prints what is appended from now on, as it comes, until Ctrl-C or until nobody reads any more."""
+    from journal.follow import Follower
+    from recovery.cli.records import entries
+
+    follower = Follower(reader)
+    while not _reader_has_gone():
+        next_seq = follower.next_seq
+        show(wanted.select(entries(follower.poll(), next_seq)))
+        app.out.flush()
+        time.sleep(POLL_SECONDS)
+
+
+def _reader_has_gone() -> bool:
+    """True once the other end of a pipe is closed: a quiet journal would never find out by writing."""
+    try:
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), 0)
+    except (AttributeError, OSError, ValueError):  # no poll on this platform, or stdout is no descriptor
+        return False
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+
+
+# -- lines ------------------------------------------------------------------------------------------------------------
+
+
+class _Lines:
+    """For people: time, seq, agent and what happened. On a terminal days are headings, and lines fit."""
+
+    def __init__(self, app: App) -> None:
+        self.out = app.out
+        self.width = shutil.get_terminal_size().columns if sys.stdout and sys.stdout.isatty() else None
+        self.day = ""
+
+    def show(self, found: Iterable[Entry]) -> None:
+        for entry in found:
+            self._show_one(entry)
+
+    def _show_one(self, entry: Entry) -> None:
+        from recovery.cli.words import QUOTED_MAX, time_text, told
+
+        record = entry.record
+        when = time_text(record.time)
+        who = record.agent or (f"({record.actor})" if record.actor else "-")
+        if self.width is None:
+            what = told(record.event)
+            self.out.line(f"{when}  {entry.seq:>8}  {who:<12}  {what}")
+            return
+        day, _, clock = when.partition("T")
+        if day != self.day:
+            self.out.styled(("\n" if self.day else "") + self.out.style(f"{day} (UTC)", bold=True))
+            self.day = day
+        what = told(record.event, min(QUOTED_MAX, max(20, self.width - 70)))
+        room = max(20, self.width - 28 - max(12, len(who)))
+        shown = what if len(what) <= room else what[: room - 1] + "…"
+        clock = " " * 12 if entry.continues_group else clock.rstrip("Z")
+        style = self.out.style
+        self.out.styled(f"{style(clock, dim=True)}  {entry.seq:>8}  {style(f'{who:<12}', fg='cyan')}  {style(shown)}")
