@@ -32,7 +32,7 @@ from journal.events import (
     StatusChanged,
 )
 from journal.format import Record
-from replay.schema import metadata_text
+from replay.schema import NULL, metadata_text, text_digest
 
 
 @dataclass(slots=True)
@@ -99,15 +99,14 @@ def _entity_updated(_: int, record: Record) -> tuple[Any, ...]:
 
 def _observation_added(seq: int, record: Record) -> tuple[Any, ...]:
     event = record.event
-    content = event.content
-    digest = sha256(content.encode()).digest()
-    metadata = metadata_text(event.metadata)
-    return (seq, content, digest, metadata, record.agent, record.time, event.scope, event.entity)
+    content, metadata = event.content, metadata_text(event.metadata)
+    agent = NULL if record.agent is None else record.agent
+    return (seq, content, text_digest(content), metadata, agent, record.time, event.scope, event.entity)
 
 
 def _observation_removed(_: int, record: Record) -> tuple[Any, ...]:
     event = record.event
-    return (event.scope, event.entity, sha256(event.content.encode()).digest())
+    return (event.scope, event.entity, text_digest(event.content))
 
 
 def _relation_created(seq: int, record: Record) -> tuple[Any, ...]:

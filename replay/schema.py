@@ -12,8 +12,9 @@ import json
 import os
 import sqlite3
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 from urllib.parse import quote
 
 import msgspec
@@ -118,6 +119,18 @@ def create_indexes(connection: sqlite3.Connection) -> None:
     """Makes the indexes. Raises sqlite3.IntegrityError where the rows break a unique rule."""
     for statement in _INDEXES:
         connection.execute(statement)
+
+
+NULL: Final = float("nan")
+"""Binds as NULL, sooner than None does: see `text_digest`."""
+
+
+def text_digest(text: str) -> bytearray:
+    """The SHA-256 of a text, as a parameter of a statement.
+
+    The sqlite3 module sends bytes and None through its adapters, 0.3 µs a cell; bytearrays and floats go straight in.
+    """
+    return bytearray(sha256(text.encode()).digest())
 
 
 def metadata_text(metadata: dict[str, Any]) -> str:

@@ -150,7 +150,7 @@ class Validator:
         key = (self._needed_entity(event.scope, event.entity), sha256(event.content.encode()).digest())
         if key[0] > self._applied_seq and key not in self._observations:
             return key, False  # of an entity that memory.db does not even hold yet
-        return key, self._has(self._observations, key, _OBSERVATION, key)
+        return key, self._has(self._observations, key, _OBSERVATION, (key[0], bytearray(key[1])))
 
     def _relation(
         self, event: RelationCreated | RelationUpdated | RelationDeleted

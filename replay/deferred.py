@@ -1,0 +1,105 @@
+"""What a bulk load puts off until its rows are in: changes and removals, and the unique rules.
+
+Knows rows by id and observations by key; must not know events. See `bulk` for why putting off is exact.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Any
+
+from replay.schema import create_indexes
+
+_UPDATE_ENTITY = (
+    "UPDATE entities SET entity_type = coalesce(?, entity_type), metadata = coalesce(?, metadata),"
+    " confidence = coalesce(?, confidence), updated_at = ? WHERE id = ?"
+)
+_UPDATE_RELATION = (
+    "UPDATE relations SET strength = coalesce(?, strength), confidence = coalesce(?, confidence),"
+    " metadata = coalesce(?, metadata) WHERE id = ?"
+)
+
+
+class Deferred:
+    """Gathers what waits; needs the rows that it speaks of to be in the tables, and no index on them yet."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self.entity_changes: list[tuple[Any, ...]] = []  # entity_type, metadata, confidence, updated_at, id
+        self.relation_changes: list[tuple[Any, ...]] = []  # strength, confidence, metadata, id
+        self.dead_entities: list[tuple[int]] = []
+        self.dead_relations: list[tuple[int]] = []
+        self.removals: dict[tuple[int, bytes], list[int]] = {}  # (entity id, text_sha256): the seqs that remove it
+
+    def apply_changes(self) -> None:
+        """Updates rows, oldest change first. May be done at any time, which bounds what waits."""
+        self._connection.executemany(_UPDATE_ENTITY, self.entity_changes)
+        self._connection.executemany(_UPDATE_RELATION, self.relation_changes)
+        self.entity_changes.clear()
+        self.relation_changes.clear()
+
+    def settle(self) -> int:
+        """Removes what was removed. Returns how many events had no effect after all."""
+        idle = self._settle_removals()
+        self._settle_deaths()
+        return idle
+
+    def _settle_removals(self) -> int:
+        """Tells the story of each observation that something removes: which row was there when."""
+        if not self.removals:
+            return 0
+        execute, executemany = self._connection.execute, self._connection.executemany
+        execute("CREATE TEMP TABLE removed(entity_id INTEGER, text_sha256 BLOB, PRIMARY KEY(entity_id, text_sha256))")
+        executemany("INSERT INTO removed VALUES (?, ?)", self.removals)
+        added: dict[tuple[int, bytes], list[int]] = {key: [] for key in self.removals}
+        rows = "SELECT id, entity_id, text_sha256 FROM observations"
+        for row_id, *key in execute(f"{rows} WHERE (entity_id, text_sha256) IN (SELECT * FROM removed)"):
+            added[key[0], key[1]].append(row_id)
+        execute("DROP TABLE removed")
+        idle = 0
+        gone: list[tuple[int]] = []
+        for key, row_ids in added.items():
+            removals = set(self.removals[key])
+            there: int | None = None
+            for seq in sorted((*row_ids, *removals)):
+                if seq not in removals:
+                    if there is None:
+                        there = seq
+                        continue
+                    gone.append((seq,))  # added while it was there
+                elif there is not None:
+                    gone.append((there,))
+                    there = None
+                    continue
+                idle += 1
+        executemany("DELETE FROM observations WHERE id = ?", sorted(gone))
+        return idle
+
+    def _settle_deaths(self) -> None:
+        """Deletes relations and entities by id, and with an entity all that hangs from it, in one pass a table."""
+        execute, executemany = self._connection.execute, self._connection.executemany
+        executemany("DELETE FROM relations WHERE id = ?", self.dead_relations)
+        if not self.dead_entities:
+            return
+        execute("CREATE TEMP TABLE dead(id INTEGER PRIMARY KEY)")
+        executemany("INSERT INTO dead VALUES (?)", self.dead_entities)
+        execute("DELETE FROM observations WHERE entity_id IN dead")
+        execute("DELETE FROM relations WHERE from_entity_id IN dead OR to_entity_id IN dead")
+        execute("DELETE FROM entities WHERE id IN dead")
+        execute("DROP TABLE dead")
+
+    def make_indexes(self) -> int:
+        """Makes the indexes. Where rows break a unique rule the first of each key stands; returns how many do not."""
+        execute = self._connection.execute
+        idle = 0
+        execute("SAVEPOINT indexes")
+        try:
+            create_indexes(self._connection)
+        except sqlite3.IntegrityError:
+            execute("ROLLBACK TO indexes")
+            for table, key in (("observations", "entity_id, text_sha256"), ("messages", "conversation_id, message_id")):
+                numbered = f"SELECT id, row_number() OVER (PARTITION BY {key} ORDER BY id) AS nth FROM {table}"
+                idle += execute(f"DELETE FROM {table} WHERE id IN (SELECT id FROM ({numbered}) WHERE nth > 1)").rowcount
+            create_indexes(self._connection)
+        execute("RELEASE indexes")
+        return idle
