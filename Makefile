@@ -21,7 +21,7 @@ TORCH ?= torch==2.13.0
 
 # More arguments for the test runner: make test PYTEST='-k moment'
 PYTEST ?=
-WORKERS ?= auto
+TEST_WORKERS ?= auto
 
 .PHONY: help venv test demo bench lint docs clean
 
@@ -56,7 +56,7 @@ venv: .venv/.core
 	@touch $@
 
 test: .venv/.full
-	$(RUN) -m pytest -n $(WORKERS) $(PYTEST)
+	$(RUN) -m pytest -n $(TEST_WORKERS) $(PYTEST)
 
 demo: .venv/.core
 	@$(RUN) docs/examples/demo.py
