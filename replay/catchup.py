@@ -37,7 +37,10 @@ class CaughtUp:
 
 
 def check_position(connection: sqlite3.Connection, reader: LogReader) -> Position:
-    """The position of a live memory.db, proven to lie in this journal's history. Raises Diverged."""
+    """The position of a live memory.db, proven to lie in this journal's history.
+
+    Raises Diverged; or Corrupt where the journal is damaged and once held what memory.db holds.
+    """
     position = read_position(connection)
     hint = "memory.db and the journal tell two histories; compare with a backup, or run: journal recover memory"
     if position is None:
@@ -45,6 +48,8 @@ def check_position(connection: sqlite3.Connection, reader: LogReader) -> Positio
     if position.journal_id != reader.journal_id.hex():
         raise Diverged(f"memory.db belongs to journal {position.journal_id}", hint=hint)
     if position.seq > reader.last_seq:
+        reader.evidence_seq = max(reader.evidence_seq, position.seq)
+        reader.raise_for_tail()
         raise Diverged(
             f"memory.db is at seq {position.seq}, the journal ends at {reader.last_seq}", seq=position.seq, hint=hint
         )
@@ -59,9 +64,11 @@ def catch_up(
     """Applies what the journal holds after memory.db's position, in transactions of bounded size.
 
     `connection` is the one that writes memory.db, `progress` is called with (done, total) events. Raises Diverged,
-    before anything is changed, where the position lies in another history.
+    before anything is changed, where the position lies in another history, and Corrupt where the journal is damaged
+    before its end.
     """
     start = check_position(connection, reader)
+    reader.raise_for_tail()  # the seq before damage must not pass for the journal's end
     total = reader.last_seq - start.seq
     applied, reached = Applied(), start
     restore: Restore | None = None
@@ -81,8 +88,9 @@ def catch_up(
         restore = _jump_in(reached.seq + 1, records)
         if restore is not None:
             records = records[: restore.seq - reached.seq - 1]
-        waiting += records
-        reached = Position(reached.seq + len(records), start.journal_id, batch.epoch, batch.chain.hex())
+        if records:  # else the restore is the batch's first, and the chain of its batch is not ours
+            waiting += records
+            reached = Position(reached.seq + len(records), start.journal_id, batch.epoch, batch.chain.hex())
         if restore is not None:
             break
         if len(waiting) >= EVENTS_PER_COMMIT:

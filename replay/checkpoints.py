@@ -55,7 +55,8 @@ class Shadow(msgspec.Struct, frozen=True, kw_only=True):
 class _Live(msgspec.Struct):
     """What a look at memory.db found, at one moment."""
 
-    seq: int | None = None
+    claims: int = 0  # the position it states, right or wrong
+    seq: int | None = None  # the same, once it is known to lie in this journal's history
     digest: str | None = None
     problem: str | None = None
     missing: bool = False
@@ -67,18 +68,20 @@ def make_checkpoint(
     """Builds, publishes and verifies a checkpoint at memory.db's position (at the journal's end without one).
 
     Each step leaves nothing that a later run does not clean: files in `work`, parts that nobody lists, a manifest that
-    stays `written` and so on no ladder. Raises Locked while another is at it, Corrupt where the parts read back
-    differently than they were built.
+    stays `written` and so on no ladder. Raises Locked while another is at it, Corrupt where the journal is damaged or
+    the parts read back differently than they were built.
     """
     started = perf_counter()
+    reader = LogReader(storage, layout.journal)  # before anything is made: there may be no journal here
     checkpoints = CheckpointStore(storage, f"{layout.journal}/checkpoints")
     with checkpoints.exclusive(), _work_directory(checkpoints) as work:
         checkpoints.remove([manifest for manifest in checkpoints.manifests() if manifest.state != "verified"])
         checkpoints.sweep()
         verified = checkpoints.manifests()
         before = verified[0].of_kind(KIND_EMBEDDINGS) if verified else []
-        live, vectors, new_bytes = _look_at(storage, layout, checkpoints, before)
-        reader = LogReader(storage, layout.journal)
+        live, vectors, new_bytes = _look_at(reader, layout, checkpoints, before)
+        reader.evidence_seq = max(live.claims, *(manifest.seq for manifest in verified), 0)
+        reader.raise_for_tail()  # a checkpoint that ends where the damage begins would pass for the journal's end
         target_seq = reader.last_seq if live.seq is None else live.seq
         history = read_history(reader, checkpoints, target_seq)
         built = build_state(
@@ -135,16 +138,19 @@ def _work_directory(checkpoints: CheckpointStore) -> Iterator[str]:
 
 
 def _look_at(
-    storage: Storage, layout: Layout, checkpoints: CheckpointStore, before: Sequence[Part]
+    reader: LogReader, layout: Layout, checkpoints: CheckpointStore, before: Sequence[Part]
 ) -> tuple[_Live, list[Part], int]:
     """The live state at one moment: where it stands, its digest, and the parts of its vectors.
 
     All in one read transaction, which ends before the long work begins: an open one keeps the write-ahead log growing.
     """
-    live = _Live(missing=storage.kind(layout.memory_db) == "missing")
+    live = _Live(missing=reader.storage.kind(layout.memory_db) == "missing")
     try:
-        with open_reader(layout.memory_db) as reader, reader.transaction() as connection:
-            position = check_position(connection, LogReader(storage, layout.journal))
+        with open_reader(layout.memory_db) as memory, memory.transaction() as connection:
+            stated = read_position(connection)
+            live.claims = stated.seq if stated is not None and stated.journal_id == reader.journal_id.hex() else 0
+            reader.refresh()  # what memory.db holds was in the journal before
+            position = check_position(connection, reader)
             live.digest = state_digest(connection)
             parts, written = save_embeddings(connection, checkpoints, before)
             live.seq = position.seq
