@@ -1,4 +1,4 @@
-"""The streams of the command: closed pipes, full disks, Ctrl-C, terminals, odd text. Run as a process where it matters."""
+"""The streams of the command: closed pipes, a full disk, Ctrl-C, terminals, odd text; as a process where it matters."""
 
 from __future__ import annotations
 
