@@ -172,7 +172,7 @@ def _read_memory(
         problem = "its tables are not ours" if application_id != APPLICATION_ID else "it has no position"
         return MemoryFacts(kind=current.kind, path=current.path, held_by=held, problem=problem)
     ours = position.journal_id == reader.journal_id.hex()
-    where = _place(data, reader, position) if ours else "unknown"
+    where = place(data, reader, position) if ours else "unknown"
     integrity = digest = expected = None
     if deep and ours:
         integrity = _integrity(connection)
@@ -186,7 +186,7 @@ def _read_memory(
     )  # fmt: skip
 
 
-def _place(data: Data, reader: LogReader, position: Position) -> PositionIs:
+def place(data: Data, reader: LogReader, position: Position) -> PositionIs:
     """Where a position lies, by its seq and its chain: the same seq with another chain is another history."""
     if position.seq > reader.last_seq:
         return "beyond"

@@ -39,6 +39,7 @@ VERBS = {
     "append": "append events from stdin, print receipts",
     "log": "print records, oldest first, filtered or followed",
     "show": "one record in full, or what was known of an entity",
+    "status": "say where things stand, at once",
     "check": "say whether journal, memory.db and agents are healthy",
     "recover": "rebuild what is damaged from the journal",
     "adopt": "journal what lies on disk now",
