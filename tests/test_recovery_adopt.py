@@ -366,7 +366,17 @@ def test_a_long_list_of_what_was_left_out_is_bounded_but_counted(tmp_path: Path)
     with adoption(memory) as opened:
         list(opened.events())
         assert len(opened.report.lines()) == 7
+        assert not opened.report.is_whole
         assert opened.report.lines(3)[2:] == ["relations row 3: entity 1 does not exist or was left out", "and 4 more"]
+
+
+def test_what_is_derived_or_there_already_is_named_but_not_missing(tmp_path: Path) -> None:
+    vectors = [{"entity_id": 1, "embedding": bytes(4), "model_version": "m", "created_at": MS}]
+    memory = build(tmp_path / "memory.db", CAXTON, entities=[entity(1, "A", '["a", "a"]')], embeddings=vectors)
+    with adoption(memory) as opened:
+        list(opened.events())
+        assert len(opened.report.left_out) == 2
+        assert opened.report.is_whole
 
 
 def test_nothing_to_adopt_is_an_empty_stream(tmp_path: Path) -> None:

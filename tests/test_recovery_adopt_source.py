@@ -59,7 +59,8 @@ def test_a_link_is_opened_with_the_wal_of_its_target(tmp_path: Path) -> None:
         assert len(adopt(tmp_path / "memory.db")[0]) == 5
 
 
-def test_a_hot_rollback_journal_is_not_overlooked(tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", [b"\x01\x01", b"\x02\x02"], ids=["rollback", "leaving WAL"])
+def test_a_hot_rollback_journal_is_not_overlooked(tmp_path: Path, mode: bytes) -> None:
     """Killed in mid-transaction: pages of it are in the file, and only the -journal says so."""
     live = tmp_path / "live"
     live.mkdir()
@@ -72,6 +73,9 @@ def test_a_hot_rollback_journal_is_not_overlooked(tmp_path: Path) -> None:
         writer.execute("UPDATE entities SET entity_type = 'torn'")
         for name in ("memory.db", "memory.db-journal"):
             (tmp_path / name).write_bytes((live / name).read_bytes())
+    with (tmp_path / "memory.db").open("r+b") as file:
+        file.seek(18)
+        file.write(mode)
     before = sides(tmp_path)
     assert b"torn" in (tmp_path / "memory.db").read_bytes()
     with pytest.raises(IOFault, match="cannot be read") as caught:
@@ -108,11 +112,13 @@ def test_a_file_that_is_no_memory_is_refused_and_left_as_it_is(tmp_path: Path, c
     assert memory.read_bytes() == content
 
 
-def test_a_damaged_page_stops_the_import_before_it_begins(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("offset", "damage"), [(4096 * 9, bytes(4096)), (36, b"\0\0\0\5")])
+def test_damage_stops_the_import_before_it_begins(tmp_path: Path, offset: int, damage: bytes) -> None:
+    """A page of zeros cannot be read; a free list that is shorter than the header says is only found by a check."""
     rows = [entity(number, f"E{number}", json.dumps(["x" * 900])) for number in range(1, 200)]
     memory = build(tmp_path / "memory.db", CAXTON, entities=rows)
     data = bytearray(memory.read_bytes())
-    data[4096 * 9 : 4096 * 10] = bytes(4096)
+    data[offset : offset + len(damage)] = damage
     memory.write_bytes(data)
     with pytest.raises(Corrupt, match="damaged"):
         adoption(memory)
@@ -145,9 +151,14 @@ def test_tables_that_have_no_place_are_named(tmp_path: Path) -> None:
         CAXTON + "CREATE TABLE audit(x); INSERT INTO audit VALUES (1), (2); CREATE VIRTUAL TABLE words USING fts5(a);"
         "INSERT INTO words VALUES ('x');",
     )
+    with closing(sqlite3.connect(memory, isolation_level=None)) as connection:
+        connection.execute("PRAGMA writable_schema=ON")  # a table of an extension that is not loaded here
+        sql = "CREATE VIRTUAL TABLE vectors USING vec0(a)"
+        connection.execute("INSERT INTO sqlite_master VALUES ('table', 'vectors', 'vectors', 0, ?)", (sql,))
     left_out = adopt(memory)[1]
     assert "table audit, 2 rows: no event has a place for this table" in left_out
     assert "table words, 1 rows: no event has a place for this table" in left_out
+    assert "table vectors, rows that cannot be counted: no event has a place for this table" in left_out
 
 
 def test_ids_may_be_text(tmp_path: Path) -> None:
