@@ -18,6 +18,7 @@ from journal.errors import Locked, NoSpace, NotAJournal, OutcomeUnknown, Poisone
 from journal.format import (
     BATCH_HEADER_BYTES,
     CHAIN_GENESIS,
+    SECTOR_BYTES,
     TRAILER_BYTES,
     SegmentHeader,
     array_of,
@@ -58,6 +59,15 @@ def create(storage: Storage, directory: str, journal_id: bytes | None = None) ->
     header = SegmentHeader(journal_id, secrets.token_bytes(8), 1, 1, 0, 0, 0, CHAIN_GENESIS)
     SegmentWriter.create(storage, f"{directory}/segments", header).close_clean(1, CHAIN_GENESIS)
     return journal_id
+
+
+def encode_holder(holder: Holder) -> bytes:
+    """The lock file's content: one sector, always of the same length, so that a cut leaves the old claim or the new."""
+    command = holder.command.encode(errors="replace")[:200].decode(errors="ignore")
+    data = msgspec.json.encode(msgspec.structs.replace(holder, command=command.replace("\0", "")))
+    if len(data) >= SECTOR_BYTES:
+        data = msgspec.json.encode(Holder(holder.epoch, holder.pid))
+    return data.ljust(SECTOR_BYTES - 1) + b"\n"
 
 
 def read_holder(data: bytes) -> Holder:
@@ -131,8 +141,9 @@ class Log:
             reader = LogReader(storage, directory, evidence_seq=evidence_seq)
             previous_epoch = max(read_holder(lock.read()).epoch, reader.tail.epoch)
             epoch = previous_epoch + 1
-            claim = msgspec.json.encode(msgspec.structs.replace(holder or Holder(), epoch=epoch)) + b"\n"
+            claim = encode_holder(msgspec.structs.replace(holder or Holder(), epoch=epoch))
             lock.write(claim)
+            storage.sync_dir(directory)  # a lock file whose name a power cut takes would hand its epoch out again
             opening, segment = settle(storage, directory, reader, previous_epoch, epoch, entropy)
             if segment is not None:
                 reader.refresh()
