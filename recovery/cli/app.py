@@ -46,6 +46,7 @@ VERBS = {
     "checkpoint": "make, list, verify and thin checkpoints",
     "backup": "copy the journal while writing goes on",
     "replay": "restore a past moment, beside or in place",
+    "diff": "say what changed between two moments",
     "tag": "give a moment a name",
     "completion": "print the completion script of a shell",
 }
