@@ -11,11 +11,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from journal.errors import Diverged
-from journal.events import StateRestored
 from journal.format import Record
 from journal.reader import LogReader
 from replay.memory import Applied, apply_records
-from replay.records import total_of, within
+from replay.records import jump_in, total_of, within
 from replay.schema import Position, read_position, write_position
 from replay.timeline import Restore
 
@@ -85,7 +84,7 @@ def catch_up(
 
     for batch in reader.batches(start.seq + 1, reader.last_seq) if total else ():
         records = within(batch, start.seq, reader.last_seq)
-        restore = _jump_in(reached.seq + 1, records)
+        restore = jump_in(reached.seq + 1, records)
         if restore is not None:
             records = records[: restore.seq - reached.seq - 1]
         if records:  # else the restore is the batch's first, and the chain of its batch is not ours
@@ -97,15 +96,6 @@ def catch_up(
             commit()
     commit()
     return CaughtUp(start.seq, reached.seq, applied, restore)
-
-
-def _jump_in(first_seq: int, records: Sequence[Record]) -> Restore | None:
-    for seq, record in enumerate(records, first_seq):
-        if isinstance(record.event, StateRestored):
-            restore = Restore(seq, record.event.to_seq)
-            if restore.jumps:
-                return restore
-    return None
 
 
 def _commit(connection: sqlite3.Connection, first_seq: int, records: Sequence[Record], position: Position) -> Applied:

@@ -8,24 +8,25 @@ Builds beside; what makes a state current is `generations`.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from time import perf_counter
 
 from journal.checkpoint import KIND_EMBEDDINGS, KIND_MEMORY, CheckpointStore, Manifest, PassedOver, ladder
 from journal.errors import Corrupt, UsageError
+from journal.format import Record
 from journal.reader import LogReader
 from journal.storage import Storage
 from replay.bulk import BulkLoader
 from replay.digest import DIGEST_VERSION, state_digest
 from replay.embedding_parts import load_embeddings
 from replay.faults import sqlite_fault
-from replay.history import History, belongs, read_history
+from replay.history import History, belongs, extend, recorded_history
 from replay.memory import Applied, apply_records
-from replay.records import position_at, records_of, total_of
+from replay.records import jump_in, position_at, records_of, total_of
 from replay.schema import PROJECTION_VERSION, TABLES, Position, read_position, write_position
-from replay.timeline import Range, Restore, event_count, lineage_from
+from replay.timeline import Range, event_count, lineage_from
 from replay.working import JournalMode, assemble, connect_finished, connect_private, discard, finish
 
 Progress = Callable[[int, int], None]
@@ -63,6 +64,10 @@ class _Unusable(Exception):
     """A checkpoint turned out to be no base; the next rung is tried."""
 
 
+class _RestoreAhead(Exception):
+    """A restore that was not known of lies on the way: other events make this state."""
+
+
 def build_state(
     storage: Storage,
     directory: str,
@@ -88,22 +93,16 @@ def build_state(
     started = perf_counter()
     checkpoints = CheckpointStore(storage, f"{directory}/checkpoints")
     manifests, damaged = checkpoints.scan() if use_checkpoints else ([], [])
-    if history is None:
-        history = read_history(reader, checkpoints if use_checkpoints else None, target_seq)
-    restores = history.restores_until(target_seq)
-    rungs, passed_over = ladder(manifests, lambda manifest: _unfit(manifest, restores, target_seq), target_seq)
-    passed_over += [PassedOver(each.seq or 0, str(each.error)) for each in damaged if (each.seq or 0) <= target_seq]
-    for base in (*rungs, None):
-        ranges = lineage_from(restores, target_seq, base.seq if base else 0)
-        assert ranges is not None
-        build = _Build(checkpoints, reader, base, ranges, target_seq, destination, progress)
+    known = history or recorded_history(reader, manifests, target_seq)
+    while True:
+        passed_over = [PassedOver(each.seq or 0, str(each.error)) for each in damaged if (each.seq or 0) <= target_seq]
+        build = _Build(checkpoints, reader, known, manifests, target_seq, destination, progress, embeddings)
         try:
-            built = build.run(manifests if embeddings else ())
+            result = build.climb(passed_over)
             finish(storage, destination, journal_mode)
-        except _Unusable as problem:
+        except _RestoreAhead:
             discard(storage, destination)
-            assert base is not None
-            passed_over.append(PassedOver(base.seq, str(problem)))
+            known = extend(known, reader, target_seq)
             continue
         except BaseException as error:
             discard(storage, destination)
@@ -111,25 +110,15 @@ def build_state(
                 raise sqlite_fault(error, destination) from error
             raise
         return Built(
-            destination, position_at(reader, target_seq), built.digest, base.seq if base else 0, tuple(passed_over),
-            built.applied.events, built.applied.rows, built.applied.no_ops, built.counts, built.embeddings,
-            tuple(built.lost), storage.size(destination), perf_counter() - started,
+            destination, position_at(reader, target_seq), result.digest, result.base_seq, tuple(passed_over),
+            result.applied.events, result.applied.rows, result.applied.no_ops, result.counts, result.embeddings,
+            tuple(result.lost), storage.size(destination), perf_counter() - started,
         )  # fmt: skip
-    raise AssertionError("genesis is always a base")
-
-
-def _unfit(manifest: Manifest, restores: Sequence[Restore], target_seq: int) -> str | None:
-    """Why a checkpoint is no base for the state at `target_seq`, as far as its manifest tells."""
-    made_by = (manifest.projection_version, manifest.digest_version)
-    if made_by != (PROJECTION_VERSION, DIGEST_VERSION):
-        return f"made by version {made_by[0]} of the projection and {made_by[1]} of the digest"
-    if lineage_from(restores, target_seq, manifest.seq) is None:
-        return "on a timeline that a restore left"
-    return None
 
 
 @dataclass(slots=True)
 class _Result:
+    base_seq: int
     applied: Applied
     counts: dict[str, int]
     embeddings: int
@@ -138,38 +127,69 @@ class _Result:
 
 
 class _Build:
-    """One attempt at a state, on one rung."""
+    """Attempts at a state, rung by rung.
+
+    The restores after `known.seq` are not known yet. They are looked for in what is applied, which saves reading the
+    log twice; the rare one that is found raises _RestoreAhead, and the build begins again with all of them.
+    """
 
     def __init__(
         self,
         checkpoints: CheckpointStore,
         reader: LogReader,
-        base: Manifest | None,
-        ranges: Sequence[Range],
+        known: History,
+        manifests: Sequence[Manifest],
         target_seq: int,
         path: str,
         progress: Progress | None,
+        embeddings: bool,
     ) -> None:
         self.checkpoints = checkpoints
         self.reader = reader
-        self.base = base
-        self.ranges = ranges
+        self.known = known
+        self.restores = known.restores_until(target_seq)
+        self.manifests = manifests
         self.target_seq = target_seq
         self.path = path
-        self.before = len(base.of_kind(KIND_MEMORY)) * PART_EVENTS if base else 0
-        self.total = self.before + event_count(ranges)
         self.progress = progress or (lambda done, total: None)
+        self.embeddings = embeddings
 
-    def run(self, manifests: Sequence[Manifest]) -> _Result:
-        """Raises _Unusable where the base is at fault. `manifests` are asked for vectors, which fit any state."""
-        base = self.base
+    def climb(self, passed_over: list[PassedOver]) -> _Result:
+        """The state on the first rung that holds; those that do not are added to `passed_over`."""
+        rungs, unfit = ladder(self.manifests, self._unfit, self.target_seq)
+        passed_over += unfit
+        for base in rungs:
+            try:
+                return self._run(base)
+            except _Unusable as problem:
+                discard(self.checkpoints.storage, self.path)
+                passed_over.append(PassedOver(base.seq, str(problem)))
+        return self._run(None)
+
+    def _unfit(self, manifest: Manifest) -> str | None:
+        """Why a checkpoint is no base for the state, as far as its manifest tells; None if it is one."""
+        made_by = (manifest.projection_version, manifest.digest_version)
+        if made_by != (PROJECTION_VERSION, DIGEST_VERSION):
+            return f"made by version {made_by[0]} of the projection and {made_by[1]} of the digest"
+        if lineage_from(self.restores, self.target_seq, manifest.seq) is None:
+            return "on a timeline that a restore left"
+        return None
+
+    def _run(self, base: Manifest | None) -> _Result:
+        """Raises _Unusable where the base is at fault."""
+        ranges = lineage_from(self.restores, self.target_seq, base.seq if base else 0)
+        assert ranges is not None
+        before = len(base.of_kind(KIND_MEMORY)) * PART_EVENTS if base else 0
+        total = before + event_count(ranges)
         if base is not None:
-            self._take_parts(base)
+            self._take_parts(base, total)
         lost: list[str] = []
-        vectors = next((found for each in manifests if (found := each.of_kind(KIND_EMBEDDINGS))), [])
+        sources = self.manifests if self.embeddings else ()
+        vectors = next((found for each in sources if (found := each.of_kind(KIND_EMBEDDINGS))), [])
+        records = self._records(ranges, before, total)
         try:
             with closing(connect_private(self.path)) as connection:
-                applied = self._load(connection) if base is None else self._apply(connection, base)
+                applied = _load(connection, records) if base is None else _apply(connection, base, records)
                 connection.execute("BEGIN")
                 write_position(connection, position_at(self.reader, self.target_seq))
                 embeddings = load_embeddings(connection, self.checkpoints, vectors, lost.append)
@@ -178,49 +198,57 @@ class _Build:
             with closing(connect_finished(self.path)) as connection:
                 digest = state_digest(connection)
         except sqlite3.DatabaseError as error:
-            raise self._blame(error) from error
-        if base is not None and not self.ranges and digest != base.digest:
+            damaged = getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+            if base is None or not damaged:
+                raise
+            raise _Unusable(f"its parts make no sound database: {error}") from error
+        if base is not None and not ranges and digest != base.digest:
             raise _Unusable(f"its parts have digest {digest}, its manifest says {base.digest}")
-        return _Result(applied, counts, embeddings, lost, digest)
+        return _Result(base.seq if base else 0, applied, counts, embeddings, lost, digest)
 
-    def _take_parts(self, base: Manifest) -> None:
+    def _take_parts(self, base: Manifest, total: int) -> None:
         if not belongs(base, self.reader):
             raise _Unusable("the journal tells another history at its seq")
         try:
-            assemble(self.checkpoints, base, self.path, lambda count: self.progress(count * PART_EVENTS, self.total))
+            assemble(self.checkpoints, base, self.path, lambda count: self.progress(count * PART_EVENTS, total))
         except Corrupt as error:
             raise _Unusable(str(error)) from error
 
-    def _blame(self, error: sqlite3.DatabaseError) -> Exception:
-        """Proven parts that make no sound database mean that the checkpoint was made wrong: the next rung may do."""
-        damaged = getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-        return _Unusable(f"its parts make no sound database: {error}") if self.base is not None and damaged else error
-
-    def _load(self, connection: sqlite3.Connection) -> Applied:
-        loader = BulkLoader(connection)
-        done = self.before
-        for first_seq, records in records_of(self.reader, self.ranges):
-            loader.add(first_seq, records)
+    def _records(self, ranges: Sequence[Range], done: int, total: int) -> Iterator[tuple[int, list[Record]]]:
+        for first_seq, records in records_of(self.reader, ranges):
+            if first_seq + len(records) > self.known.seq:
+                jump = jump_in(first_seq, records)
+                if jump is not None and jump.seq > self.known.seq:
+                    raise _RestoreAhead
+            yield first_seq, records
             done += len(records)
-            self.progress(done, self.total)
-        return loader.finish()
+            self.progress(done, total)
 
-    def _apply(self, connection: sqlite3.Connection, base: Manifest) -> Applied:
-        if read_position(connection) != Position(base.seq, base.journal_id, base.epoch, base.chain):
-            raise _Unusable("its parts stand at another position than its manifest says")
-        applied = Applied()
-        pending = 0
-        connection.execute("BEGIN")
-        for first_seq, records in records_of(self.reader, self.ranges):
-            applied = total_of(applied, apply_records(connection, first_seq, records))
-            pending += len(records)
-            if pending >= EVENTS_PER_COMMIT:
-                connection.execute("COMMIT")
-                connection.execute("BEGIN")
-                pending = 0
-            self.progress(self.before + applied.events, self.total)
-        connection.execute("COMMIT")
-        return applied
+
+def _load(connection: sqlite3.Connection, runs: Iterator[tuple[int, list[Record]]]) -> Applied:
+    """Into an empty file."""
+    loader = BulkLoader(connection)
+    for first_seq, records in runs:
+        loader.add(first_seq, records)
+    return loader.finish()
+
+
+def _apply(connection: sqlite3.Connection, base: Manifest, runs: Iterator[tuple[int, list[Record]]]) -> Applied:
+    """Onto a checkpoint's state."""
+    if read_position(connection) != Position(base.seq, base.journal_id, base.epoch, base.chain):
+        raise _Unusable("its parts stand at another position than its manifest says")
+    applied = Applied()
+    waiting = 0
+    connection.execute("BEGIN")
+    for first_seq, records in runs:
+        applied = total_of(applied, apply_records(connection, first_seq, records))
+        waiting += len(records)
+        if waiting >= EVENTS_PER_COMMIT:
+            connection.execute("COMMIT")
+            connection.execute("BEGIN")
+            waiting = 0
+    connection.execute("COMMIT")
+    return applied
 
 
 def _count(connection: sqlite3.Connection, table: str) -> int:

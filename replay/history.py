@@ -5,7 +5,7 @@ Every manifest carries those up to its own seq, so only the log after the newest
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -49,11 +49,16 @@ _WANTED = {tag_of(StateRestored), tag_of(TagCreated)}
 def read_history(reader: LogReader, store: CheckpointStore | None = None, until: int | None = None) -> History:
     """The history of the log up to seq `until` (default: its end), beginning at the newest manifest that helps."""
     last = reader.last_seq if until is None else until
-    for manifest in store.manifests() if store is not None else ():
-        if manifest.seq <= last and belongs(manifest, reader):
+    return extend(recorded_history(reader, store.manifests() if store is not None else (), last), reader, last)
+
+
+def recorded_history(reader: LogReader, manifests: Sequence[Manifest], until: int) -> History:
+    """What the newest manifest up to seq `until` tells; its `seq` says how far that goes."""
+    for manifest in manifests:
+        if manifest.seq <= until and belongs(manifest, reader):
             restores = tuple(Restore(*pair) for pair in manifest.restores)
-            return extend(History(manifest.seq, restores, dict(manifest.tags)), reader, last)
-    return extend(History(), reader, last)
+            return History(manifest.seq, restores, dict(manifest.tags))
+    return History()
 
 
 def belongs(manifest: Manifest, reader: LogReader) -> bool:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from journal.events import StateRestored
 from journal.format import CHAIN_GENESIS, Record
 from journal.reader import LogReader
 from journal.scan import Batch
 from replay.memory import Applied
 from replay.schema import Position
-from replay.timeline import Range
+from replay.timeline import Range, Restore
 
 RUN_RECORDS = 1000  # a log of single writes has a record a batch; runs of them are applied several times as fast
 
@@ -33,6 +34,16 @@ def within(batch: Batch, after: int, last: int) -> list[Record]:
     if after < batch.first_seq and batch.last_seq <= last:
         return records
     return records[max(0, after + 1 - batch.first_seq) : last + 1 - batch.first_seq]
+
+
+def jump_in(first_seq: int, records: Sequence[Record]) -> Restore | None:
+    """The first restore among the records that makes an earlier state current."""
+    for index, record in enumerate(records):
+        if type(record.event) is StateRestored:
+            restore = Restore(first_seq + index, record.event.to_seq)
+            if restore.jumps:
+                return restore
+    return None
 
 
 def position_at(reader: LogReader, seq: int) -> Position:
