@@ -7,6 +7,7 @@ fields are only ever appended, with defaults, so that an old record decodes into
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from typing import Any, ClassVar, Union
 
@@ -37,6 +38,7 @@ def register(name: str) -> Any:
         cls.type_name = name
         _TYPES[name] = cls
         event_union.cache_clear()
+        type_dictionary.cache_clear()
         return cls
 
     return add
@@ -54,8 +56,9 @@ def type_named(name: str) -> type[Event] | None:
     return _TYPES.get(name)
 
 
-def type_dictionary() -> dict[str, int]:
-    """Stored name → tag of every registered type, as written into each segment header."""
+@cache
+def type_dictionary() -> Mapping[str, int]:
+    """Stored name → tag of every registered type, as written into each segment header. Not to be changed."""
     return {name: tag_of(cls) for name, cls in _TYPES.items()}
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -124,7 +124,7 @@ class SegmentHeader:
     previous_epoch: int
     previous_end: int
     previous_chain: bytes
-    types: dict[str, int] = field(default_factory=type_dictionary)
+    types: Mapping[str, int] = field(default_factory=type_dictionary)
     extra: dict[str, Any] = field(default_factory=dict)
 
 
@@ -346,7 +346,7 @@ class RecordDecoder:
 
     __slots__ = ("_decode", "_path", "_types", "_unknown")
 
-    def __init__(self, types: dict[str, int], path: str) -> None:
+    def __init__(self, types: Mapping[str, int], path: str) -> None:
         self._path = path
         self._types = types
         known = type_dictionary()

@@ -118,7 +118,7 @@ def write_file(storage: Storage, path: str, data: bytes) -> None:
     A crash leaves the old file or the new one, never a part. The temporary name ends in ``.tmp``.
     """
     directory, name = path.rsplit("/", 1)
-    temporary = f"{directory}/.{name[:200]}.tmp"
+    temporary = f"{directory}/.{name.encode()[:200].decode(errors='ignore')}.tmp"  # NAME_MAX counts bytes
     if storage.kind(temporary) != "missing":
         storage.remove(temporary)  # left by a crash between create and rename
     file = storage.open(temporary, write=True, create=True)

@@ -221,7 +221,7 @@ def _link(
 
 def _strays(storage: Storage, directory: str, parts: set[str], report: Verified) -> None:
     """Reads what is neither segment, manifest nor listed part: a plan must decode, anything else is a note."""
-    known = {"segments", "checkpoints", "quarantine", "lock", "recovery.json", "control.sock"}
+    known = {"segments", "checkpoints", "quarantine", "lock", "recovery.json", "import.json", "control.sock"}
     names = [(directory, name) for name in storage.list(directory) if name not in known]
     ours = {segment.path for segment in list_segments(storage, directory)}
     names += [
@@ -243,12 +243,12 @@ def _strays(storage: Storage, directory: str, parts: set[str], report: Verified)
         report.findings.append(
             Finding("note", "stray_file", "no part of the journal; left alone", f"{folder}/{name}")
         )
-    plan = f"{directory}/recovery.json"
-    if storage.kind(plan) == "file":
-        try:
-            decode_header(storage.read(plan), KIND_PLAN, plan)
-        except DataError as error:
-            report.add(error, plan)
+    for plan in (f"{directory}/recovery.json", f"{directory}/import.json"):
+        if storage.kind(plan) == "file":
+            try:
+                decode_header(storage.read(plan), KIND_PLAN, plan)
+            except DataError as error:
+                report.add(error, plan)
 
 
 def prove(reader: LogReader, receipt: Receipt) -> None:

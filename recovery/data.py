@@ -57,9 +57,20 @@ class Data:
     def reader(self, evidence_seq: int = 0) -> LogReader:
         return LogReader(self.storage, self.layout.journal, evidence_seq=evidence_seq)
 
+    @property
+    def import_path(self) -> str:
+        return f"{self.layout.journal}/import.json"
+
     def interrupted_plan(self) -> bytes | None:
         """The plan of a recovery that was cut, as JSON, if there is one that can be read."""
+        return self._read_plan(self.plan_path)
+
+    def pending_import(self) -> bytes | None:
+        """What an import that did not end reads from, as JSON."""
+        return self._read_plan(self.import_path)
+
+    def _read_plan(self, path: str) -> bytes | None:
         try:
-            return decode_header(self.storage.read(self.plan_path), KIND_PLAN, self.plan_path)
+            return decode_header(self.storage.read(path), KIND_PLAN, path)
         except (FileNotFoundError, JournalError):
             return None

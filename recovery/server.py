@@ -18,7 +18,7 @@ from typing import Literal
 import anyio.to_thread
 
 from journal.commit import Ticket, draft, ticket
-from journal.errors import AmbiguousTail, Corrupt, DataError, Diverged, JournalError, Unsupported
+from journal.errors import AmbiguousTail, Corrupt, DataError, Diverged, JournalError, Unsupported, UsageError
 from journal.events import EpochStarted
 from recovery.data import Data
 from recovery.decide import Decision, decide
@@ -47,7 +47,9 @@ class Opened:
         self.kept = kept  # what only a person can decide: hand edits, files the journal never saw
 
 
-def open_core(data: Data, *, check: Check = "full", progress: Progress | None = None) -> Opened:
+def open_core(
+    data: Data, *, check: Check = "full", progress: Progress | None = None, importing: bool = False
+) -> Opened:
     """Takes the lock, checks, repairs, catches up. The caller closes the core.
 
     `check` "full" compares memory.db by digest with what the journal makes; "quick" looks only at whether it can be
@@ -55,6 +57,8 @@ def open_core(data: Data, *, check: Check = "full", progress: Progress | None = 
     slow, and whose unit runs `journal recover all` before the server starts. Raises Locked, NotAJournal, Corrupt,
     AmbiguousTail, Diverged, Unsupported.
     """
+    if not importing and data.pending_import() is not None:
+        raise UsageError("an import was cut", path=data.import_path, hint="finish it with: journal init --adopt")
     log = open_log(data)
     try:
         decisions = decide(diagnose(data, deep=check == "full", progress=progress))

@@ -50,6 +50,7 @@ class LiveState:
         self.foreign_writes = 0
         self.failure: str | None = None
         self.wants_fold = False
+        self.materialises = True  # an import journals files that are there already, some of them in two versions
         self._batches = 0
         self._data_version = self._read_data_version()
         self._validator = Validator(connection, position.seq)
@@ -129,7 +130,7 @@ class LiveState:
         A file with bytes that the journal never saw is a hand edit: it goes to quarantine before it is replaced.
         """
         names = {record.event.name for record in records if isinstance(record.event, ConfigWritten | ConfigRemoved)}
-        if not names:
+        if not names or not self.materialises:
             return
         agents: dict[str, tuple[str, bytes]] = {}
         for name in names:

@@ -20,9 +20,9 @@ def command(app: App, adopt: bool) -> int | None:
     the Caxton server) and the agent files, journals every row and file as an event, and lists what it left out. The
     memory.db that was there is set aside in journal/quarantine, never changed. Adopting again goes on where it was cut.
     """
-    from recovery.setup import initialise
+    from recovery.setup import adopt_state, initialise
 
-    data, created = initialise(app.place, app.config_option)
+    data, created = initialise(app.place, app.config_option, adopt=adopt)
     document: dict[str, object] = {"data": data.root, "journal_id": data.reader().journal_id.hex(), "created": created}
     if not adopt:
         if app.json:
@@ -30,8 +30,6 @@ def command(app: App, adopt: bool) -> int | None:
         else:
             app.out.line(f"{'began' if created else 'there is'} a journal in {data.root}")
         return None
-    from recovery.setup import adopt_state
-
     with app.out.progress("adopting", "events") as bar:
         adopted = adopt_state(data, bar.advance)
     if app.json:
@@ -42,4 +40,4 @@ def command(app: App, adopt: bool) -> int | None:
         app.out.line(f"adopted {counts}")
         for line in adopted.left_out:
             app.out.line(f"left out: {line}")
-    return 3 if adopted.left_out else None
+    return None if adopted.is_whole else 3
