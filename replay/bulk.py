@@ -127,7 +127,7 @@ class BulkLoader:
             elif (handler := handlers.get(type(event))) is not None:
                 made = handler(seq, record)
                 rows += made
-                no_ops += not made
+                no_ops += not made and type(event) is not ScopeCleared
         self._applied.events += len(records)
         self._applied.rows += rows
         self._applied.no_ops += no_ops
@@ -170,7 +170,10 @@ class BulkLoader:
         if entity_id is None:
             return 0
         metadata = None if event.metadata is None else metadata_text(event.metadata)
-        self._deferred.entity_changes.append((event.entity_type, metadata, event.confidence, record.time, entity_id))
+        number = event.confidence
+        self._deferred.entity_changes.append(
+            (event.entity_type, metadata, number is not None, number, record.time, entity_id)
+        )
         return 1
 
     def _entity_deleted(self, _: int, record: Record) -> int:
@@ -218,7 +221,10 @@ class BulkLoader:
         if relation_id is None:
             return 0
         metadata = None if event.metadata is None else metadata_text(event.metadata)
-        self._deferred.relation_changes.append((event.strength, event.confidence, metadata, relation_id))
+        strength, confidence = event.strength, event.confidence
+        self._deferred.relation_changes.append(
+            (strength is not None, strength, confidence is not None, confidence, metadata, relation_id)
+        )
         return 1
 
     def _relation_deleted(self, _: int, record: Record) -> int:

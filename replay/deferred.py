@@ -8,16 +8,8 @@ from __future__ import annotations
 import sqlite3
 from typing import Any
 
+from replay.memory import ENTITY_CHANGES, RELATION_CHANGES
 from replay.schema import create_indexes
-
-_UPDATE_ENTITY = (
-    "UPDATE entities SET entity_type = coalesce(?, entity_type), metadata = coalesce(?, metadata),"
-    " confidence = coalesce(?, confidence), updated_at = ? WHERE id = ?"
-)
-_UPDATE_RELATION = (
-    "UPDATE relations SET strength = coalesce(?, strength), confidence = coalesce(?, confidence),"
-    " metadata = coalesce(?, metadata) WHERE id = ?"
-)
 
 
 class Deferred:
@@ -25,16 +17,16 @@ class Deferred:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
-        self.entity_changes: list[tuple[Any, ...]] = []  # entity_type, metadata, confidence, updated_at, id
-        self.relation_changes: list[tuple[Any, ...]] = []  # strength, confidence, metadata, id
+        self.entity_changes: list[tuple[Any, ...]] = []  # as in ENTITY_CHANGES, then the id
+        self.relation_changes: list[tuple[Any, ...]] = []  # as in RELATION_CHANGES
         self.dead_entities: list[tuple[int]] = []
         self.dead_relations: list[tuple[int]] = []
         self.removals: dict[tuple[int, bytes], list[int]] = {}  # (entity id, text_sha256): the seqs that remove it
 
     def apply_changes(self) -> None:
         """Updates rows, oldest change first. May be done at any time, which bounds what waits."""
-        self._connection.executemany(_UPDATE_ENTITY, self.entity_changes)
-        self._connection.executemany(_UPDATE_RELATION, self.relation_changes)
+        self._connection.executemany(f"UPDATE entities SET {ENTITY_CHANGES} WHERE id = ?", self.entity_changes)
+        self._connection.executemany(f"UPDATE relations SET {RELATION_CHANGES} WHERE id = ?", self.relation_changes)
         self.entity_changes.clear()
         self.relation_changes.clear()
 

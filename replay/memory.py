@@ -5,7 +5,7 @@ are the caller's. Apply is total and depends on nothing but state and record: a 
 is there already makes an event a counted no-op, never an error, so any decodable sequence has a state. A row's id is
 the seq of its event. `bulk` does the same to an empty file, faster; both must make the same rows.
 
-What holds for numbers: a NaN is stored as SQLite stores it, as NULL, and in an update it changes nothing.
+A NaN, which no admitted event holds, is stored as SQLite stores it: as NULL.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from replay.schema import NULL, metadata_text, text_digest
 @dataclass(slots=True)
 class Applied:
     """What a sequence did: its events, the rows they made, changed or removed themselves (what cascades from a row is
-    not counted), and the events that found nothing to do."""
+    not counted), and the events whose reference was missing or whose row was there already."""
 
     events: int = 0
     rows: int = 0
@@ -60,17 +60,16 @@ def apply_records(connection: sqlite3.Connection, first_seq: int, records: Seque
             start = stop
             continue
         sql, parameters = statement
-        if kind is not ScopeCleared:  # the one event that changes more than one row is counted by itself
-            while stop < end and type(records[stop].event) is kind:
-                stop += 1
+        while stop < end and type(records[stop].event) is kind:
+            stop += 1
         if stop == start + 1:
             rows = connection.execute(sql, parameters(first_seq + start, records[start])).rowcount
-            applied.no_ops += not rows
         else:
             run = map(parameters, range(first_seq + start, first_seq + stop), records[start:stop])
             rows = connection.executemany(sql, run).rowcount
-            applied.no_ops += stop - start - rows
         applied.rows += rows
+        if kind is not ScopeCleared:  # it may remove any number of rows: none is what it asks for, too
+            applied.no_ops += stop - start - rows
         start = stop
     return applied
 
@@ -80,6 +79,15 @@ def apply_records(connection: sqlite3.Connection, first_seq: int, records: Seque
 # References are looked up inside the statement: what is missing selects no row, and one round trip does it all.
 
 _Parameters = Callable[[int, Any], tuple[Any, ...]]
+
+# What an update gives; a number is given or not by a flag of its own, because a NaN is bound as NULL.
+ENTITY_CHANGES = (
+    "entity_type = coalesce(?, entity_type), metadata = coalesce(?, metadata), confidence = iif(?, ?, confidence),"
+    " updated_at = ?"
+)
+RELATION_CHANGES = (
+    "strength = iif(?, ?, strength), confidence = iif(?, ?, confidence), metadata = coalesce(?, metadata)"
+)
 
 _ENTITY = "(SELECT id FROM entities WHERE scope = ? AND name = ?)"
 _RELATION = f"from_entity_id = {_ENTITY} AND to_entity_id = {_ENTITY} AND relation_type = ?"
@@ -94,7 +102,8 @@ def _entity_created(seq: int, record: Record) -> tuple[Any, ...]:
 def _entity_updated(_: int, record: Record) -> tuple[Any, ...]:
     event = record.event
     metadata = None if event.metadata is None else metadata_text(event.metadata)
-    return (event.entity_type, metadata, event.confidence, record.time, event.scope, event.name)
+    confidence = event.confidence
+    return (event.entity_type, metadata, confidence is not None, confidence, record.time, event.scope, event.name)
 
 
 def _observation_added(seq: int, record: Record) -> tuple[Any, ...]:
@@ -119,7 +128,8 @@ def _relation_created(seq: int, record: Record) -> tuple[Any, ...]:
 def _relation_updated(_: int, record: Record) -> tuple[Any, ...]:
     event = record.event
     metadata = None if event.metadata is None else metadata_text(event.metadata)
-    return (event.strength, event.confidence, metadata, *_relation_key(event))
+    strength, confidence = event.strength, event.confidence
+    return (strength is not None, strength, confidence is not None, confidence, metadata, *_relation_key(event))
 
 
 def _relation_deleted(_: int, record: Record) -> tuple[Any, ...]:
@@ -153,8 +163,7 @@ _STATEMENTS: dict[type[Any], tuple[str, _Parameters]] = {
         _entity_created,
     ),
     EntityUpdated: (
-        "UPDATE entities SET entity_type = coalesce(?, entity_type), metadata = coalesce(?, metadata),"
-        " confidence = coalesce(?, confidence), updated_at = ? WHERE scope = ? AND name = ?",
+        f"UPDATE entities SET {ENTITY_CHANGES} WHERE scope = ? AND name = ?",
         _entity_updated,
     ),
     EntityDeleted: (
@@ -179,8 +188,7 @@ _STATEMENTS: dict[type[Any], tuple[str, _Parameters]] = {
         _relation_created,
     ),
     RelationUpdated: (
-        "UPDATE relations SET strength = coalesce(?, strength), confidence = coalesce(?, confidence),"
-        f" metadata = coalesce(?, metadata) WHERE {_RELATION}",
+        f"UPDATE relations SET {RELATION_CHANGES} WHERE {_RELATION}",
         _relation_updated,
     ),
     RelationDeleted: (f"DELETE FROM relations WHERE {_RELATION}", _relation_deleted),
