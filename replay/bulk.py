@@ -38,6 +38,7 @@ from journal.events import (
 )
 from journal.format import Record
 from replay.deferred import Deferred
+from replay.inserter import Inserter
 from replay.memory import Applied
 from replay.schema import NULL, create, metadata_text
 
@@ -49,7 +50,6 @@ _COLUMNS = {
 }
 _INSERT_AGENT = "INSERT INTO agents(name, sha256, content, status, reason, updated_at) VALUES (?, ?, ?, ?, ?, ?)"
 
-ROWS_PER_INSERT = 100
 CHANGES_MAX = 50_000  # so many changes wait before they are applied: a bound for memory
 
 
@@ -72,7 +72,7 @@ class BulkLoader:
         self._entities: dict[str, dict[str, int]] = {}  # scope, name: id
         self._relations: dict[tuple[int, int, str], int] = {}  # from, to, type: id
         self._agents: dict[str, tuple[Any, ...]] = {}
-        self._tables = [_Table(connection, name, columns) for name, columns in _COLUMNS.items()]
+        self._tables = [Inserter(connection, name, columns) for name, columns in _COLUMNS.items()]
         self._entity_cells, self._observation_cells, self._relation_cells, self._message_cells = (
             table.cells for table in self._tables
         )
@@ -256,35 +256,6 @@ class BulkLoader:
         digest, content = self._agents[event.name][:2]
         self._agents[event.name] = (digest, content, event.status, event.reason, record.time)
         return 1
-
-
-class _Table:
-    """A table's rows on their way in, many to a statement; ``cells`` holds them one after the other."""
-
-    __slots__ = ("_connection", "_insert", "_insert_full", "_row", "_width", "cells")
-
-    def __init__(self, connection: sqlite3.Connection, name: str, columns: str) -> None:
-        self._connection = connection
-        self._width = columns.count(",") + 1
-        self._row = "(" + ", ".join("?" * self._width) + ")"
-        self._insert = f"INSERT INTO {name}({columns}) VALUES "
-        self._insert_full = self._insert + ", ".join([self._row] * ROWS_PER_INSERT)
-        self.cells: list[Any] = []
-
-    def write_full(self) -> None:
-        """Writes what fills whole statements; the rest waits for more."""
-        step = ROWS_PER_INSERT * self._width
-        end = len(self.cells) // step * step
-        for start in range(0, end, step):
-            self._connection.execute(self._insert_full, self.cells[start : start + step])
-        del self.cells[:end]
-
-    def write_all(self) -> None:
-        self.write_full()
-        if self.cells:
-            rows = len(self.cells) // self._width
-            self._connection.execute(self._insert + ", ".join([self._row] * rows), self.cells)
-            self.cells.clear()
 
 
 def _pragma(connection: sqlite3.Connection, name: str) -> Any:
