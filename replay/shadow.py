@@ -36,8 +36,8 @@ def run_shadow(layout: Layout, progress: Callable[[int, int], None] | None = Non
     command = [sys.executable, "-P", "-m", "replay.shadow", "--journal", layout.journal, "--memory", layout.memory_db]
     for module in _event_modules():
         command += ["--import", module]
-    # The child finds the same packages, whatever directory it is started in.
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
+    # The child imports what this process would, and nothing from the directory that it is started in.
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))}
     child = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     )

@@ -21,7 +21,7 @@ def mark(world: World, *events: Event) -> None:
     steps = [Step(seq, START + 10**15, None, event) for seq, event in enumerate(events, first)]
     for step in steps:
         world.model.apply(step.seq, step.time, None, step.event)
-    world.append(steps, together=2)
+    world.append(steps, together=1000)
 
 
 @pytest.fixture
@@ -46,6 +46,8 @@ def test_it_holds_every_restore_and_the_last_meaning_of_each_tag(world: World):
 
 @pytest.mark.parametrize("until", [0, 31, 32, 33, 64, 65])
 def test_up_to_a_seq_it_knows_nothing_of_what_came_later(world: World, until: int):
+    """And goes on from there, also in the middle of a batch."""
+    assert world.reader().batch_of(31).count == 4
     found = read_history(world.reader(), world.checkpoints, until)
     assert found == read_history(world.reader(), None, until)
     assert found.seq == until
