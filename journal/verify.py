@@ -15,10 +15,10 @@ import msgspec
 from journal.checkpoint import CheckpointStore
 from journal.commit import Receipt
 from journal.errors import Corrupt, DataError, JournalError, UsageError
-from journal.format import KIND_PLAN, SegmentHeader, decode_header, decode_segment_header
+from journal.format import KIND_PLAN, SegmentHeader, decode_header, decode_segment_header, generated_op_id
 from journal.reader import LogReader, SegmentRef, list_segments
 from journal.regions import Verdict, error_for, verdict_on
-from journal.scan import Scanner
+from journal.scan import Batch, Scanner
 from journal.storage import Storage
 
 Progress = Callable[[int, int], None]
@@ -152,7 +152,7 @@ def _segment(
 ) -> None:
     header, start = found
     try:
-        data = storage.read(segment.path)
+        data = _read(storage, segment, header, start) if last else storage.read(segment.path)
         if after is not None:
             data = data[: after[0].previous_end]
         scanner = Scanner(data, start, header, segment.path)
@@ -195,6 +195,20 @@ def _segment(
             ),
             segment.path,
         )  # fmt: skip
+
+
+def _read(storage: Storage, segment: SegmentRef, header: SegmentHeader, start: int) -> bytes:
+    """The last segment. Bad bytes at its end are read again until they stand still: a writer may be at work there."""
+    before = None
+    while True:
+        data = storage.read(segment.path)
+        scanner = Scanner(data, start, header, segment.path)
+        for _ in scanner:
+            pass
+        region = scanner.bad_region()
+        if region is None or region == before:
+            return data
+        before = region
 
 
 def _link(
@@ -260,14 +274,18 @@ def prove(reader: LogReader, receipt: Receipt) -> None:
             seq=receipt.seq,
             hint="the journal lost its end, or the receipt is of another one",
         )
-    batch = reader.batch_of(receipt.seq)
+    prove_in(reader.batch_of(receipt.seq), receipt, reader.directory)
+
+
+def prove_in(batch: Batch, receipt: Receipt, path: str) -> None:
+    """As `prove`, where the batch that contains the receipt's seq was read already."""
     head = batch.heads()[receipt.seq - batch.first_seq]
     if (batch.chain.hex(), batch.epoch) != (receipt.chain, receipt.epoch):
         raise Corrupt(
             f"the chain at seq {receipt.seq} is {batch.chain.hex()} (epoch {batch.epoch}), the receipt says otherwise",
-            path=reader.directory,
+            path=path,
             seq=receipt.seq,
             hint="this journal was rewritten, or the receipt is of another one",
         )
-    if head.time != receipt.time or (head.op_id is not None and head.op_id != receipt.op_id):
+    if (head.time, head.op_id or generated_op_id(batch.epoch, receipt.seq)) != (receipt.time, receipt.op_id):
         raise UsageError(f"the receipt's time or op_id is not that of seq {receipt.seq}", seq=receipt.seq)

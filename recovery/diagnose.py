@@ -13,8 +13,9 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 
-from journal.errors import DataError, JournalError, NotAJournal
-from journal.reader import LogReader
+from journal.errors import DataError, NotAJournal
+from journal.format import decode_segment_header
+from journal.reader import LogReader, list_segments
 from recovery.data import Data
 from recovery.facts import Facts, JournalFacts, MemoryFacts, PositionIs
 from replay.agents import AgentFact, Agents, inspect
@@ -54,16 +55,32 @@ def diagnose(data: Data, *, deep: bool = True, progress: Progress | None = None)
 
 
 def evidence_seq(data: Data) -> int:
-    """The last seq that something outside the log knows to have been durable: checkpoints, and memory.db's position."""
-    manifests = data.checkpoints.manifests()
-    seqs = [manifest.seq for manifest in manifests]
+    """The last seq that something outside the log knows to have been durable: checkpoints, and memory.db's position.
+
+    Only what belongs to this journal is evidence: a memory.db of another one says nothing of this log's end.
+    """
+    ours = _journal_id(data)
+    seqs = [manifest.seq for manifest in data.checkpoints.manifests() if ours in (None, manifest.journal_id)]
     current = data.generations.current()
     if current.path is not None and current.kind in ("generation", "file"):
         position = peek_position(current.path)
-        journal_ids = {manifest.journal_id for manifest in manifests}
-        if position is not None and (not journal_ids or position.journal_id in journal_ids):
+        if position is not None and ours in (None, position.journal_id):
             seqs.append(position.seq)
     return max(seqs, default=0)
+
+
+def _journal_id(data: Data) -> str | None:
+    """As the first segment says that can tell."""
+    for segment in list_segments(data.storage, data.layout.journal):
+        try:
+            file = data.storage.open(segment.path)
+            try:
+                return decode_segment_header(file.read_at(0, 64 << 10), segment.path)[0].journal_id.hex()
+            finally:
+                file.close()
+        except (DataError, FileNotFoundError):
+            continue
+    return None
 
 
 def peek_position(path: str) -> Position | None:
@@ -249,12 +266,3 @@ def agents_in(connection: sqlite3.Connection) -> Agents:
 def inspect_agents(data: Data, reader: LogReader, agents: Agents) -> list[AgentFact]:
     """How the agent files compare with `agents`; the journal is scanned for old versions only if a file differs."""
     return inspect(data.storage, data.layout.agents, agents, journaled_versions(reader))
-
-
-def error_of(facts: Facts) -> JournalError | None:
-    """The error that stops everything, as one that can be raised."""
-    if not facts.journal.error:
-        return None
-    error = DataError(facts.journal.error)
-    error.code, error.exit_code = facts.journal.error_code, facts.journal.exit_code
-    return error

@@ -1,0 +1,164 @@
+"""`journal verify`: every byte of the journal, the states it makes, and receipts. Changes nothing."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from recovery.cli.app import App, Verb
+
+if TYPE_CHECKING:
+    from journal.verify import Finding, Verified
+    from recovery.data import Data
+    from recovery.deep import Deep
+
+LOOKS = {"damage": "red", "note": "yellow"}
+
+
+@click.command(
+    cls=Verb,
+    examples=(
+        "journal verify",
+        "journal verify --deep",
+        "journal verify --receipt receipts.jsonl",
+        "journal append < events.jsonl | journal verify --receipt -",
+        """journal verify --receipt '{"seq": 1, "time": 0, "op_id": "e2-1", "chain": "00", "epoch": 2}'""",
+    ),
+)
+@click.option("--deep", is_flag=True, help="Replay from genesis, and compare every checkpoint and memory.db by digest.")
+@click.option("--receipt", "receipt", metavar="JSON|FILE|-", help="Prove receipts instead: that their events are here.")
+@click.pass_obj
+def command(app: App, deep: bool, receipt: str | None) -> int:
+    """Read every byte under journal/ but lock and quarantine, and name all damage: file, offset, events, what to do.
+
+    Unlike a reader it goes on behind damage. A torn tail of a write that was never acknowledged is a note, no damage;
+    one that memory.db, a checkpoint or the log itself knows to have been durable is. --deep also replays the events
+    from the first and compares the digest with every checkpoint's and memory.db's. --receipt takes what `journal
+    append` printed, and proves that each event is in this journal, unchanged. Exit code: 0 without damage, else that of
+    the first damage. Takes no lock and changes nothing.
+    """
+    from journal.errors import UsageError
+
+    if receipt is not None and deep:
+        raise UsageError("--receipt and --deep are two runs", hint="leave out one of them")
+    return _prove(app, app.data, receipt) if receipt is not None else _verify(app, app.data, deep)
+
+
+# -- bytes and states -------------------------------------------------------------------------------------------------
+
+
+def _verify(app: App, data: Data, deep: bool) -> int:
+    from journal.verify import verify
+    from recovery.diagnose import evidence_seq
+
+    evidence = evidence_seq(data)
+    with app.out.progress("verifying", "bytes") as bar:
+        report = verify(data.storage, data.layout.journal, evidence_seq=evidence, progress=bar.advance)
+    states = _deep(app, data, evidence, report) if deep else None
+    if app.json:
+        from msgspec import to_builtins
+
+        document = {"ok": not report.exit_code, **to_builtins(report)}
+        if states is not None:
+            document["states"] = [{**to_builtins(each), "matches": each.matches} for each in states.states]
+        app.out.document(document)
+        return report.exit_code
+    for finding in report.findings:
+        _print_finding(app, finding)
+    for state in states.states if states is not None else ():
+        if state.matches:
+            app.out.line(f"ok: {state.of} at seq {state.seq} is what the events make, digest {state.found}")
+    app.out.line(_summary(report))
+    return report.exit_code
+
+
+def _deep(app: App, data: Data, evidence: int, report: Verified) -> Deep | None:
+    """Adds what replaying found to the report; None where the log is too damaged to be opened."""
+    from journal.errors import DataError
+    from recovery.deep import verify_deep
+
+    try:
+        reader = data.reader(evidence)
+    except DataError as error:
+        if not report.exit_code:
+            report.add(error, data.layout.journal)
+        return None
+    with app.out.progress("replaying", "events") as bar:
+        deep = verify_deep(data, reader, bar.step)
+    known = {(each.path, each.offset) for each in report.findings if each.severity == "damage"}
+    report.findings += [each for each in deep.findings if each.offset is None or (each.path, each.offset) not in known]
+    report.exit_code = report.exit_code or deep.exit_code
+    return deep
+
+
+def _print_finding(app: App, finding: Finding) -> None:
+    """One line: what, where, which events, what to do."""
+    where = finding.path + (f" @ {finding.offset}" if finding.offset is not None else "")
+    events = f", from seq {finding.seq}" if finding.seq is not None else ""
+    hint = f" - {finding.hint}" if finding.hint else ""
+    label = app.out.style(f"{finding.severity}: {finding.code}", fg=LOOKS[finding.severity])
+    text = f": {finding.message} [{where}{events}]{hint}".replace("\n", "\\n")
+    app.out.styled(label + app.out.style(text))
+
+
+def _summary(report: Verified) -> str:
+    from recovery.cli.words import bytes_text, counted
+
+    damages = sum(each.severity == "damage" for each in report.findings)
+    notes = len(report.findings) - damages
+    read = (
+        f"{counted(report.segments, 'segment')}, {counted(report.events, 'event')}, "
+        f"{counted(report.checkpoints, 'checkpoint')}, {bytes_text(report.bytes)} read"
+    )
+    verdict = counted(damages, "damage") if damages else "no damage"
+    return f"{read}: {verdict}" + (f", {counted(notes, 'note')}" if notes else "")
+
+
+# -- receipts ---------------------------------------------------------------------------------------------------------
+
+
+def _prove(app: App, data: Data, given: str) -> int:
+    from recovery.receipts import parse_receipts, prove_all
+
+    receipts = parse_receipts(_text(given))
+    proofs = prove_all(data.reader(), receipts)
+    wrong = [proof.error for proof in proofs if proof.error is not None]
+    if app.json:
+        from msgspec import to_builtins
+
+        told = [
+            {**to_builtins(receipt), "proven": error is None, **({"error": error.to_json()} if error else {})}
+            for receipt, error in proofs
+        ]
+        app.out.document({"ok": not wrong, "proven": len(proofs) - len(wrong), "refused": len(wrong), "receipts": told})
+    else:
+        for receipt, error in proofs:
+            if error is not None:
+                app.out.line(f"REFUSED: receipt of seq {receipt.seq}, op_id {receipt.op_id}: {error}")
+        if len(proofs) == 1 and not wrong:
+            (receipt, _) = proofs[0]
+            app.out.line(f"proven: seq {receipt.seq}, op_id {receipt.op_id} is in this journal, unchanged")
+        else:
+            app.out.line(f"{len(proofs) - len(wrong):,} of {len(proofs):,} receipts proven")
+    return wrong[0].exit_code if wrong else 0
+
+
+def _text(given: str) -> str:
+    """What --receipt names: JSON as it is, `-` for stdin, else a file."""
+    from journal.errors import UsageError
+
+    if given.lstrip().startswith("{"):
+        return given
+    try:
+        if given == "-":
+            return sys.stdin.buffer.read().decode()
+        with open(given, "rb") as file:
+            return file.read().decode()
+    except UnicodeDecodeError:
+        raise UsageError(f"{given} is no UTF-8 text", hint="give what journal append printed") from None
+    except FileNotFoundError:
+        raise UsageError(
+            f"there is no file {given!r}", hint="give JSON, a file of JSON Lines, or - for stdin"
+        ) from None
