@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 
 import msgspec
@@ -11,8 +10,9 @@ from journal.commit import draft, ticket
 from journal.errors import JournalError, Refused, UsageError
 from journal.events import ConfigWritten
 from recovery.data import Data
+from recovery.decide import decide_journal
 from recovery.diagnose import diagnose
-from recovery.server import open_core
+from recovery.server import open_core, stop_error
 from replay.agents import SUFFIX, AgentFact, look
 
 
@@ -29,10 +29,15 @@ def adopt_agents(data: Data, names: Sequence[str] = (), *, dry_run: bool = False
     Raises UsageError for a name that has no file. A file that cannot be an agent (a link, a name that is none, too
     long) is left out and named.
     """
-    facts = {fact.name: fact for fact in diagnose(data).agents}
+    found = diagnose(data)
+    if found.journal.error:
+        raise stop_error(decide_journal(found.journal)[0])
+    facts = {fact.name: fact for fact in found.agents}
     unknown = [name for name in names if name not in facts]
     if unknown:
-        raise UsageError(f"there is no file for agent {unknown[0]!r}", path=f"{data.layout.agents}/{unknown[0]}{SUFFIX}")
+        raise UsageError(
+            f"there is no file for agent {unknown[0]!r}", path=f"{data.layout.agents}/{unknown[0]}{SUFFIX}"
+        )
     result = AdoptedAgents()
     chosen = [fact for fact in facts.values() if (not names or fact.name in names) and _differs(fact)]
     events = []

@@ -55,7 +55,9 @@ def command(app: App, quick_check: bool) -> int | None:
 def _feed(app: App, hook: SyncHook) -> int | None:
     refused = False
     fatal: JournalError | None = None
-    for lines in _batches(sys.stdin.buffer):
+    # A file object of its own: the reading thread may hang in it when the interpreter ends, which then must not wait
+    # for the lock of sys.stdin.
+    for lines in _batches(open(sys.stdin.fileno(), "rb", closefd=False)):
         requests = [_request(line) for line in lines]
         for _, request in requests:
             if not isinstance(request, Exception):
