@@ -351,6 +351,5 @@ class Committer:
 
 
 def _reused(op_id: str) -> Refused:
-    return Refused(
-        "op_id_reused", f"op_id {op_id!r} was used for a different event", hint="give each operation an op_id of its own"
-    )
+    hint = "give each operation an op_id of its own"
+    return Refused("op_id_reused", f"op_id {op_id!r} was used for a different event", hint=hint)

@@ -72,7 +72,7 @@ def event_union() -> Any:
 
 
 @register("memory.entity_created")
-class EntityCreated(Event, tag=1, tag_field="type"):
+class EntityCreated(Event, frozen=True, tag=1, tag_field="type"):
     scope: str
     name: str
     entity_type: str
@@ -81,7 +81,7 @@ class EntityCreated(Event, tag=1, tag_field="type"):
 
 
 @register("memory.entity_updated")
-class EntityUpdated(Event, tag=2, tag_field="type"):
+class EntityUpdated(Event, frozen=True, tag=2, tag_field="type"):
     """The key and what changes; None leaves a column as it is."""
 
     scope: str
@@ -92,7 +92,7 @@ class EntityUpdated(Event, tag=2, tag_field="type"):
 
 
 @register("memory.entity_deleted")
-class EntityDeleted(Event, tag=3, tag_field="type"):
+class EntityDeleted(Event, frozen=True, tag=3, tag_field="type"):
     """Its observations and relations go with it."""
 
     scope: str
@@ -100,7 +100,7 @@ class EntityDeleted(Event, tag=3, tag_field="type"):
 
 
 @register("memory.observation_added")
-class ObservationAdded(Event, tag=4, tag_field="type"):
+class ObservationAdded(Event, frozen=True, tag=4, tag_field="type"):
     scope: str
     entity: str
     content: str
@@ -108,14 +108,14 @@ class ObservationAdded(Event, tag=4, tag_field="type"):
 
 
 @register("memory.observation_removed")
-class ObservationRemoved(Event, tag=5, tag_field="type"):
+class ObservationRemoved(Event, frozen=True, tag=5, tag_field="type"):
     scope: str
     entity: str
     content: str
 
 
 @register("memory.relation_created")
-class RelationCreated(Event, tag=6, tag_field="type"):
+class RelationCreated(Event, frozen=True, tag=6, tag_field="type"):
     scope: str
     from_entity: str
     to_entity: str
@@ -126,7 +126,7 @@ class RelationCreated(Event, tag=6, tag_field="type"):
 
 
 @register("memory.relation_updated")
-class RelationUpdated(Event, tag=7, tag_field="type"):
+class RelationUpdated(Event, frozen=True, tag=7, tag_field="type"):
     """The key and what changes; None leaves a column as it is."""
 
     scope: str
@@ -139,7 +139,7 @@ class RelationUpdated(Event, tag=7, tag_field="type"):
 
 
 @register("memory.relation_deleted")
-class RelationDeleted(Event, tag=8, tag_field="type"):
+class RelationDeleted(Event, frozen=True, tag=8, tag_field="type"):
     scope: str
     from_entity: str
     to_entity: str
@@ -147,7 +147,7 @@ class RelationDeleted(Event, tag=8, tag_field="type"):
 
 
 @register("memory.scope_cleared")
-class ScopeCleared(Event, tag=9, tag_field="type"):
+class ScopeCleared(Event, frozen=True, tag=9, tag_field="type"):
     scope: str
 
 
@@ -155,7 +155,7 @@ class ScopeCleared(Event, tag=9, tag_field="type"):
 
 
 @register("agent.config_written")
-class ConfigWritten(Event, tag=10, tag_field="type"):
+class ConfigWritten(Event, frozen=True, tag=10, tag_field="type"):
     """``content`` is the file's raw bytes; ``sha256`` (hex) is computed when empty and must match when given."""
 
     name: str
@@ -165,13 +165,13 @@ class ConfigWritten(Event, tag=10, tag_field="type"):
 
 
 @register("agent.config_removed")
-class ConfigRemoved(Event, tag=11, tag_field="type"):
+class ConfigRemoved(Event, frozen=True, tag=11, tag_field="type"):
     name: str
     origin: str = "hook"
 
 
 @register("agent.config_rejected")
-class ConfigRejected(Event, tag=12, tag_field="type"):
+class ConfigRejected(Event, frozen=True, tag=12, tag_field="type"):
     """An edit that was not accepted, kept so that nothing is lost; it changes no state."""
 
     name: str
@@ -180,7 +180,7 @@ class ConfigRejected(Event, tag=12, tag_field="type"):
 
 
 @register("agent.status_changed")
-class StatusChanged(Event, tag=13, tag_field="type"):
+class StatusChanged(Event, frozen=True, tag=13, tag_field="type"):
     """``status`` is active, suspended or failed."""
 
     name: str
@@ -192,7 +192,7 @@ class StatusChanged(Event, tag=13, tag_field="type"):
 
 
 @register("conversation.message_recorded")
-class MessageRecorded(Event, tag=14, tag_field="type"):
+class MessageRecorded(Event, frozen=True, tag=14, tag_field="type"):
     conversation_id: str
     agent: str
     role: str
@@ -201,7 +201,7 @@ class MessageRecorded(Event, tag=14, tag_field="type"):
 
 
 @register("cursor.moved")
-class CursorMoved(Event, tag=15, tag_field="type"):
+class CursorMoved(Event, frozen=True, tag=15, tag_field="type"):
     """How far a consumer has acknowledged messages; not part of state(seq)."""
 
     consumer: str
@@ -212,14 +212,14 @@ class CursorMoved(Event, tag=15, tag_field="type"):
 
 
 @register("model.verified")
-class ModelVerified(Event, tag=16, tag_field="type"):
+class ModelVerified(Event, frozen=True, tag=16, tag_field="type"):
     name: str
     files: dict[str, str]
     source: str = ""
 
 
 @register("model.replaced")
-class ModelReplaced(Event, tag=17, tag_field="type"):
+class ModelReplaced(Event, frozen=True, tag=17, tag_field="type"):
     name: str
     files: dict[str, str]
     source: str = ""
@@ -229,7 +229,7 @@ class ModelReplaced(Event, tag=17, tag_field="type"):
 
 
 @register("recovery.started")
-class RecoveryStarted(Event, tag=18, tag_field="type"):
+class RecoveryStarted(Event, frozen=True, tag=18, tag_field="type"):
     recovery_id: str
     component: str
     strategy: str = ""
@@ -238,7 +238,7 @@ class RecoveryStarted(Event, tag=18, tag_field="type"):
 
 
 @register("recovery.step_completed")
-class RecoveryStepCompleted(Event, tag=19, tag_field="type"):
+class RecoveryStepCompleted(Event, frozen=True, tag=19, tag_field="type"):
     recovery_id: str
     component: str
     strategy: str = ""
@@ -247,7 +247,7 @@ class RecoveryStepCompleted(Event, tag=19, tag_field="type"):
 
 
 @register("recovery.completed")
-class RecoveryCompleted(Event, tag=20, tag_field="type"):
+class RecoveryCompleted(Event, frozen=True, tag=20, tag_field="type"):
     recovery_id: str
     component: str
     strategy: str = ""
@@ -256,7 +256,7 @@ class RecoveryCompleted(Event, tag=20, tag_field="type"):
 
 
 @register("recovery.failed")
-class RecoveryFailed(Event, tag=21, tag_field="type"):
+class RecoveryFailed(Event, frozen=True, tag=21, tag_field="type"):
     recovery_id: str
     component: str
     strategy: str = ""
@@ -268,7 +268,7 @@ class RecoveryFailed(Event, tag=21, tag_field="type"):
 
 
 @register("state.restored")
-class StateRestored(Event, tag=22, tag_field="type"):
+class StateRestored(Event, frozen=True, tag=22, tag_field="type"):
     """A whole restore: the state at this record's seq is state(to_seq), and what follows builds on that."""
 
     to_seq: int
@@ -276,7 +276,7 @@ class StateRestored(Event, tag=22, tag_field="type"):
 
 
 @register("tag.created")
-class TagCreated(Event, tag=23, tag_field="type"):
+class TagCreated(Event, frozen=True, tag=23, tag_field="type"):
     name: str
     seq: int
 
@@ -285,13 +285,13 @@ class TagCreated(Event, tag=23, tag_field="type"):
 
 
 @register("import.started")
-class ImportStarted(Event, tag=24, tag_field="type"):
+class ImportStarted(Event, frozen=True, tag=24, tag_field="type"):
     source: str
     counts: dict[str, int] = {}
 
 
 @register("import.completed")
-class ImportCompleted(Event, tag=25, tag_field="type"):
+class ImportCompleted(Event, frozen=True, tag=25, tag_field="type"):
     """``left_out`` names what was not taken over, one line each."""
 
     source: str
@@ -303,7 +303,7 @@ class ImportCompleted(Event, tag=25, tag_field="type"):
 
 
 @register("checkpoint.created")
-class CheckpointCreated(Event, tag=26, tag_field="type"):
+class CheckpointCreated(Event, frozen=True, tag=26, tag_field="type"):
     seq: int
     digest: str
     bytes: int = 0
@@ -311,7 +311,7 @@ class CheckpointCreated(Event, tag=26, tag_field="type"):
 
 
 @register("epoch.started")
-class EpochStarted(Event, tag=27, tag_field="type"):
+class EpochStarted(Event, frozen=True, tag=27, tag_field="type"):
     """A writer took over after one that did not close: what its opening found and did.
 
     ``carried`` counts the records copied past the last durable seq, ``torn_bytes`` what was set aside.
@@ -324,7 +324,7 @@ class EpochStarted(Event, tag=27, tag_field="type"):
 
 
 @register("drill.completed")
-class DrillCompleted(Event, tag=28, tag_field="type"):
+class DrillCompleted(Event, frozen=True, tag=28, tag_field="type"):
     seq: int
     ok: bool
     seconds: float = 0.0
@@ -332,13 +332,13 @@ class DrillCompleted(Event, tag=28, tag_field="type"):
 
 
 @register("scrub.completed")
-class ScrubCompleted(Event, tag=29, tag_field="type"):
+class ScrubCompleted(Event, frozen=True, tag=29, tag_field="type"):
     bytes: int
     findings: list[str] = []
 
 
 @register("journal.forked")
-class JournalForked(Event, tag=30, tag_field="type"):
+class JournalForked(Event, frozen=True, tag=30, tag_field="type"):
     parent_journal_id: str
     seq: int
     chain: str = ""

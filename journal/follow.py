@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import msgspec
+
 from journal.format import decode_batch_header, decode_segment_header
 from journal.reader import LogReader, list_segments
 from journal.scan import Batch, Scanner
@@ -68,7 +70,9 @@ class Follower:
                 scanner = Scanner(data, 0, header, path)
                 scanner.next_seq, scanner.chain = self._tail_seq + 1, self._chain
                 at = self._offset
-                yield from self._unseen(each._replace(offset=at + each.offset, end=at + each.end) for each in scanner)
+                yield from self._unseen(
+                    msgspec.structs.replace(each, offset=at + each.offset, end=at + each.end) for each in scanner
+                )
                 if not scanner.offset:
                     return
                 self._offset, self._tail_seq, self._chain = at + scanner.offset, scanner.next_seq - 1, scanner.chain

@@ -10,7 +10,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable
 from time import perf_counter_ns
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 import msgspec
 
@@ -34,7 +34,7 @@ SEGMENT_BYTES_MAX = 16 << 20
 RESERVE_BYTES = 16 << 20
 
 
-class Appended(NamedTuple):
+class Appended(msgspec.Struct, frozen=True, gc=False):
     """A durable batch: its first seq, number of records, the chain after it and the writer's epoch."""
 
     first_seq: int

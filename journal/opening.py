@@ -1,4 +1,4 @@
-"""The open after a crash: what the last writer left is decided, set aside or made durable, before anything builds on it.
+"""The open after a crash: what the last writer left is decided, set aside or made durable, before all else.
 
 Runs once, under the lock, between reading the tail and the first append. Nothing is removed: a torn tail is copied to
 quarantine, and a segment that is superseded stays, void from where its successor says that it ends.
@@ -78,7 +78,7 @@ def _carry(
     kept_end, first_seq, chain = None, tail.last_seq + 1, tail.chain
     batches = []
     if tail.durable_seq < tail.last_seq:
-        batches = [batch for batch in reader.batches(tail.durable_seq + 1, tail.last_seq)]
+        batches = list(reader.batches(tail.durable_seq + 1, tail.last_seq))
         kept_end, first_seq, chain = batches[0].offset, batches[0].first_seq, batches[0].previous_chain
     header = SegmentHeader(
         reader.journal_id, entropy(8), epoch, first_seq, segment_first_seq, segment_epoch,

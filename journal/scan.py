@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+
+import msgspec
 
 from journal.errors import Unsupported
 from journal.format import (
@@ -31,7 +32,7 @@ from journal.format import (
 )
 
 
-class Batch(NamedTuple):
+class Batch(msgspec.Struct, frozen=True, gc=False):
     """One whole batch: what one sync covered. ``chain`` is the chain after it; offsets are the segment's."""
 
     first_seq: int

@@ -44,7 +44,7 @@ def adopt_agents(data: Data, names: Sequence[str] = (), *, dry_run: bool = False
     for fact in chosen:
         seen = look(data.storage, f"{data.layout.agents}/{fact.name}{SUFFIX}")
         if seen.content is None:
-            result.left_out.append(f"agent {fact.name}: {fact.message or seen.problem or seen.kind}")
+            result.left_out.append(f"agent {fact.name}: {fact.message or seen.message or seen.kind}")
             continue
         try:
             events.append(draft(ConfigWritten(fact.name, seen.content, origin="import"), None, "operator", None))

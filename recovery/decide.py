@@ -98,16 +98,16 @@ def decide_agent(fact: AgentFact) -> Decision:
             return Decision(component, "missing", "write", "failed", "its file is missing", "journal recover agents", 1)
         case "stale":
             action: Action = "write" if wanted else "remove"
-            return Decision(component, "stale", action, "healthy", "an older journaled version: the next open renews it")
+            reason = "an older journaled version, renewed by the next open"
+            return Decision(component, "stale", action, "healthy", reason)
         case "damaged":
             return Decision(
                 component, f"damaged_{fact.detail}", "set_aside_and_write", "failed", f"its file is damaged{detail}",
                 "journal recover agents", 1,
             )  # fmt: skip
         case "refused":
-            return Decision(
-                component, "refused", "keep", "failed", f"it is not made into a file{detail}", "journal recover memory", 1
-            )
+            reason = f"it is not made into a file{detail}"
+            return Decision(component, "refused", "keep", "failed", reason, "journal recover memory", 1)
         case "drift":
             return Decision(
                 component, "drift", "set_aside_and_write" if wanted else "set_aside", "degraded",

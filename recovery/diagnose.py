@@ -13,6 +13,8 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 
+import msgspec
+
 from journal.errors import DataError, NotAJournal
 from journal.format import decode_segment_header
 from journal.reader import LogReader, list_segments
@@ -38,20 +40,23 @@ def diagnose(data: Data, *, deep: bool = True, progress: Progress | None = None)
     """
     evidence = evidence_seq(data)
     reader, journal = _journal(data, evidence)
-    common = {
-        "writable": os.access(data.root, os.W_OK),
-        "free_bytes": data.storage.free_bytes(data.root),
-        "sqlite_version": sqlite3.sqlite_version,
-        "interrupted": (plan := data.interrupted_plan()) and plan.decode(errors="replace"),
-    }
+    plan = data.interrupted_plan()
+    facts = Facts(
+        journal=journal,
+        memory=_unjudged(data),
+        writable=os.access(data.root, os.W_OK),
+        free_bytes=data.storage.free_bytes(data.root),
+        sqlite_version=sqlite3.sqlite_version,
+        interrupted=plan.decode(errors="replace") if plan is not None else None,
+    )
     if reader is None:
-        return Facts(journal=journal, memory=_unjudged(data), **common)
+        return facts
     with tempfile.TemporaryDirectory(prefix="journal-check-") as scratch:
         memory = _memory(data, reader, scratch, deep, progress)
         agents: tuple[AgentFact, ...] = ()
         if not journal.error:
             agents = tuple(inspect_agents(data, reader, expected_agents(data, reader, memory, scratch, progress)))
-    return Facts(journal=journal, memory=memory, agents=agents, **common)
+    return msgspec.structs.replace(facts, memory=memory, agents=agents)
 
 
 def evidence_seq(data: Data) -> int:
@@ -125,25 +130,27 @@ def reading(path: str) -> Iterator[sqlite3.Connection]:
 def _journal(data: Data, evidence: int) -> tuple[LogReader | None, JournalFacts]:
     manifests, damaged = data.checkpoints.scan()
     proven = [manifest.verified_at for manifest in manifests if manifest.verified_at is not None]
-    common = {
-        "checkpoints": len(manifests),
-        "newest_checkpoint": manifests[0].seq if manifests else 0,
-        "proven_at": max(proven, default=None),
-        "damaged_checkpoints": tuple(str(each.error) for each in damaged),
-    }
+    facts = JournalFacts(
+        checkpoints=len(manifests),
+        newest_checkpoint=manifests[0].seq if manifests else 0,
+        proven_at=max(proven, default=None),
+        damaged_checkpoints=tuple(str(each.error) for each in damaged),
+    )
     try:
         reader = data.reader(evidence)
         tail = reader.tail
-        facts = JournalFacts(
-            journal_id=reader.journal_id.hex(), last_seq=reader.last_seq, last_time=reader.last_time,
+        facts = msgspec.structs.replace(
+            facts, journal_id=reader.journal_id.hex(), last_seq=reader.last_seq, last_time=reader.last_time,
             segments=len(reader.segments), clean=tail.closed and tail.region is None,
-            torn_bytes=tail.region.length if tail.region else 0, **common,
+            torn_bytes=tail.region.length if tail.region else 0,
         )  # fmt: skip
         reader.raise_for_tail()
     except NotAJournal:
         raise
     except DataError as error:
-        return None, JournalFacts(error=str(error), error_code=error.code, exit_code=error.exit_code, **common)
+        return None, msgspec.structs.replace(
+            facts, error=str(error), error_code=error.code, exit_code=error.exit_code
+        )
     return reader, facts
 
 

@@ -159,14 +159,12 @@ def _catch_up(data: Data, log: Log, step: Step, result: Recovered, progress: Pro
     path = data.generations.current().path
     assert path is not None
     with closing(connect(path)) as connection:
-        before = read_position(connection)
-        catch_up(connection, log.reader())
-        after = read_position(connection)
-    assert before is not None
-    assert after is not None
-    result.seq = after.seq
-    result.events += after.seq - before.seq
-    return {"events": after.seq - before.seq}
+        caught = catch_up(connection, log.reader())
+    if caught.restore is not None:  # journaled since the plan was made: a live file cannot go back
+        return _rebuild_memory(data, log, step, result, progress)
+    result.seq = caught.to_seq
+    result.events += caught.applied.events
+    return {"events": caught.applied.events}
 
 
 def _restore_agents(

@@ -21,7 +21,7 @@ from replay.restore import Restored
 from replay.schema import connect
 
 if TYPE_CHECKING:
-    from replay.diff import Difference
+    from replay.diff import StateDiff
 
 Progress = Callable[[int, int], None]
 
@@ -87,10 +87,8 @@ def restore_beside(
     except BaseException:
         _remove_tree(building)
         raise
-    return Copy(
-        seq, path, built.digest, built.base_seq, built.events, len(wanted), [tuple(each) for each in built.passed_over],
-        aside,
-    )  # fmt: skip
+    passed_over = [(each.seq, each.reason) for each in built.passed_over]
+    return Copy(seq, path, built.digest, built.base_seq, built.events, len(wanted), passed_over, aside)
 
 
 def _remove_tree(path: str) -> None:
@@ -112,9 +110,9 @@ def restore_live(data: Data, seq: int, reason: str, progress: Progress | None = 
         core.close()
 
 
-def compare_with_end(data: Data, reader: LogReader, seq: int, progress: Progress | None = None) -> Difference:
+def compare_with_end(data: Data, reader: LogReader, seq: int, progress: Progress | None = None) -> StateDiff:
     """What a restore of state(seq) would change, against the journal's end."""
-    from replay.diff import difference
+    from replay.diff import diff
 
     with tempfile.TemporaryDirectory(prefix="journal-replay-") as scratch:
         paths = []
@@ -122,4 +120,4 @@ def compare_with_end(data: Data, reader: LogReader, seq: int, progress: Progress
             paths.append(f"{scratch}/{number}.db")
             build_state(data.storage, data.layout.journal, reader, target, paths[-1], progress, journal_mode="delete")
         with closing(connect(paths[0], read_only=True)) as now, closing(connect(paths[1], read_only=True)) as then:
-            return difference(now, then)
+            return diff(now, then)

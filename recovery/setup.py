@@ -43,7 +43,9 @@ class AdoptedState(msgspec.Struct):
     is_whole: bool = True
 
 
-def initialise(path: str | os.PathLike[str], config_path: str | None = None, *, adopt: bool = False) -> tuple[Data, bool]:
+def initialise(
+    path: str | os.PathLike[str], config_path: str | None = None, *, adopt: bool = False
+) -> tuple[Data, bool]:
     """Makes an empty journal, memory.db and agents/ under `path`, with parents; False if a journal was there already.
 
     With `adopt`, a memory.db that is there is remembered as the source of an import that `adopt_state` then runs.

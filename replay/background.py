@@ -20,10 +20,10 @@ from journal.retention import Policy, Tally, due
 from replay.schema import connect
 
 if TYPE_CHECKING:
+    from replay.checkpoints import Shadow
     from replay.encoder import Model
     from replay.hook import Core
     from replay.search import Hit, SearchIndex
-    from replay.shadow import Shadow
 
 _LOOK_SECONDS = 1.0  # how often the checkpointer asks whether one is due
 

@@ -25,8 +25,8 @@ from replay.live import LiveState
 from replay.restore import Restored, restore_in_place
 
 if TYPE_CHECKING:
+    from replay.checkpoints import Shadow
     from replay.search import Hit
-    from replay.shadow import Shadow
 
 FAST_SYNC_NS = 1_000_000  # a batch under 1 ms may be synced by the loop itself
 SLOW_SYNC_NS = 2_000_000  # one over 2 ms moves the next ones to a thread

@@ -113,11 +113,16 @@ class LiveState:
         """Applies everything journaled after the position; returns how many events that were."""
         reader = LogReader(self.storage, self.layout.journal)
         before = self.applied_seq
-        catch_up(self.connection, reader)
-        self._settled(reader.last_seq)
-        changed = [record for batch in reader.batches(before + 1) for record in batch.records()]
-        self._materialise(changed)
-        return self.applied_seq - before
+        caught = catch_up(self.connection, reader)
+        self._settled(caught.to_seq)
+        for batch in reader.batches(before + 1, caught.to_seq):
+            self._materialise(batch.records())
+        if caught.restore is not None:
+            raise EnvironmentFault(
+                f"the restore at seq {caught.restore.seq} needs a rebuild", seq=caught.restore.seq,
+                hint="open the server again: opening applies it",
+            )  # fmt: skip
+        return caught.to_seq - before
 
     def _settled(self, seq: int) -> None:
         self.applied_seq = seq

@@ -31,6 +31,7 @@ def rebuild(storage: Storage, layout: Layout, reader: LogReader, progress: Progr
     The finished file passes SQLite's check, and after the swap its digest and position are read again through the
     link. Raises NoSpace before anything is written if the disk cannot hold it, Corrupt if it reads back differently.
     """
+    reader.raise_for_tail()  # a damaged end is no end: what lies behind it would be lost from the state
     generations = generations_of(storage, layout)
     generations.clean()
     _check_space(storage, layout, reader)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.crashes import Mode, run
+from tests.crashes import Mode, run, run_full_when_synced
 
 
 @pytest.mark.parametrize("mode", ["none", "torn", "all"])
@@ -16,3 +16,7 @@ from tests.crashes import Mode, run
 def test_every_promise_holds_after_power_cuts(first: int, mode: Mode) -> None:
     for seed in range(first, first + (20 if mode != "all" else 5)):
         run(seed, mode)
+
+
+def test_a_disk_that_is_full_only_when_synced_refuses_and_leaves_nothing_in_doubt() -> None:
+    run_full_when_synced()

@@ -1,4 +1,4 @@
-"""Deleting any one sync of the write path is caught: each call is removed in a copy, and the crash seeds must fail.
+"""Deleting any one sync of the write path is caught: each is removed in a copy, and the crash seeds must fail there.
 
 A call whose removal goes unnoticed is a hole in the tests, or a sync that buys nothing.
 """
@@ -20,7 +20,7 @@ SEEDS = "300"
 
 
 def sync_calls() -> list[tuple[str, int, str]]:
-    """(file, line, source) of every statement that syncs a file, a directory or the lock on the journal's write path."""
+    """(file, line, source) of every statement on the write path that syncs a file, a directory or the lock."""
     found = []
     for name in FILES:
         source = (ROOT / name).read_text()
@@ -62,8 +62,7 @@ def test_a_deleted_sync_is_caught(tmp_path: Path, name: str, line: int, source: 
     lines[line - 1] = f"{indent}pass  # was: {source}\n"
     (tmp_path / name).write_text("".join(lines))
     environment = {**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.crashes", "0", SEEDS], cwd=tmp_path, env=environment, capture_output=True, text=True
-    )
+    command = [sys.executable, "-m", "tests.crashes", "0", SEEDS]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 1, f"{name}:{line} {source} can be deleted unnoticed: {done.stdout}{done.stderr}"
     assert done.stdout.startswith("seed "), done.stderr

@@ -6,7 +6,7 @@ import queue
 import sys
 import threading
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
@@ -41,7 +41,7 @@ def command(app: App, quick_check: bool) -> int | None:
     line with an op_id may be sent again after a crash: it is applied once.
     """
     from recovery.data import Data
-    from recovery.server import open_core, background_of
+    from recovery.server import background_of, open_core
     from replay.hook import SyncHook
 
     data: Data = app.data
@@ -53,36 +53,32 @@ def command(app: App, quick_check: bool) -> int | None:
 
 
 def _feed(app: App, hook: SyncHook) -> int | None:
+    from msgspec import to_builtins
+
     refused = False
     fatal: JournalError | None = None
     # A file object of its own: the reading thread may hang in it when the interpreter ends, which then must not wait
     # for the lock of sys.stdin.
-    for lines in _batches(open(sys.stdin.fileno(), "rb", closefd=False)):
+    for lines in _batches(open(sys.stdin.fileno(), "rb", closefd=False)):  # noqa: SIM115 - it ends with the process
         requests = [_request(line) for line in lines]
         for _, request in requests:
             if not isinstance(request, Exception):
                 hook.submit(request)
         hook.flush()
         for number, request in requests:
-            error = request if isinstance(request, Exception) else request.error
-            if error is None:
-                app.out.documents(_receipts(request))  # type: ignore[arg-type]
+            if not isinstance(request, Exception) and request.error is None:
+                app.out.documents(to_builtins(receipt) for receipt in request.receipts)
                 continue
-            app.out.document({"error": {**error.to_json(), "line": number}})  # type: ignore[union-attr]
+            error = request if isinstance(request, Exception) else request.error
+            assert error is not None
+            app.out.document({"error": {**error.to_json(), "line": number}})
             refused = True
-            if error.code in ("poisoned", "outcome_unknown", "io_error"):  # type: ignore[union-attr]
-                fatal = error  # type: ignore[assignment]
+            if error.code in ("poisoned", "outcome_unknown", "io_error"):
+                fatal = error
         app.out.flush()
         if fatal is not None:
             raise fatal
     return 3 if refused else None
-
-
-def _receipts(request: Ticket) -> Iterator[Any]:
-    from msgspec import to_builtins
-
-    receipts = [to_builtins(receipt) for receipt in request.receipts]
-    return iter(receipts)
 
 
 # -- input ------------------------------------------------------------------------------------------------------------

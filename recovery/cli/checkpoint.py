@@ -107,8 +107,8 @@ def verify(app: App, seq: int | None) -> int | None:
         app.out.document({"checkpoints": results, "damaged": len(failed)})
     else:
         for each in results:
-            error = each.get("error")
-            told = f"DAMAGED: {error['message']} [{error.get('path')}]" if isinstance(error, dict) else each["digest"]
+            wrong = each.get("error")
+            told = f"DAMAGED: {wrong['message']} [{wrong.get('path')}]" if isinstance(wrong, dict) else each["digest"]
             app.out.line(f"{each['seq']}  {told}")
         if not results:
             app.out.line("no checkpoints")

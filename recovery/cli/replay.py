@@ -63,22 +63,25 @@ def command(
     reader = data.reader()
     seq = resolve_moment(data, reader, until, exclusive)
     if dry_run:
-        return _dry_run(app, data, reader, seq)
+        _dry_run(app, data, reader, seq)
+        return None
     if output is not None:
-        return _beside(app, data, reader, seq, output, agents, force)
+        _beside(app, data, reader, seq, output, agents, force)
+        return None
     return _in_place(app, data, seq, reason, yes)
 
 
 def _dry_run(app: App, data: Data, reader: LogReader, seq: int) -> None:
     from recovery.restore import compare_with_end
+    from replay.diff_words import to_json, words
 
     with app.out.progress("replaying", "events") as bar:
         difference = compare_with_end(data, reader, seq, bar.advance)
     if app.json:
-        app.out.document({"seq": seq, "head": reader.last_seq, "changes": difference.to_json()})
+        app.out.document({"seq": seq, "head": reader.last_seq, "changes": to_json(difference)})
         return
     app.out.line(f"seq {seq} of {reader.last_seq}")
-    app.out.line(difference.summary())
+    app.out.line(words(difference))
 
 
 def _beside(
