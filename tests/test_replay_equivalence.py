@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from journal.errors import Refused
 from journal.events import StateRestored
+from replay import validate
 from replay.bulk import BulkLoader
 from replay.digest import state_digest
 from replay.memory import Applied, apply_records
@@ -32,7 +33,13 @@ from replay.validate import Validator
 from tests.histories import SeededSource, Step, decoded, growing
 from tests.strategies import any_histories, batches, loose_histories
 
-TABLES = {"entities": Entity, "observations": Observation, "relations": Relation, "messages": Message, "agents": Agent}
+TABLES: dict[str, Any] = {
+    "entities": Entity,
+    "observations": Observation,
+    "relations": Relation,
+    "messages": Message,
+    "agents": Agent,
+}
 
 
 @contextmanager
@@ -158,59 +165,76 @@ def refusal(validator: Validator, step: Step) -> str | None:
     return None
 
 
-@settings(max_examples=30, deadline=None)
+class Writer:
+    """Group commit in small: what was accepted waits, and is applied a part at a time while more is accepted."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.connection = connection
+        self.validator = Validator(connection, 0)
+        self.pending: list[Step] = []
+
+    def settle(self, count: int) -> None:
+        """Applies the oldest `count` that wait."""
+        done, self.pending = self.pending[:count], self.pending[count:]
+        if done:
+            apply(self.connection, [done])
+            self.validator.settle(done[-1].seq)
+
+
+@pytest.fixture(params=[False, True], ids=["", "small caches"])
+def caches(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once as it is, once with so little remembered that memory.db must be asked."""
+    if request.param:
+        monkeypatch.setattr(validate, "OVERLAY_MAX", 2)
+        monkeypatch.setattr(validate, "ENTITIES_MAX", 2)
+
+
+@pytest.mark.usefixtures("caches")
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_what_is_refused_is_what_the_reference_refuses(data: st.DataObject) -> None:
-    """Under group commit: part of the history is in memory.db, the rest waits; what is refused takes no seq."""
+    """Some of the history is in memory.db, the rest waits; what is refused takes no seq."""
     model = Model()
-    pending: list[Step] = []
     with database() as connection:
-        validator = Validator(connection, 0)
+        writer = Writer(connection)
         for each in data.draw(loose_histories(30)):
             step = each._replace(seq=model.position + 1)
             expected = model.would_refuse(step.event)
-            assert refusal(validator, step) == expected, step.event
+            assert refusal(writer.validator, step) == expected, step.event
             if expected is None:
                 model.apply(*step)
-                pending.append(step)
-            if pending and data.draw(st.integers(0, 3)) == 0:
-                apply(connection, [pending])
-                validator.settle(pending[-1].seq)
-                pending = []
-        if pending:
-            apply(connection, [pending])
+                writer.pending.append(step)
+            if data.draw(st.integers(0, 3)) == 0:
+                writer.settle(data.draw(st.integers(0, len(writer.pending))))
+        writer.settle(len(writer.pending))
         assert_same(connection, model.state)
 
 
-@settings(max_examples=30, deadline=None)
+@pytest.mark.usefixtures("caches")
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_a_refused_group_leaves_no_trace(data: st.DataObject) -> None:
     """Groups of one to four: one refused event takes back the others of its group, and what follows must not see it."""
     model = Model()
-    applied = 0
     waiting = iter(data.draw(loose_histories(30)))
-    accepted: list[Step] = []
     with database() as connection:
-        validator = Validator(connection, 0)
+        writer = Writer(connection)
         while group := list(islice(waiting, data.draw(st.integers(1, 4)))):
-            mark, ahead = validator.mark(), copy.deepcopy(model)
+            mark, ahead = writer.validator.mark(), copy.deepcopy(model)
             taken: list[Step] = []
             for each in group:
                 step = each._replace(seq=ahead.position + 1)
                 expected = ahead.would_refuse(step.event)
-                assert refusal(validator, step) == expected, step.event
+                assert refusal(writer.validator, step) == expected, step.event
                 if expected is not None:
-                    validator.rollback(mark)
+                    writer.validator.rollback(mark)
                     break
                 ahead.apply(*step)
                 taken.append(step)
             else:
                 model = ahead
-                accepted += taken
-            if len(accepted) > applied and data.draw(st.integers(0, 3)) == 0:
-                apply(connection, [accepted[applied:]])
-                applied = len(accepted)
-                validator.settle(model.position)
-        if len(accepted) > applied:
-            apply(connection, [accepted[applied:]])
+                writer.pending += taken
+            if data.draw(st.integers(0, 3)) == 0:
+                writer.settle(data.draw(st.integers(0, len(writer.pending))))
+        writer.settle(len(writer.pending))
         assert_same(connection, model.state)
