@@ -12,7 +12,6 @@ Small enough that a simulated disk can stand in for it. What it promises is what
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import stat as stat_module
 import sys
@@ -20,7 +19,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal, Protocol
 
-from journal.errors import IOFault, NoSpace, NotAJournal, ReadOnly
+from journal.errors import EnvironmentFault, IOFault, NoSpace, NotAJournal, ReadOnly
+
+if sys.platform != "win32":
+    import fcntl
 
 FILE_MODE = 0o600
 DIRECTORY_MODE = 0o700
@@ -247,8 +249,48 @@ class RealLock:
             os.close(fd)  # closing drops the flock
 
 
+# File systems whose locks and syncs are another machine's promise. Types as in proc(5)'s mountinfo.
+NETWORK_FILESYSTEMS = frozenset(
+    ["nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "ceph", "glusterfs", "lustre", "beegfs", "gpfs", "ocfs2", "orangefs", "fuse.sshfs", "fuse.glusterfs", "fuse.s3fs", "fuse.rclone", "fuse.ceph"]
+)
+
+
+def filesystem_type(mountinfo: str, device: int) -> str:
+    """The type of the file system on `device` (st_dev), from the text of /proc/self/mountinfo; "" if it is not there.
+
+    A line is: id, parent, major:minor, root, mount point, options, optional fields, "-", type, source, options.
+    """
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    for line in mountinfo.splitlines():
+        mount, _, source = line.partition(" - ")
+        fields = mount.split()
+        if len(fields) > 2 and fields[2] == wanted and source:
+            return source.split()[0]
+    return ""
+
+
+def _refuse_network(path: str, fd: int) -> None:
+    """Raises EnvironmentFault on a network file system: flock there may lock nobody out."""
+    try:
+        with open("/proc/self/mountinfo") as mountinfo:
+            found = filesystem_type(mountinfo.read(), os.fstat(fd).st_dev)
+    except FileNotFoundError:
+        return  # no Linux: macOS refuses flock on shares that do not support it
+    if found in NETWORK_FILESYSTEMS:
+        raise EnvironmentFault(
+            f"a journal cannot live on a network file system ({found})", path=path, hint="put it on a local disk"
+        )
+
+
 class RealStorage:
-    """Files of the operating system. Everything is created 0600, directories 0700."""
+    """Files of the operating system. Everything is created 0600, directories 0700.
+
+    Raises EnvironmentFault where the system is neither Linux nor macOS: elsewhere nothing is known of its syncs.
+    """
+
+    def __init__(self) -> None:
+        if sys.platform not in ("linux", "darwin"):
+            raise EnvironmentFault(f"agent-journal runs on Linux and macOS, not on {sys.platform}")
 
     def open(self, path: str, *, write: bool = False, create: bool = False) -> RealFile:
         flags = (os.O_RDWR if write else os.O_RDONLY) | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -332,6 +374,7 @@ class RealStorage:
         with _faults(path):
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, FILE_MODE)
             try:
+                _refuse_network(path, fd)
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 os.close(fd)
