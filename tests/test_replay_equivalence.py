@@ -30,7 +30,7 @@ from replay.model import Agent, Entity, Message, Model, Observation, Relation, S
 from replay.schema import connect, create
 from replay.timeline import lineage
 from replay.validate import Validator
-from tests.histories import SeededSource, Step, decoded, growing
+from tests.histories import START, SeededSource, Step, decoded, growing, next_event
 from tests.strategies import any_histories, batches, loose_histories
 
 TABLES: dict[str, Any] = {
@@ -238,3 +238,35 @@ def test_a_refused_group_leaves_no_trace(data: st.DataObject) -> None:
                 writer.settle(data.draw(st.integers(0, len(writer.pending))))
         writer.settle(len(writer.pending))
         assert_same(connection, model.state)
+
+
+@pytest.mark.usefixtures("caches")
+@pytest.mark.parametrize("seed", range(3))
+def test_many_refused_groups_leave_no_trace(seed: int) -> None:
+    """As above and longer, each event made for the state that it meets: what a group removed is asked for again."""
+    source, model = SeededSource(seed), Model()
+    refused = 0
+    with database() as connection:
+        writer = Writer(connection)
+        for _ in range(500):
+            mark, before, position = writer.validator.mark(), model.state.copy(), model.position
+            taken: list[Step] = []
+            for _ in range(source.integer(1, 4)):
+                event = next_event(source, model, model.position + 1, loose=True)
+                step = Step(model.position + 1, START, None, event)
+                expected = model.would_refuse(event)
+                assert refusal(writer.validator, step) == expected, event
+                if expected is not None:
+                    writer.validator.rollback(mark)
+                    model.state, model.position = before, position
+                    refused += 1
+                    break
+                model.apply(*step)
+                taken.append(step)
+            else:
+                writer.pending += taken
+            if source.integer(0, 5) == 0:
+                writer.settle(source.integer(0, len(writer.pending)))
+        writer.settle(len(writer.pending))
+        assert_same(connection, model.state)
+    assert 50 < refused < 450
