@@ -110,7 +110,7 @@ def pending_texts(connection: sqlite3.Connection, fingerprint: str, after: int, 
             last_id = row_id
             if not is_text_of(key, content):
                 altered.append(row_id)
-            elif key not in texts:
+            else:
                 texts[key] = content.decode()
                 if len(texts) == limit:
                     break

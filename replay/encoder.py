@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import os
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -35,9 +36,9 @@ class MissingExtra(EnvironmentFault):
 
     code = "missing_extra"
 
-    def __init__(self) -> None:
+    def __init__(self, reason: str = "is not installed") -> None:
         super().__init__(
-            "searching needs the extra 'embeddings', which is not installed",
+            f"searching needs the extra 'embeddings', which {reason}",
             hint="pip install 'agent-journal[embeddings]' (see docs/embeddings.md for the small CPU build of torch)",
         )
 
@@ -63,12 +64,14 @@ class Model:
     """One model directory. Opening it reads names only; the weights are loaded by the first `encode`.
 
     Safe to share between threads: one encodes at a time, because the tokenizer keeps padding state between calls and
-    fails with "Already borrowed" when two threads are in it.
+    fails with "Already borrowed" when two threads are in it. `threads` are torch's own, by default half the cores: its
+    threads wait for each other by spinning, so where the server needs a core too, all of them are slower than half.
     """
 
-    def __init__(self, path: str | Path, *, device: str = "cpu") -> None:
+    def __init__(self, path: str | Path, *, device: str = "cpu", threads: int | None = None) -> None:
         self.path = Path(path)
         self.device = device
+        self.threads = threads if threads is not None else max(1, (os.cpu_count() or 1) // 2)
         self._encoder: Any = None
         self._lock = threading.Lock()
         missing = list(_missing_files(self.path))
@@ -115,7 +118,8 @@ class Model:
         with self._lock:
             if self._encoder is None:
                 self._encoder = self._load()
-            vectors = self._encoder.encode(list(texts), batch_size=batch, show_progress_bar=False)
+            with _torch_threads(self.threads):
+                vectors = self._encoder.encode(list(texts), batch_size=batch, show_progress_bar=False)
         import numpy
 
         rows: Vectors = numpy.ascontiguousarray(vectors, dtype="<f4").reshape(len(texts), -1)
@@ -130,9 +134,11 @@ class Model:
     def _load(self) -> Any:
         if not is_available():
             raise MissingExtra
-        with _quiet_loading():
+        try:
             from sentence_transformers import SentenceTransformer
-
+        except (ImportError, OSError) as error:  # half installed: torch is gone, or a library of it does not load
+            raise MissingExtra(f"does not load: {error}") from error
+        with _quiet_loading():
             try:
                 return SentenceTransformer(str(self.path), device=self.device, local_files_only=True)
             except Exception as error:  # the loaders of weights, tokenizer and JSON share no base class
@@ -202,3 +208,16 @@ def _quiet_loading() -> Iterator[None]:
     finally:
         if was_enabled:
             logging.enable_progress_bar()
+
+
+@contextmanager
+def _torch_threads(count: int) -> Iterator[None]:
+    """The setting is the process's, which may have uses of torch of its own: it is put back."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

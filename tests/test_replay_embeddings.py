@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import struct
 import subprocess
@@ -181,6 +182,8 @@ def test_a_vector_of_another_model_does_not_count(embedding_model: Model, memory
     assert embeddings.pending(memory, embedding_model.fingerprint) == 2
     assert embeddings.pending(memory, "an older model") == 1
     assert embeddings.pending(memory, None) == 1
+    page = embeddings.pending_texts(memory, embedding_model.fingerprint, 0, 10)
+    assert [text.content for text in page.texts] == ["first", "second"]
 
 
 def test_vectors_of_removed_observations_are_not_pending(memory: sqlite3.Connection):
@@ -369,14 +372,30 @@ def test_the_size_of_a_vector_is_known_before_the_weights_are_loaded(embedding_m
     assert model.dimension == 384 == embedding_model.encode(["a text"]).shape[1]
 
 
+def test_encoding_leaves_half_the_cores_and_the_settings_of_torch_alone(embedding_model: Model):
+    import torch
+
+    assert embedding_model.threads == max(1, (os.cpu_count() or 1) // 2)
+    before = torch.get_num_threads()
+    model = Model(embedding_model.path, threads=before + 1)
+    during: list[int] = []
+    hook = torch.nn.modules.module.register_module_forward_pre_hook(lambda *_: during.append(torch.get_num_threads()))
+    try:
+        model.encode(["a text"])
+    finally:
+        hook.remove()
+    assert set(during) == {before + 1}
+    assert torch.get_num_threads() == before
+
+
 # -- without the extra, and without the network -----------------------------------------------------------------------
 
 
-def run_python(code: str, *arguments: str) -> str:
+def run_python(code: str, *arguments: str, silent: bool = True) -> str:
     """In a process of its own: what is imported there, and how, is the point."""
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
+    assert not silent or done.stderr == ""
     return done.stdout
 
 
@@ -417,6 +436,22 @@ for attempt in (
 """
     shown = run_python(code, str(embedding_model.path), str(tmp_path / "memory-000001.db")).splitlines()
     assert shown == ["False 2 2", "[]", *["missing_extra 1 pip install 'agent-journal[embeddings]'"] * 2]
+
+
+def test_a_half_installed_extra_says_what_does_not_load(embedding_model: Model):
+    code = """
+import sys
+sys.modules["torch"] = None
+from replay.encoder import Model, MissingExtra, is_available
+assert is_available()
+try:
+    Model(sys.argv[1]).encode(["a text"])
+except MissingExtra as error:
+    print(error.message)
+"""
+    shown = run_python(code, str(embedding_model.path), silent=False)  # transformers logs that torch is missing
+    assert shown.startswith("searching needs the extra 'embeddings', which does not load: ")
+    assert "torch" in shown
 
 
 def test_nothing_heavy_is_imported_before_a_text_is_encoded(embedding_model: Model):

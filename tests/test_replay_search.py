@@ -154,7 +154,11 @@ def test_removed_observations_are_not_found_even_when_all_the_best_are(
     assert [hit.content for hit in index.search(memory, axis(1.0), 2)] == ["text 0", "text 1"]
     memory.execute("DELETE FROM entities WHERE id = 1")
     assert [hit.content for hit in index.search(memory, axis(1.0), 2)] == ["remains", "remains too"]
+    looked: list[str] = []
+    memory.set_trace_callback(looked.append)
     assert [hit.content for hit in index.search(memory, axis(1.0), 5)] == ["remains", "remains too"]
+    memory.set_trace_callback(None)
+    assert sum("WHERE o.id = " in line for line in looked) == 2  # what was found gone is not asked for again
 
 
 def test_a_text_observed_again_needs_no_new_vector(embedding_model: Model, memory: sqlite3.Connection):
@@ -170,24 +174,27 @@ def test_a_text_observed_again_needs_no_new_vector(embedding_model: Model, memor
 def test_a_database_swapped_behind_its_link_is_read_anew(
     embedding_model: Model, memory: sqlite3.Connection, tmp_path: Path
 ):
-    """The next generation holds other rows under the same ids and rowids; readers come by the link."""
+    """The next generation holds other observations under the same ids, and ends with the same vector as the last."""
     link = tmp_path / "memory.db"
     link.symlink_to("memory-000001.db")
-    observe(memory, ["before"])
+    observe(memory, ["before", "in both"])
     put(memory, embedding_model, "before", 1.0)
+    put(memory, embedding_model, "in both", 0.0, 1.0)
     index = SearchIndex(embedding_model)
     reader = connect(link, read_only=True)
-    assert [hit.content for hit in index.search(reader, axis(1.0))] == ["before"]
+    assert [hit.content for hit in index.search(reader, axis(1.0))] == ["before", "in both"]
     reader.close()
 
     following = connect(tmp_path / "memory-000002.db")
     create(following)
-    observe(following, ["after"])
-    put(following, embedding_model, "after", 0.0, 1.0)
+    observe(following, ["in both", "after"])
+    put(following, embedding_model, "after", -1.0)
+    put(following, embedding_model, "in both", 0.0, 1.0)
     (tmp_path / "next").symlink_to("memory-000002.db")
     (tmp_path / "next").replace(link)
     reader = connect(link, read_only=True)
-    assert [(hit.content, hit.score) for hit in index.search(reader, axis(1.0))] == [("after", 0.0)]
+    hits = index.search(reader, axis(1.0))
+    assert [(hit.content, hit.score) for hit in hits] == [("in both", 0.0), ("after", -1.0)]
     reader.close()
     following.close()
 
