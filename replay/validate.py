@@ -60,7 +60,7 @@ class Validator:
         self._ids: dict[tuple[str, str], int] = {}
         # The overlay: what accepted events leave behind. True of every key in it, whether it is applied yet or not.
         self._entities: _Table = {}  # (scope, name) to id, or None: there is none
-        self._cleared: _Table = {}  # scope to the seq that cleared it
+        self._cleared: _Table = {}  # scope to True: what is not in the overlay is not there
         self._observations: _Table = {}  # (entity id, sha256 of the text) to bool, and so on
         self._relations: _Table = {}  # (from id, to id, type)
         self._messages: _Table = {}  # (conversation id, message id)
@@ -123,7 +123,7 @@ class Validator:
             return known
         if (effect := self._entities.get(key, _ABSENT)) is not _ABSENT:
             return cast("int | None", effect)
-        if self._cleared.get(scope, 0) > self._applied_seq:
+        if scope in self._cleared:
             return None
         row = self._connection.execute("SELECT id FROM entities WHERE scope = ? AND name = ?", key).fetchone()
         if row is None:
@@ -195,7 +195,7 @@ class Validator:
         self._ids.clear()
         for key in [key for key, effect in self._entities.items() if key[0] == event.scope and effect is not None]:
             self._set(seq, self._entities, key, None)
-        self._set(seq, self._cleared, event.scope, seq)
+        self._set(seq, self._cleared, event.scope, True)
 
     def _observation_added(self, event: ObservationAdded, seq: int) -> None:
         key, there = self._observation(event)

@@ -82,6 +82,7 @@ CONFIG = {"type": "agent.config_written", "name": "writer"}
         ({"type": "memory.scope_cleared", "scope_base64": "eA=="}, "invalid", "no field 'scope_base64'"),
         ({**CONFIG, "content_base64": "//8"}, "invalid", "content_base64 is no base64"),
         ({**CONFIG, "content_base64": "é"}, "invalid", "content_base64 is no base64"),
+        ({**CONFIG, "content_base64": "eA==!"}, "invalid", "content_base64 is no base64"),
         ({**CONFIG, "content_base64": 7}, "invalid", "content_base64 is int"),
         ({**CONFIG, "content": "x", "content_base64": "eA=="}, "invalid", "both content and content_base64"),
         ({**CONFIG, "content": "\ud800"}, "invalid", "lone surrogate"),

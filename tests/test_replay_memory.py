@@ -97,8 +97,8 @@ def test_what_hangs_from_an_entity_goes_with_it(memory: Memory) -> None:
 
 
 def test_clearing_a_scope_leaves_the_others(memory: Memory) -> None:
-    memory.apply(entity("a"), entity("b"), entity("a", "agent:x"), ObservationAdded("global", "a", "x"))
-    assert memory.apply(ScopeCleared("global"), ScopeCleared("global")) == Applied(events=2, rows=2, no_ops=0)
+    memory.apply(entity("a"), entity("b"), entity("c"), entity("a", "agent:x"), ObservationAdded("global", "a", "x"))
+    assert memory.apply(ScopeCleared("global"), ScopeCleared("global")) == Applied(events=2, rows=3, no_ops=0)
     assert memory.rows("entities", "scope") == [("agent:x",)]
     assert memory.rows("observations") == []
 
