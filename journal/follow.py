@@ -31,23 +31,22 @@ class Follower:
         self._offset, self._tail_seq, self._chain = tail.offset, tail.last_seq, tail.chain
 
     def poll(self) -> Iterator[Batch]:
-        """The batches that are there now and were not given out before; the first may begin before ``next_seq``.
+        """The batches that are there now and were not given out before.
 
         A writer that takes over copies what its predecessor left into a segment of its own: those batches were given
-        out already, and are passed over. Raises what reading the log raises.
+        out already, and reading goes on behind them. Raises what reading the log raises.
         """
         yield from self._appended()
         if list_segments(self.reader.storage, self.reader.directory) == self._segments:
             return
         self.reader.refresh()  # the new segment says where the one before it ended: read to there by the book
-        yield from self._unseen(self.reader.batches(self.next_seq, self.reader.last_seq))
+        yield from self._given(self.reader.batches(self.next_seq, self.reader.last_seq))
         self._stand_at_tail()
 
-    def _unseen(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+    def _given(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         for batch in batches:
-            if batch.last_seq >= self.next_seq:
-                yield batch
-                self.next_seq = batch.last_seq + 1
+            self.next_seq = batch.last_seq + 1
+            yield batch
 
     def _appended(self) -> Iterator[Batch]:
         """Whole batches behind the known tail of the segment that was the last."""
@@ -70,7 +69,7 @@ class Follower:
                 scanner = Scanner(data, 0, header, path)
                 scanner.next_seq, scanner.chain = self._tail_seq + 1, self._chain
                 at = self._offset
-                yield from self._unseen(
+                yield from self._given(
                     msgspec.structs.replace(each, offset=at + each.offset, end=at + each.end) for each in scanner
                 )
                 if not scanner.offset:

@@ -332,6 +332,21 @@ def test_following_prints_each_record_once_across_writers_and_segments(tmp_path)
         assert child.wait(30) == 130
 
 
+def test_following_within_a_segment_that_stays_open(tmp_path):
+    """Scenario: one batch at a time while the writer goes on; then one longer than a poll reads at once."""
+    data = tmp_path / "data"
+    small_history(data)
+    with following(data, "-n", "1") as child, open_server_sync(data, background=False) as hook:
+        assert next_line(child)["seq"] == SMALL
+        for seq in range(11, 15):
+            hook.append(ObservationAdded("global", "Acme", f"fact {seq}"))
+            assert next_line(child)["seq"] == seq
+        hook.append_all([ObservationAdded("global", "Acme", f"{number}" + "x" * 250_000) for number in range(6)])
+        assert [next_line(child)["seq"] for _ in range(6)] == list(range(15, 21))
+        hook.append(ObservationAdded("global", "Acme", "last"))
+        assert next_line(child)["seq"] == 21
+
+
 def test_following_a_writer_that_was_killed_and_its_successor(tmp_path):
     """Scenario: the successor copies what lay past the last durable seq: those records come once, not twice."""
     data = tmp_path / "data"
@@ -345,7 +360,8 @@ with open_server_sync({str(data)!r}, background=False) as hook:
         hook.append(ObservationAdded("global", "Acme", f"before {{number}}"))
     os.kill(os.getpid(), 9)
 """
-    with following(data, "--since", "now") as child:
+    with following(data, "-n", "1") as child:
+        assert next_line(child)["seq"] == SMALL
         ended = subprocess.run([sys.executable, "-c", program], env=ENVIRONMENT, check=False, timeout=60)
         assert ended.returncode == -9
         assert [next_line(child)["seq"] for _ in range(3)] == [11, 12, 13]

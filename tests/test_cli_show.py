@@ -143,9 +143,11 @@ def test_an_update_in_the_batch_of_the_creation_is_an_update(tmp_path, capsys):
         hook.append_all(
             [EntityCreated("global", "A", "x"), EntityCreated("global", "B", "x"), EntityUpdated("global", "A", "y")]
         )
+        hook.append_all([EntityUpdated("global", "B", "y"), EntityUpdated("global", "B", "z")])
     journal = Command(tmp_path / "data", capsys)
     assert journal.json("show", "--entity", "A")["entities"][0]["updated_by"]["seq"] == 3
-    assert journal.json("show", "--entity", "B")["entities"][0]["updated_by"] is None
+    assert journal.json("show", "--entity", "B", "--at", "4")["entities"][0]["updated_by"]["seq"] == 4
+    assert journal.json("show", "--entity", "B", "--at", "3")["entities"][0]["updated_by"] is None
 
 
 def test_many_observations_over_many_segments(tmp_path, capsys):

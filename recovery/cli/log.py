@@ -127,8 +127,7 @@ def _follow(app: App, reader: LogReader, wanted: Filter, show: Callable[[Iterabl
 
     follower = Follower(reader)
     while not _reader_has_gone():
-        next_seq = follower.next_seq
-        show(wanted.select(entries(follower.poll(), next_seq)))
+        show(wanted.select(entries(follower.poll())))
         app.out.flush()
         time.sleep(POLL_SECONDS)
 
