@@ -21,6 +21,8 @@ TORCH ?= torch==2.13.0
 
 # More arguments for the test runner: make test PYTEST='-k moment'
 PYTEST ?=
+# ... and for the benchmark: make bench BENCH='append --json figures.json'
+BENCH ?=
 TEST_WORKERS ?= auto
 
 .PHONY: help venv test demo bench lint docs clean
@@ -62,7 +64,7 @@ demo: .venv/.core
 	@$(RUN) docs/examples/demo.py
 
 bench: .venv/.core
-	$(RUN) tests/bench.py
+	$(RUN) -m tests.bench $(BENCH)
 
 lint: .venv/.dev
 	$(PY) -m ruff check .

@@ -1,0 +1,57 @@
+"""The quick run of the benchmark works end to end. It measures nothing, so nothing here looks at a time."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.bench.timing import Contender, CountMismatch, Sample, compare
+
+ROOT = Path(__file__).resolve().parent.parent
+TITLES = {
+    "append, 1 task", "append, 32 tasks", "append, 256 tasks",
+    "write-through, 1 task", "write-through, 32 tasks", "write-through, 256 tasks",
+    "rebuild, 1,000 observations", "state digest", "verify", "restore, checkpoint + 50 events",
+    "catch-up of 50 events", "start of the command",
+}  # fmt: skip
+
+
+def test_the_quick_run_counts_everything_again_and_reports_it(tmp_path: Path) -> None:
+    report_path = tmp_path / "report.json"
+    command = [sys.executable, "-m", "tests.bench", "--quick", "--json", str(report_path), "--dir", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(report_path.read_text())
+
+    assert set(report["sections"]) == TITLES
+    assert report["machine"].keys() >= {"when", "system", "cores", "python", "sqlite", "load"}
+    for title, rows in report["sections"].items():
+        others = {row["name"] for row in rows if not row["ratios"]}
+        for row in rows:
+            assert row["counted"] == row["operations"] * len(row["rounds"]) > 0, (title, row["name"])
+            assert set(row["ratios"]) in (others, set()), (title, row["name"])
+            assert f"{title}\n" in done.stdout
+            assert row["name"] in done.stdout
+    for tasks in (1, 32, 256):
+        assert [row["operations"] for row in report["sections"][_title("append", tasks)]] == [
+            8 * tasks, 8 * tasks, 16, 8 * tasks,
+        ]  # fmt: skip
+    assert [row["operations"] for row in report["sections"]["rebuild, 1,000 observations"]] == [1400] * 3
+    assert set(report["bytes"]) == {"1", "32", "256"}
+    assert list(tmp_path.iterdir()) == [report_path]
+
+
+def _title(section: str, tasks: int) -> str:
+    return f"{section}, {tasks} task{'s' if tasks > 1 else ''}"
+
+
+def test_a_run_that_lost_something_fails() -> None:
+    kept = Contender("kept", lambda: Sample(3, 1.0, 3), ours=True)
+    assert [row.counted for row in compare([kept], 2, "events/s")] == [6]
+    lost = Contender("lost", lambda: Sample(3, 1.0, 2))
+    with pytest.raises(CountMismatch, match="lost: 3 done, 2 found"):
+        compare([kept, lost], 1, "events/s")
