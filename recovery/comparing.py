@@ -47,7 +47,10 @@ def compare(
 
 
 def _build(data: Data, reader: LogReader, seq: int, path: str, history: History, progress: Progress | None) -> None:
-    build_state(data.storage, data.layout.journal, reader, seq, path, progress, history=history, journal_mode="delete")
+    build_state(
+        data.storage, data.layout.journal, reader, seq, path, progress, history=history, embeddings=False,
+        journal_mode="delete",
+    )  # fmt: skip
 
 
 def _way_between(data: Data, history: History, low: int, high: int) -> list[Range] | None:

@@ -143,7 +143,10 @@ def _show_entity(app: App, data: Data, name: str, scope: str | None, at: str) ->
     with tempfile.TemporaryDirectory(prefix="journal-show-") as scratch:
         path = f"{scratch}/state.db"
         with app.out.progress("replaying", "events") as bar:
-            build_state(data.storage, data.layout.journal, reader, seq, path, bar.advance, journal_mode="delete")
+            build_state(
+                data.storage, data.layout.journal, reader, seq, path, bar.advance, embeddings=False,
+                journal_mode="delete",
+            )  # fmt: skip
         with closing(connect_finished(path)) as connection:
             found = known_of(connection, reader, seq, name, scope)
             if not found:
