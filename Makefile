@@ -58,7 +58,7 @@ venv: .venv/.core
 	@touch $@
 
 test: .venv/.full
-	$(RUN) -m pytest -n $(TEST_WORKERS) $(PYTEST)
+	$(RUN) -m pytest -n $(TEST_WORKERS) --dist loadgroup $(PYTEST)
 
 demo: .venv/.core
 	@$(RUN) docs/examples/demo.py

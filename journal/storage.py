@@ -251,8 +251,11 @@ class RealLock:
 
 # File systems whose locks and syncs are another machine's promise. Types as in proc(5)'s mountinfo.
 NETWORK_FILESYSTEMS = frozenset(
-    ["nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "ceph", "glusterfs", "lustre", "beegfs", "gpfs", "ocfs2", "orangefs", "fuse.sshfs", "fuse.glusterfs", "fuse.s3fs", "fuse.rclone", "fuse.ceph"]
-)
+    {
+        "nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "ceph", "glusterfs", "lustre", "beegfs", "gpfs", "ocfs2",
+        "orangefs", "fuse.sshfs", "fuse.glusterfs", "fuse.s3fs", "fuse.rclone", "fuse.ceph",
+    }
+)  # fmt: skip
 
 
 def filesystem_type(mountinfo: str, device: int) -> str:

@@ -104,7 +104,7 @@ def restore_live(data: Data, seq: int, reason: str, progress: Progress | None = 
 
     core = open_core(data).core
     try:
-        background_of(data, core, enabled=False).checkpoint()
+        background_of(data, core).checkpoint()
         return core.restore(seq, reason, actor="operator", progress=progress)
     finally:
         core.close()

@@ -78,8 +78,11 @@ def open_core(
     return Opened(core, recovered, kept)
 
 
-def background_of(data: Data, core: Core, *, enabled: bool = True) -> Background:
-    """The helpers behind a core: checkpoints by the configured policy, vectors by the configured model."""
+def background_of(data: Data, core: Core, *, checkpoints: bool = False, embeddings: bool = False) -> Background:
+    """The helpers behind a core: checkpoints by the configured policy, vectors by the configured model.
+
+    What is not asked for runs only when called.
+    """
 
     def model() -> Model | None:
         try:
@@ -88,8 +91,9 @@ def background_of(data: Data, core: Core, *, enabled: bool = True) -> Background
             return None
 
     return Background(
-        core, data.config.policy(), model, batch_size=data.config.embeddings.batch_size, enabled=enabled
-    )
+        core, data.config.policy(), model, batch_size=data.config.embeddings.batch_size, checkpoints=checkpoints,
+        embeddings=embeddings,
+    )  # fmt: skip
 
 
 def stop_error(decision: Decision) -> JournalError:
@@ -121,7 +125,8 @@ async def open_server(
     """
     data = Data.at(path)
     opened = await anyio.to_thread.run_sync(lambda: open_core(data, check=check, progress=progress))
-    async with Hook(opened.core, background_of(data, opened.core, enabled=background)).running() as hook:
+    behind = background_of(data, opened.core, checkpoints=background, embeddings=background)
+    async with Hook(opened.core, behind).running() as hook:
         yield hook
 
 
@@ -132,5 +137,6 @@ def open_server_sync(
     """The twin of `open_server` for threads."""
     data = Data.at(path)
     opened = open_core(data, check=check, progress=progress)
-    with SyncHook(opened.core, background_of(data, opened.core, enabled=background)) as hook:
+    behind = background_of(data, opened.core, checkpoints=background, embeddings=background)
+    with SyncHook(opened.core, behind) as hook:
         yield hook

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from replay.search import Hit, SearchIndex
 
 _LOOK_SECONDS = 1.0  # how often the checkpointer asks whether one is due
+_SETTLE_SECONDS = 2.0  # before the model is loaded: it takes seconds that a short-lived program would wait for
 
 
 class Background:
@@ -38,7 +39,8 @@ class Background:
         model: Callable[[], Model | None],
         *,
         batch_size: int = 32,
-        enabled: bool = True,
+        checkpoints: bool = True,
+        embeddings: bool = True,
     ) -> None:
         self.core = core
         self.policy = policy
@@ -47,7 +49,10 @@ class Background:
         self._model: Model | None = None
         self._index: SearchIndex | None = None
         self._batch_size = batch_size
-        self._enabled = enabled
+        self._work = {"checkpoints": self._checkpoint_when_due} if checkpoints else {}
+        if embeddings:
+            self._work["embeddings"] = self._embed_when_new
+        self._embedded: tuple[str, int] = ("", 0)  # generation, and the observation up to which nothing is pending
         self._stop = threading.Event()
         self._texts = threading.Event()
         self._building = threading.Lock()
@@ -56,10 +61,9 @@ class Background:
         self._since = monotonic()
 
     def start(self) -> None:
-        """Starts the threads; without `enabled` only what is asked for explicitly happens."""
-        if not self._enabled:
-            return
-        for name, work in (("checkpoints", self._checkpoint_when_due), ("embeddings", self._embed_when_new)):
+        """Starts the threads that were asked for. What is pending from before is taken up at once."""
+        self._texts.set()
+        for name, work in self._work.items():
             thread = threading.Thread(target=work, name=f"journal-{name}", daemon=True)
             thread.start()
             self._threads.append(thread)
@@ -73,7 +77,7 @@ class Background:
 
     def count(self, settled: Sequence[Ticket]) -> None:
         """Takes note of what was just committed. On the write path, so it does no more than add."""
-        if not self._enabled:
+        if not self._work:
             return
         tally, policy = self._tally, self.policy
         for request in settled:
@@ -117,16 +121,14 @@ class Background:
 
     def search(self, text: str, limit: int = 10, scope: str | None = None) -> list[Hit]:
         """The observations nearest in meaning. Raises MissingExtra or NoModel where there is nothing to search with."""
-        from replay.encoder import MissingExtra, is_available
+        from replay.encoder import MissingExtra, NoModel, is_available
         from replay.search import SearchIndex
 
         if not is_available():
             raise MissingExtra
         model = self.model()
         if model is None:
-            from replay.encoder import Model
-
-            model = Model.find(self.core.state.layout.root)
+            raise NoModel("there is no sentence model", hint="put one where journal.yaml says: embeddings.model")
         if self._index is None:
             self._index = SearchIndex(model)
         with closing(connect(self.core.state.generation, read_only=True)) as connection:
@@ -139,26 +141,36 @@ class Background:
         model = self.model()
         if model is None:
             return 0
-        from replay.embeddings import Embedder
+        from replay.embeddings import Embedder, drop, store
 
         embedder = Embedder(model, batch=self._batch_size)
-        with closing(connect(self.core.state.generation, read_only=True)) as connection:
-            return embedder.run(connection, self._write, progress=progress, stop=stop).done
+        generation = self.core.state.generation
+        with closing(connect(generation, read_only=True)) as connection:
+            if self._embedded[0] != generation:
+                # Once a generation: vectors that rot or another program changed are dropped, and so pending again.
+                embedder.verify(connection, lambda keys: self._write(lambda to: drop(to, model.fingerprint, keys)))
+                self._embedded = (generation, 0)
+            done = embedder.run(
+                connection, lambda rows: self._write(lambda to: store(to, rows)), after=self._embedded[1],
+                progress=progress, stop=stop,
+            )  # fmt: skip
+        self._embedded = (generation, done.last_id)
+        return done.done
 
-    def _write(self, rows: Sequence[object]) -> None:
-        from replay.embeddings import Row, store
-
-        connection = self.core.state.connection
+    def _write(self, change: Callable[[sqlite3.Connection], None]) -> None:
+        """Runs `change` in a transaction of memory.db's one writing connection."""
         with self.core.lock:
+            connection = self.core.state.connection  # asked for under the lock: a restore replaces it
             connection.execute("BEGIN IMMEDIATE")
             try:
-                store(connection, [row for row in rows if isinstance(row, Row)])
+                change(connection)
                 connection.execute("COMMIT")
             except BaseException:
                 connection.execute("ROLLBACK")
                 raise
 
     def _embed_when_new(self) -> None:
+        self._stop.wait(_SETTLE_SECONDS)
         while not self._stop.is_set():
             self._texts.wait()
             self._texts.clear()

@@ -49,6 +49,7 @@ VERBS = {
     "replay": "restore a past moment, beside or in place",
     "diff": "say what changed between two moments",
     "tag": "give a moment a name",
+    "embed": "compute the vectors that are pending",
     "completion": "print the completion script of a shell",
 }
 

@@ -48,7 +48,7 @@ def command(app: App, quick_check: bool) -> int | None:
     opened = open_core(data, check="quick" if quick_check else "full")
     for decision in opened.kept:
         app.out.note(f"{decision.component}: {decision.reason} - {decision.hint}")
-    with SyncHook(opened.core, background_of(data, opened.core)) as hook:
+    with SyncHook(opened.core, background_of(data, opened.core, checkpoints=True)) as hook:
         return _feed(app, hook)
 
 

@@ -26,7 +26,7 @@ def create(app: App) -> int | None:
     core = open_core(app.data, check="quick").core
     try:
         with app.out.progress("checkpoint", "events") as bar:
-            made = background_of(app.data, core, enabled=False).checkpoint(bar.advance)
+            made = background_of(app.data, core).checkpoint(bar.advance)
     finally:
         core.close()
     if app.json:
