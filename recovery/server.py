@@ -71,6 +71,7 @@ def open_core(
             raise stop_error(plan.stops[0])
         recovered = execute(data, log, plan, progress)
         core = Core(log, LiveState.open(data.storage, data.layout))
+        core.state.validation = data.config.agents.validation
     except BaseException:
         log.close()
         raise

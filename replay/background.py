@@ -13,11 +13,15 @@ from contextlib import closing
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from journal.checkpoint import CheckpointStore
 from journal.commit import Ticket, draft, ticket
 from journal.errors import JournalError
 from journal.events import CheckpointCreated
-from journal.retention import Policy, Tally, due
+from journal.reader import LogReader
+from journal.retention import Policy, Tally, due, plan_prune
+from replay.history import read_history
 from replay.schema import connect
+from replay.timeline import branches
 
 if TYPE_CHECKING:
     from replay.checkpoints import Shadow
@@ -103,11 +107,24 @@ class Background:
             request.result()
             return made
 
+    def thin(self) -> None:
+        """Removes checkpoints that the policy no longer needs; any seq stays near one on its timeline."""
+        state = self.core.state
+        store = CheckpointStore(state.storage, f"{state.layout.journal}/checkpoints")
+        reader = LogReader(state.storage, state.layout.journal)
+        history = read_history(reader, store)
+        plan = plan_prune(
+            store.manifests(), reader.last_seq, branches(history.restores, reader.last_seq), self.policy
+        )
+        if plan.drop:
+            plan.execute(store)
+
     def _checkpoint_when_due(self) -> None:
         while not self._stop.wait(_LOOK_SECONDS):
             if due(self.policy, self._tally, monotonic() - self._since) is not None:
                 try:
                     self.checkpoint()
+                    self.thin()
                 except JournalError as error:  # the next one is due as ever; `status` shows the age of the last
                     self.last_error = str(error)
 

@@ -83,6 +83,7 @@ class Core:
                 )  # fmt: skip
             finally:
                 self.state = self.committer.machine = LiveState.open(state.storage, state.layout)
+                self.state.validation = state.validation
         for callback in self.swap_callbacks:
             callback(self.state.generation)
         return done

@@ -10,13 +10,14 @@ import os
 import sqlite3
 from collections.abc import Collection, Sequence
 
-from journal.errors import Diverged, EnvironmentFault
+from journal.errors import Diverged, EnvironmentFault, Refused
 from journal.events import ConfigRemoved, ConfigWritten, Event, StateRestored
 from journal.format import Record
 from journal.log import Appended
 from journal.reader import LogReader
 from journal.storage import Storage
 from replay import schema
+from replay.agent_format import Mode, validate
 from replay.agents import bring_current, inspect
 from replay.catchup import catch_up
 from replay.faults import sqlite_fault
@@ -50,6 +51,7 @@ class LiveState:
         self.foreign_writes = 0
         self.failure: str | None = None
         self.wants_fold = False
+        self.validation: Mode = "lenient"
         self.materialises = True  # an import journals files that are there already, some of them in two versions
         self._batches = 0
         self._data_version = self._read_data_version()
@@ -69,6 +71,13 @@ class LiveState:
     # -- validation ---------------------------------------------------------------------------------------------------
 
     def check(self, event: Event, seq: int) -> None:
+        if self.validation == "strict" and isinstance(event, ConfigWritten):
+            verdict = validate(event.name, event.content, "strict")
+            if not verdict.accepted:
+                raise Refused(
+                    "invalid", f"agent {event.name!r} is not valid: {verdict.findings[0]}",
+                    hint="agents.validation in journal.yaml is strict; lenient refuses no bytes",
+                )  # fmt: skip
         self._validator.check(event, seq)
 
     def mark(self) -> int:
