@@ -47,13 +47,12 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from hashlib import sha256
 from typing import Any, TypeVar
 
 import msgspec
 
-from replay.schema import TABLES
+from replay.schema import TABLES, one_moment
 
 DIGEST_VERSION = 1
 BUCKET_BITS = 10
@@ -77,7 +76,7 @@ def state_digest(connection: sqlite3.Connection) -> str:
 
     Raises sqlite3.DatabaseError where a table is missing or cannot be read.
     """
-    with _one_moment(connection):
+    with one_moment(connection):
         state = sha256(b"agent-journal state digest v%d\n" % DIGEST_VERSION)
         for table in TABLES:
             state.update(table.encode() + b"\x00" + table_digest(table_leaves(connection, table)))
@@ -94,7 +93,7 @@ def table_digest(leaves: dict[int, bytes]) -> bytes:
 
 def table_leaves(connection: sqlite3.Connection, table: str) -> dict[int, bytes]:
     """Bucket to leaf: two states differ in a table exactly in the buckets whose leaves differ."""
-    with _one_moment(connection):
+    with one_moment(connection):
         if table == "agents":
             # From the table itself: an index over it could be damaged where the table is not, and the other way round.
             rows = _tolerant(connection, _agent_rows, f"SELECT {_COLUMNS[table]} FROM agents NOT INDEXED")
@@ -154,20 +153,6 @@ def _agent_row(row: tuple[Any, ...]) -> tuple[bytes, bytes]:
 
 
 # -- reading ----------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _one_moment(connection: sqlite3.Connection) -> Iterator[None]:
-    """A read transaction around many statements, unless the caller has one open."""
-    if connection.in_transaction:
-        yield
-        return
-    connection.execute("BEGIN")
-    try:
-        yield
-    finally:
-        if connection.in_transaction:  # an I/O error may have ended it
-            connection.execute("ROLLBACK")
 
 
 def _tolerant(

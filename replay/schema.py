@@ -11,6 +11,8 @@ import base64
 import json
 import os
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -119,6 +121,20 @@ def create_indexes(connection: sqlite3.Connection) -> None:
     """Makes the indexes. Raises sqlite3.IntegrityError where the rows break a unique rule."""
     for statement in _INDEXES:
         connection.execute(statement)
+
+
+@contextmanager
+def one_moment(connection: sqlite3.Connection) -> Iterator[None]:
+    """One read transaction around several statements, unless the caller has a transaction open."""
+    if connection.in_transaction:
+        yield
+        return
+    connection.execute("BEGIN")
+    try:
+        yield
+    finally:
+        if connection.in_transaction:  # an I/O error may have ended it
+            connection.execute("ROLLBACK")
 
 
 NULL: Final = float("nan")

@@ -219,6 +219,18 @@ def test_a_mark_outlives_the_settling_of_what_came_before_it(writer: Writer) -> 
     writer.refuse(EntityDeleted("global", "d"), "not_found")
 
 
+def test_a_batch_is_checked_inside_one_read_transaction(known: Writer) -> None:
+    with known.validator.reading():
+        assert known.connection.in_transaction
+        known.refuse(FACT, "already_exists")
+        known.accept(entity("b"), NO_FACT)
+    assert not known.connection.in_transaction
+    with pytest.raises(Refused), known.validator.reading():
+        known.validator.check(NO_FACT, 9)
+    assert not known.connection.in_transaction
+    known.apply()
+
+
 # -- bounds and foreign writes ----------------------------------------------------------------------------------------
 
 
