@@ -12,7 +12,6 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import anyio
-import anyio.lowlevel
 import anyio.to_thread
 
 from journal.commit import Committer, Draft, Receipt, Ticket, draft, ticket
@@ -23,6 +22,7 @@ from journal.log import Log
 from replay.background import Background
 from replay.live import LiveState
 from replay.restore import Restored, restore_in_place
+from replay.waiting import Waiter, Waiting, waiting
 
 if TYPE_CHECKING:
     from replay.checkpoints import Shadow
@@ -30,7 +30,36 @@ if TYPE_CHECKING:
 
 FAST_SYNC_NS = 1_000_000  # a batch under 1 ms may be synced by the loop itself
 SLOW_SYNC_NS = 2_000_000  # one over 2 ms moves the next ones to a thread
-FAST_BATCHES = 64  # how many fast ones in a row bring them back
+THREADED_MIN = 4  # how many fast ones bring them back at first; each slow one doubles that
+THREADED_MAX = 256
+
+
+class Pace:
+    """Whether an event loop may sync by itself, from how long the last syncs took.
+
+    A slow one moves the next few to a thread, and each further one before they have passed twice as many: a disk with
+    a rare hiccup is served inline nearly always, one that is slow practically never.
+    """
+
+    __slots__ = ("_left", "_sentence")
+
+    def __init__(self) -> None:
+        self._left = 0
+        self._sentence = THREADED_MIN
+
+    @property
+    def inline(self) -> bool:
+        return self._left <= 0
+
+    def note(self, sync_ns: int) -> None:
+        """Takes note of one batch."""
+        if sync_ns > SLOW_SYNC_NS:
+            self._left = self._sentence
+            self._sentence = min(2 * self._sentence, THREADED_MAX)
+        elif sync_ns < FAST_SYNC_NS:
+            self._left -= 1
+            if self._left < -self._sentence:  # as many fast ones inline: the last hiccup is forgotten
+                self._left, self._sentence = 0, max(self._sentence // 2, THREADED_MIN)
 
 
 class Core:
@@ -42,21 +71,22 @@ class Core:
         self.committer = Committer(log, state)
         self.lock = threading.Lock()
         self.swap_callbacks: list[Callable[[str], object]] = []
-        self._fast = FAST_BATCHES
+        self._pace = Pace()
 
     @property
     def prefers_inline(self) -> bool:
         """True while syncs are fast enough to be done by an event loop without a thread's switches."""
-        return self._fast >= FAST_BATCHES
+        return self._pace.inline
 
     def commit(self) -> list[Ticket]:
         """Commits one batch. The caller holds the lock."""
-        settled = self.committer.run()
-        took = self.log.sync_ns
-        if took > SLOW_SYNC_NS:
-            self._fast = 0
-        elif took < FAST_SYNC_NS and self._fast < FAST_BATCHES:
-            self._fast += 1
+        state = self.state
+        state.begin()
+        try:
+            settled = self.committer.run()
+        finally:
+            state.end()
+        self._pace.note(self.log.sync_ns)
         return settled
 
     def commit_locked(self) -> list[Ticket]:
@@ -120,13 +150,15 @@ class Hook:
         self.background = background
         self.agents = Agents(self)
         self._open = False
-        self._sleeping: anyio.Event | None = None
+        self._sleeping: Waiter | None = None
+        self._waiting: Waiting
         self._served = anyio.Event()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Hook]:
         """Takes events while the block runs. What was queued is committed at its end, even when it is cancelled."""
         failure: BaseException | None = None
+        self._waiting = waiting()
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._serve)
             self._open = True
@@ -145,8 +177,9 @@ class Hook:
             raise failure
 
     def _wake(self) -> None:
-        if self._sleeping is not None:
-            self._sleeping.set()
+        sleeping, self._sleeping = self._sleeping, None
+        if sleeping is not None:
+            self._waiting.wake(sleeping)
 
     async def append(
         self,
@@ -197,23 +230,22 @@ class Hook:
     async def _commit(self, request: Ticket) -> list[Receipt]:
         if not self._open:
             raise Poisoned("the hook is closed", hint="open the server again")
-        done = request.waiter = anyio.Event()
+        done = request.waiter = self._waiting.waiter()
         self.core.committer.submit(request)
         self._wake()
-        await done.wait()
+        await done
         return request.result()
 
     async def _serve(self) -> None:
         """The one task that commits: inline while syncs are fast, else in a thread while the next batch gathers."""
-        core = self.core
+        core, wake = self.core, self._waiting.wake
         with anyio.CancelScope(shield=True):
             while True:
                 if not len(core.committer):
                     if not self._open:
                         break
-                    self._sleeping = anyio.Event()
-                    await self._sleeping.wait()
-                    self._sleeping = None
+                    self._sleeping = self._waiting.waiter()
+                    await self._sleeping
                     continue
                 if core.prefers_inline and core.lock.acquire(blocking=False):
                     try:
@@ -223,13 +255,13 @@ class Hook:
                 else:
                     settled = await anyio.to_thread.run_sync(core.commit_locked)
                 for request in settled:
-                    if isinstance(request.waiter, anyio.Event):
-                        request.waiter.set()
+                    if request.waiter is not None:
+                        wake(request.waiter)
                 self.background.count(settled)
                 if core.state.wants_fold:
                     await anyio.to_thread.run_sync(core.housekeeping)
                 else:
-                    await anyio.lowlevel.checkpoint()
+                    await self._waiting.turn()
         self._served.set()
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
 
 from journal.errors import Diverged, EnvironmentFault, Refused
 from journal.events import ConfigRemoved, ConfigWritten, Event, StateRestored
@@ -17,7 +18,6 @@ from journal.log import Appended
 from journal.reader import LogReader
 from journal.storage import Storage
 from replay import schema
-from replay.agent_format import Mode, validate
 from replay.agents import bring_current, inspect
 from replay.catchup import catch_up
 from replay.faults import sqlite_fault
@@ -26,6 +26,9 @@ from replay.memory import apply_records
 from replay.rebuild import generations_of
 from replay.schema import Position
 from replay.validate import Validator
+
+if TYPE_CHECKING:
+    from replay.agent_format import Mode
 
 FOLD_BYTES = 16 << 20  # memory.db's write-ahead log is folded back once it is this long
 _LOOK_EVERY = 64  # batches between two looks at its length
@@ -53,6 +56,7 @@ class LiveState:
         self.wants_fold = False
         self.validation: Mode = "lenient"
         self.materialises = True  # an import journals files that are there already, some of them in two versions
+        self._begun = False
         self._batches = 0
         self._data_version = self._read_data_version()
         self._validator = Validator(connection, position.seq)
@@ -70,8 +74,24 @@ class LiveState:
 
     # -- validation ---------------------------------------------------------------------------------------------------
 
+    def begin(self) -> None:
+        """From here to `end` or the next `apply` everything is asked of one snapshot, which the batch is applied to.
+
+        Without it each question would take and release SQLite's read lock, and the application once more.
+        """
+        self.connection.execute("BEGIN")
+        self._begun = True
+
+    def end(self) -> None:
+        """Ends the snapshot, where nothing was applied to it."""
+        self._begun = False
+        if self.connection.in_transaction:
+            self.connection.execute("ROLLBACK")
+
     def check(self, event: Event, seq: int) -> None:
         if self.validation == "strict" and isinstance(event, ConfigWritten):
+            from replay.agent_format import validate
+
             verdict = validate(event.name, event.content, "strict")
             if not verdict.accepted:
                 raise Refused(
@@ -91,32 +111,46 @@ class LiveState:
     def apply(self, appended: Appended, records: Sequence[Record]) -> None:
         """Applies one durable batch in one transaction, then writes the agent files that it changed."""
         if self.applied_seq != appended.first_seq - 1:
+            self.end()
             self.catch_up()
             return
         if any(isinstance(record.event, StateRestored) for record in records):
             raise EnvironmentFault("a restore needs a rebuild", hint="open the server again")
-        self._notice_foreign_writes()
-        last_seq = appended.first_seq + appended.count - 1
-        connection = self.connection
         try:
-            connection.execute("BEGIN IMMEDIATE")
-            apply_records(connection, appended.first_seq, records)
-            schema.write_position(
-                connection, Position(last_seq, self.journal_id, appended.epoch, appended.chain.hex())
-            )
-            connection.execute("COMMIT")
+            try:
+                self._transact(appended, records)
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or not self._begun:
+                    raise
+                self._begun = False
+                self._transact(appended, records)  # another program writes, or wrote since `begin`: wait for it
         except BaseException as error:
             self.failure = str(error)
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
             if isinstance(error, sqlite3.Error):
                 raise sqlite_fault(error, self.generation) from error
             raise
-        self._settled(last_seq)
+        self._settled(appended.first_seq + appended.count - 1)
         self._materialise(records)
         self._batches += 1
         if self._batches % _LOOK_EVERY == 0:
             self.wants_fold = self._wal_bytes() > FOLD_BYTES
+
+    def _transact(self, appended: Appended, records: Sequence[Record]) -> None:
+        """Rows and position in one transaction: the one that `begin` opened, or else one of its own."""
+        connection = self.connection
+        try:
+            if not connection.in_transaction:
+                connection.execute("BEGIN IMMEDIATE")
+            self._notice_foreign_writes()
+            apply_records(connection, appended.first_seq, records)
+            last_seq = appended.first_seq + appended.count - 1
+            position = Position(last_seq, self.journal_id, appended.epoch, appended.chain.hex())
+            schema.write_position(connection, position)
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
 
     def catch_up(self) -> int:
         """Applies everything journaled after the position; returns how many events that were."""
