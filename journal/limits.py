@@ -269,14 +269,21 @@ def refuse_reserved(event: Event) -> None:
         raise Refused("reserved_type", f"{event.type_name} is recorded by the journal itself")
 
 
+def _check_given_name(field: str, value: object) -> None:
+    if not isinstance(value, str):
+        raise Refused("invalid", f"{field} is {type(value).__name__}, expected a string")
+    check_name(field, value)
+
+
 def check_envelope(
     agent: str | None = None, actor: str | None = None, op_id: str | None = None, traceparent: str | None = None
 ) -> None:
     """What comes with an event: names and a W3C trace context, each may be missing."""
-    for field, value in (("agent", agent), ("actor", actor), ("op_id", op_id)):
-        if value is not None:
-            if not isinstance(value, str):
-                raise Refused("invalid", f"{field} is {type(value).__name__}, expected a string")
-            check_name(field, value)
+    if agent is not None:
+        _check_given_name("agent", agent)
+    if actor is not None:
+        _check_given_name("actor", actor)
+    if op_id is not None:
+        _check_given_name("op_id", op_id)
     if traceparent is not None and not (isinstance(traceparent, str) and _TRACEPARENT.fullmatch(traceparent)):
         raise Refused("invalid", "traceparent is no W3C trace context", hint="00-<32 hex>-<16 hex>-<2 hex>")
