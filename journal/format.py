@@ -15,7 +15,7 @@ import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
+from typing import Annotated, Any
 from zlib import crc32
 
 import msgspec
@@ -89,7 +89,7 @@ class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """
 
     flags: int
-    time: int
+    time: Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]  # what a column of SQLite holds
     clock: int | None
     op_id: str | None
     agent: str | None

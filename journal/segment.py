@@ -67,11 +67,11 @@ class SegmentWriter:
         try:
             file.write_at(0, front + bytes(filled - len(front)))
             file.sync()
-            storage.replace(temporary, path)
-            storage.sync_dir(directory)
-        except BaseException:
+        finally:
             file.close()
-            raise
+        storage.replace(temporary, path)
+        storage.sync_dir(directory)
+        file = storage.open(path, write=True)  # under its own name, so that errors name a file that is there
         writer = cls(storage, path, file, header, len(front) - len(carried), filled)
         writer.offset = len(front)
         return writer

@@ -15,10 +15,9 @@ from typing import Literal
 
 from journal.errors import EnvironmentFault, Refused
 from journal.storage import Kind, Storage
-from replay.agent_format import MARKDOWN
 from replay.agent_quarantine import printable, set_aside
 
-SUFFIX = MARKDOWN.suffix
+SUFFIX = ".md"
 NAME_BYTES_MAX = 255 - len(SUFFIX)
 READ_BYTES_MAX = 16 << 20  # beyond any content that an event takes: such a file is no journaled version
 TEMPORARY = ".agent.tmp"  # one at a time, and not made of the agent's name, which may fill NAME_MAX already
@@ -152,6 +151,8 @@ def _oddity(seen: Seen) -> tuple[Detail, str]:
         return "empty", "the file is empty"
     if b"\x00" in seen.content:
         return "nul_bytes", f"{seen.content.count(0)} of {len(seen.content)} bytes are NUL"
+    from replay.agent_format import MARKDOWN  # the YAML behind it takes longer to import than most commands to run
+
     for finding in MARKDOWN.parse(seen.content).findings:
         if finding.code == "broken_yaml":
             return "broken_yaml", str(finding)

@@ -170,7 +170,7 @@ def run_full_when_synced() -> None:
         return request
 
     assert send("small").result()[0].seq == 1
-    fault = disk.fail("sync", path=".seg", error=errno.ENOSPC, times=2, lies=True)
+    fault = disk.fail("sync", path="segments/", error=errno.ENOSPC, times=2, lies=True)
     refused = send("x" * 100_000)
     assert fault.fired == 2
     assert isinstance(refused.error, NoSpace), f"in doubt instead of refused: {refused.error!r}"
