@@ -18,7 +18,7 @@ from journal.errors import Corrupt, UsageError
 from journal.format import Record
 from journal.reader import LogReader
 from journal.storage import Storage
-from replay.bulk import BulkLoader
+from replay.bulk import BulkLoader, collector_paused
 from replay.digest import DIGEST_VERSION, state_digest
 from replay.embedding_parts import load_embeddings
 from replay.faults import sqlite_fault
@@ -228,9 +228,10 @@ class _Build:
 def _load(connection: sqlite3.Connection, runs: Iterator[tuple[int, list[Record]]]) -> Applied:
     """Into an empty file."""
     loader = BulkLoader(connection)
-    for first_seq, records in runs:
-        loader.add(first_seq, records)
-    return loader.finish()
+    with collector_paused():  # around the decoding of the runs too
+        for first_seq, records in runs:
+            loader.add(first_seq, records)
+        return loader.finish()
 
 
 def _apply(connection: sqlite3.Connection, base: Manifest, runs: Iterator[tuple[int, list[Record]]]) -> Applied:
