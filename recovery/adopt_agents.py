@@ -31,7 +31,7 @@ def adopt_agents(data: Data, names: Sequence[str] = (), *, dry_run: bool = False
     """
     found = diagnose(data)
     if found.journal.error:
-        raise stop_error(decide_journal(found.journal)[0])
+        raise stop_error(decide_journal(found.journal))
     facts = {fact.name: fact for fact in found.agents}
     unknown = [name for name in names if name not in facts]
     if unknown:

@@ -62,15 +62,18 @@ class Data:
         return f"{self.layout.journal}/import.json"
 
     def interrupted_plan(self) -> bytes | None:
-        """The plan of a recovery that was cut, as JSON, if there is one that can be read."""
-        return self._read_plan(self.plan_path)
+        """The plan of a recovery that was cut, as JSON; empty where it is there and cannot be read."""
+        try:
+            return self._read_plan(self.plan_path)
+        except JournalError:
+            return b""
 
     def pending_import(self) -> bytes | None:
-        """What an import that did not end reads from, as JSON."""
+        """What an import that did not end reads from, as JSON. Raises Corrupt where it is there and cannot be read."""
         return self._read_plan(self.import_path)
 
     def _read_plan(self, path: str) -> bytes | None:
         try:
             return decode_header(self.storage.read(path), KIND_PLAN, path)
-        except (FileNotFoundError, JournalError):
+        except FileNotFoundError:
             return None

@@ -20,8 +20,9 @@ from journal.reader import LogReader
 from journal.verify import Finding
 from recovery.data import Data
 from recovery.decide import decide_memory
-from recovery.diagnose import place, reading
 from recovery.facts import MemoryFacts
+from recovery.looking import place
+from recovery.reading import reading
 from replay.digest import DIGEST_VERSION, state_digest
 from replay.engine import build_state
 from replay.extend import extend
@@ -170,7 +171,6 @@ def _look_at_memory(data: Data, reader: LogReader) -> MemoryFacts:
     facts = MemoryFacts(kind="generation", path=current.path)
     try:
         with reading(current.path) as connection:
-            connection.execute("BEGIN")  # position and rows of one moment, while a server writes
             position = read_position(connection)
             if position is None:
                 return msgspec.structs.replace(facts, problem="it has no position")

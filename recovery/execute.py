@@ -10,20 +10,25 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from secrets import token_hex
 from time import perf_counter, time_ns
 
 import msgspec
 
+from journal.errors import JournalError, Locked
 from journal.events import RecoveryCompleted, RecoveryFailed, RecoveryStarted, RecoveryStepCompleted
 from journal.format import KIND_PLAN, encode_header
 from journal.log import Holder, Log
 from journal.storage import write_file
 from recovery.data import Data
-from recovery.decide import decide
+from recovery.decide import Decision, decide
 from recovery.diagnose import diagnose, evidence_seq
+from recovery.facts import Facts
+from recovery.known import Known
 from recovery.plan import Plan, Step, make_plan
+from replay.agent_quarantine import set_aside
+from replay.agents import TEMPORARY
 from replay.catchup import catch_up
 from replay.digest import state_digest
 from replay.own_events import journal_event
@@ -56,26 +61,49 @@ def recover(
 ) -> tuple[Plan, Callable[[Progress | None], Recovered]]:
     """The plan for what is wrong now, and the function that runs it.
 
-    Diagnosing takes no lock. Running takes it, and plans again under it: the state may have changed since, and a
-    writer that is still at work is told of by Locked.
+    Diagnosing takes no lock. Running takes it, and plans again under it: the state may have changed since. What did
+    not is not computed twice. A writer that is still at work is told of by Locked.
     """
-    plan = _plan(data, target, names, progress)
+    known = Known()
+
+    def make() -> Plan:
+        facts = diagnose(data, progress=progress, known=known)
+        return plan_for(facts, decide(facts), target=target, names=names)
+
+    plan = make()
 
     def run(progress: Progress | None = None) -> Recovered:
-        log = open_log(data)
         try:
-            return execute(data, log, _plan(data, target, names, progress), progress)
+            log = open_log(data)
+        except Locked:
+            if plan.is_repair:
+                raise
+            return Recovered(plan.recovery_id)  # what is only late is the business of the writer at work
+        try:
+            return execute(data, log, make(), progress)
         finally:
             log.close()
 
     return plan, run
 
 
-def _plan(data: Data, target: str, names: Sequence[str], progress: Progress | None) -> Plan:
-    decisions = decide(diagnose(data, progress=progress))
-    cut = data.interrupted_plan()
-    recovery_id = msgspec.json.decode(cut, type=Plan).recovery_id if cut else token_hex(8)
-    return make_plan(decisions, target=target, recovery_id=recovery_id, names=names, resumed=cut is not None)
+def plan_for(facts: Facts, decisions: Sequence[Decision], *, target: str, names: Sequence[str] = ()) -> Plan:
+    """The plan for what was found. One that was cut goes on under its own id."""
+    resumed = facts.interrupted is not None
+    recovery_id = _id_of(facts.interrupted) if facts.interrupted else None
+    return make_plan(decisions, target=target, recovery_id=recovery_id or token_hex(8), names=names, resumed=resumed)
+
+
+class _Named(msgspec.Struct):
+    recovery_id: str
+
+
+def _id_of(plan: str) -> str | None:
+    """The id in a recovery.json, which another version may have written."""
+    try:
+        return msgspec.json.decode(plan, type=_Named).recovery_id
+    except msgspec.MsgspecError:
+        return None
 
 
 def open_log(data: Data) -> Log:
@@ -111,7 +139,8 @@ def execute(data: Data, log: Log, plan: Plan, progress: Progress | None = None) 
                 journal_event(log, done)
     except Exception as error:
         if plan.is_repair and log.poisoned is None:
-            journal_event(log, RecoveryFailed(plan.recovery_id, plan.target, reason=str(error)[:2000]))
+            with suppress(JournalError):  # a disk too full to recover on may be too full to say so
+                journal_event(log, RecoveryFailed(plan.recovery_id, plan.target, reason=str(error)[:2000]))
         raise
     if plan.is_repair:
         counts = {"events": result.events, "rows": result.rows, "agents": len(result.agents_written)}
@@ -131,22 +160,21 @@ def _why(plan: Plan) -> str:
 def _grouped(steps: Sequence[Step]) -> list[Step]:
     """Steps on agents become one: their files are brought current together, with one directory sync."""
     agents = [step for step in steps if step.kind == "restore_agents"]
-    others = [step for step in steps if step.kind != "restore_agents"]
-    if agents:
-        names = tuple(name for step in agents for name in step.names)
-        reason = "; ".join(dict.fromkeys(step.reason for step in agents))[:1000]
-        others.append(Step("restore_agents", "agents", reason, f"bring {len(names)} agent files current", names))
-    return others
+    if not agents:
+        return list(steps)
+    names = tuple(name for step in agents for name in step.names)
+    reason = "; ".join(dict.fromkeys(step.reason for step in agents))[:1000]
+    together = Step("restore_agents", "agents", reason, f"bring {len(names)} agent files current", names)
+    first = steps.index(agents[0])
+    return [*steps[:first], together, *(step for step in steps[first:] if step.kind != "restore_agents")]
 
 
 # -- the steps --------------------------------------------------------------------------------------------------------
 
 
-def _rebuild_memory(
-    data: Data, log: Log, step: Step, result: Recovered, progress: Progress | None
-) -> dict[str, int]:
+def _rebuild_memory(data: Data, log: Log, step: Step, result: Recovered, progress: Progress | None) -> dict[str, int]:
     tick = None if progress is None else lambda done, total: progress("rebuild memory.db", done, total)
-    built = rebuild(data.storage, data.layout, log.reader(), tick)
+    built = rebuild(data.storage, data.layout, log.reader(), tick, mark=step.mark)
     result.rebuilt, result.base_seq, result.passed_over = True, built.base_seq, list(built.passed_over)
     result.events, result.rows = built.events, built.rows
     result.seq, result.digest = built.position.seq, built.digest
@@ -167,9 +195,15 @@ def _catch_up(data: Data, log: Log, step: Step, result: Recovered, progress: Pro
     return {"events": caught.applied.events}
 
 
-def _restore_agents(
-    data: Data, log: Log, step: Step, result: Recovered, progress: Progress | None
-) -> dict[str, int]:
+def _set_agents_aside(data: Data, log: Log, step: Step, result: Recovered, progress: Progress | None) -> dict[str, int]:
+    path = data.layout.agents
+    kept = set_aside(data.storage, path, data.quarantine, time=time_ns(), reason=f"journal recover: {step.reason}")
+    data.storage.sync_dir(os.path.dirname(path))
+    result.quarantined.append(kept)
+    return {"set_aside": 1}
+
+
+def _restore_agents(data: Data, log: Log, step: Step, result: Recovered, progress: Progress | None) -> dict[str, int]:
     outcome = renew_agents(
         data.storage, data.layout, log.reader(), time=time_ns(), reason="journal recover", names=step.names
     )
@@ -179,10 +213,23 @@ def _restore_agents(
     return {"written": len(outcome.written), "removed": len(outcome.removed), "set_aside": len(outcome.set_aside)}
 
 
+def _tidy(data: Data, log: Log, step: Step, result: Recovered, progress: Progress | None) -> dict[str, int]:
+    removed = data.generations.clean()
+    temporary = f"{data.layout.agents}/{TEMPORARY}"
+    if data.storage.kind(temporary) != "missing":
+        data.storage.remove(temporary)
+        removed.append(temporary)
+    retired = data.generations.retire()
+    result.quarantined += retired.quarantined
+    return {"removed": len(removed), "set_aside": len(retired.quarantined)}
+
+
 _STEPS: dict[str, Callable[[Data, Log, Step, Recovered, Progress | None], dict[str, int]]] = {
     "rebuild_memory": _rebuild_memory,
     "catch_up": _catch_up,
+    "set_agents_aside": _set_agents_aside,
     "restore_agents": _restore_agents,
+    "tidy": _tidy,
 }
 
 
@@ -194,6 +241,6 @@ def _finish(data: Data, result: Recovered) -> None:
     with closing(connect(path)) as connection:
         catch_up(connection, data.reader())
         position = read_position(connection)
-        result.digest = state_digest(connection)
+        result.digest = result.digest or state_digest(connection)  # the recovery's own records make no rows
     assert position is not None
     result.seq = position.seq

@@ -6,6 +6,7 @@ from typing import Literal
 
 import msgspec
 
+from journal.storage import Kind
 from replay.agents import AgentFact
 
 
@@ -51,17 +52,23 @@ class MemoryFacts(msgspec.Struct, frozen=True, kw_only=True):
     integrity: str | None = None
     digest: str | None = None
     expected: str | None = None
-    pending_embeddings: int | None = None
     held_by: tuple[str, ...] = ()
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that one diagnosis saw."""
+    """Everything that one diagnosis saw.
+
+    ``agents_kind`` is what lies under the name of the agents directory; a link to a directory counts as one.
+    ``leftovers`` are paths that a cut, or the end of a reader, left to be tidied. ``interrupted`` is the plan of a
+    recovery that was cut, empty where it cannot be read.
+    """
 
     journal: JournalFacts
     memory: MemoryFacts
     agents: tuple[AgentFact, ...] = ()
+    agents_kind: Kind = "directory"
+    leftovers: tuple[str, ...] = ()
     writable: bool = True
     free_bytes: int = 0
     sqlite_version: str = ""
-    interrupted: str | None = None  # the recovery that was cut, by its recovery.json
+    interrupted: str | None = None

@@ -1,19 +1,19 @@
 """Decisions → an ordered plan that prints as text or JSON. A dry run is: build it and stop.
 
 Pure. The order is that of need: the journal is settled before anything is read from it, memory.db is rebuilt before
-the agents that are materialised from it.
+the agents that are materialised from it, and what is left behind is tidied last.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Literal
 
 import msgspec
 
 from recovery.decide import Decision
 
-Kind = Literal["rebuild_memory", "catch_up", "restore_agents"]
+Kind = Literal["rebuild_memory", "catch_up", "set_agents_aside", "restore_agents", "tidy"]
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -25,6 +25,7 @@ class Step(msgspec.Struct, frozen=True):
     words: str
     names: tuple[str, ...] = ()
     repair: bool = True  # False for what is only late: it is not journaled as a recovery
+    mark: bool = False  # what is replaced is still a state of this journal, and is told that it was superseded
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -52,6 +53,14 @@ class Plan(msgspec.Struct, frozen=True):
 
 COMPONENTS = ("all", "memory", "agents", "journal")
 
+_STILL_A_STATE = ("altered", "restore_pending", "other_version")
+_AGENT_WORDS = {
+    "write": "write the journaled version",
+    "remove": "remove the file of a removed agent",
+    "set_aside": "move the file to quarantine",
+    "set_aside_and_write": "move the file to quarantine and write the journaled version",
+}
+
 
 def make_plan(
     decisions: Sequence[Decision], *, target: str, recovery_id: str, names: Collection[str] = (), resumed: bool = False
@@ -60,34 +69,29 @@ def make_plan(
     stops = tuple(decision for decision in decisions if decision.action == "stop")
     if stops:
         return Plan(recovery_id, target, (), stops, resumed)
-    steps: list[Step] = []
-    for decision in decisions:
-        if decision.component == "memory" and target in ("all", "memory", "agents"):
-            repair = decision.health != "healthy"
-            if decision.action == "rebuild":
-                words = "rebuild memory.db beside, verify it, swap the link"
-                steps.append(Step("rebuild_memory", "memory", decision.reason, words, (), repair))
-            elif decision.action == "catch_up":
-                steps.append(Step("catch_up", "memory", decision.reason, "apply the rest of the journal", (), repair))
-    if target in ("all", "agents"):
-        steps += _agent_steps(decisions, names)
+    steps = [step for decision in decisions for step in _steps(decision, target, names)]
+    steps.sort(key=lambda step: _ORDER.index(step.kind))
     return Plan(recovery_id, target, tuple(steps), (), resumed)
 
 
-_WORDS = {
-    "write": "write the journaled version",
-    "remove": "remove the file of a removed agent",
-    "set_aside": "move the file to quarantine",
-    "set_aside_and_write": "move the file to quarantine and write the journaled version",
-}
+_ORDER: tuple[Kind, ...] = ("rebuild_memory", "catch_up", "set_agents_aside", "restore_agents", "tidy")
 
 
-def _agent_steps(decisions: Sequence[Decision], names: Collection[str]) -> list[Step]:
-    steps = []
-    for decision in decisions:
-        kind, _, name = decision.component.partition(" ")
-        if kind == "agent" and decision.action in _WORDS and (not names or name in names):
-            words = f"agent {name}: {_WORDS[decision.action]}"
-            repair = decision.health != "healthy"
-            steps.append(Step("restore_agents", decision.component, decision.reason, words, (name,), repair))
-    return steps
+def _steps(decision: Decision, target: str, names: Collection[str]) -> Iterator[Step]:
+    """What one decision asks for. Agents are made from memory.db, so that comes with them."""
+    part, _, name = decision.component.partition(" ")
+    action, reason, repair = decision.action, decision.reason, decision.health != "healthy"
+    if part == "memory" and action == "rebuild":
+        words = "rebuild memory.db beside, verify it, swap the link"
+        yield Step("rebuild_memory", part, reason, words, (), repair, decision.case in _STILL_A_STATE)
+    elif part == "memory" and action == "catch_up":
+        yield Step("catch_up", part, reason, "apply the rest of the journal", (), repair)
+    elif part == "recovery" and action == "finish":
+        yield Step("tidy", part, reason, "finish the recovery that was cut")
+    elif part == "files" and action == "tidy":
+        yield Step("tidy", part, reason, "remove or set aside what was left behind", (), repair)
+    elif target in ("all", "agents") and part == "agents" and action == "set_aside":
+        yield Step("set_agents_aside", part, reason, "move what has the directory's name to quarantine")
+    elif target in ("all", "agents") and part == "agent" and action in _AGENT_WORDS and (not names or name in names):
+        words = f"agent {name}: {_AGENT_WORDS[action]}"
+        yield Step("restore_agents", decision.component, reason, words, (name,), repair)

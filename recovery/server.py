@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from secrets import token_hex
 from typing import Literal
 
 import anyio.to_thread
@@ -23,15 +22,19 @@ from journal.events import EpochStarted
 from recovery.data import Data
 from recovery.decide import Decision, decide
 from recovery.diagnose import diagnose
-from recovery.execute import Recovered, execute, open_log
-from recovery.plan import make_plan
+from recovery.execute import Recovered, execute, open_log, plan_for
+from recovery.known import Known
+from recovery.plan import Plan
 from replay.background import Background
 from replay.encoder import Model, NoModel, is_available
+from replay.holders import holders
 from replay.hook import Core, Hook, SyncHook
 from replay.live import LiveState
 
 Check = Literal["full", "quick"]
 Progress = Callable[[str, int, int], None]
+
+KEPT = ("drift", "drift_of_removed", "unjournaled")  # cases that an open leaves for a person to decide
 
 _STOPS: dict[int, type[DataError]] = {
     error.exit_code: error for error in (Corrupt, AmbiguousTail, Diverged, Unsupported)
@@ -59,16 +62,22 @@ def open_core(
     """
     if not importing and data.pending_import() is not None:
         raise UsageError("an import was cut", path=data.import_path, hint="finish it with: journal init --adopt")
-    log = open_log(data)
-    try:
-        decisions = decide(diagnose(data, deep=check == "full", progress=progress))
-        kept = [each for each in decisions if each.case in ("drift", "unjournaled")]
-        plan = make_plan(
-            [each for each in decisions if each not in kept], target="all", recovery_id=token_hex(8),
-            resumed=data.interrupted_plan() is not None,
-        )  # fmt: skip
+    known = Known()
+
+    def look() -> tuple[Plan, list[Decision]]:
+        facts = diagnose(data, deep=check == "full", progress=progress, known=known)
+        decisions = decide(facts)
+        kept = [each for each in decisions if each.case in KEPT]
+        plan = plan_for(facts, [each for each in decisions if each not in kept], target="all")
         if plan.stops:
             raise stop_error(plan.stops[0])
+        return plan, kept
+
+    if not holders([data.generations.current().path or data.layout.memory_db]):
+        look()  # what stops it is told before anything is changed; a writer at work is left to the lock to name
+    log = open_log(data)
+    try:
+        plan, kept = look()
         recovered = execute(data, log, plan, progress)
         core = Core(log, LiveState.open(data.storage, data.layout))
         core.state.validation = data.config.agents.validation

@@ -15,8 +15,9 @@ from journal.errors import DataError, NotAJournal
 from journal.log import read_holder
 from journal.reader import LogReader
 from recovery.data import Data
-from recovery.diagnose import place, reading
 from recovery.facts import MemoryKind, PositionIs
+from recovery.looking import place
+from recovery.reading import reading
 from replay.embeddings import pending
 from replay.encoder import Model, NoModel, is_available
 from replay.holders import holders

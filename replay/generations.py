@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
+from collections.abc import Collection
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -81,7 +82,7 @@ class Generations:
         if kind != "link":
             return Current("file", self.link) if kind == "file" else Current("other")
         target = self.storage.read_link(self.link)
-        number = self._number(target, whole=True)
+        number = self._number(target, among=("",))
         if number is None:
             return Current("foreign_link", target if target.startswith("/") else f"{self.directory}/{target}")
         path = f"{self.directory}/{target}"
@@ -110,7 +111,7 @@ class Generations:
         Locked if a process holds it, since it would go on writing to what nobody reads.
         """
         path = built.removesuffix(BUILDING)
-        number = self._number(path.rsplit("/", 1)[1], whole=True)
+        number = self._number(path.rsplit("/", 1)[1], among=("",))
         if number is None or path == built:
             raise ValueError(f"{built} is not named by building_path()")
         left = [built + suffix for suffix in SIDECARS if self.storage.kind(built + suffix) != "missing"]
@@ -149,18 +150,9 @@ class Generations:
 
         Files of a file that once had the link's own name (memory.db-wal) go too: no database looks at them any more.
         """
-        current = self.current()
-        groups: dict[int, list[str]] = {}
-        stray: list[str] = []
-        for name in self.storage.list(self.directory):
-            number = self._number(name)
-            if number is not None and number != current.number and BUILDING not in name:
-                groups.setdefault(number, []).append(f"{self.directory}/{name}")
-            elif current.kind == "generation" and name in {self.name + suffix for suffix in SIDECARS}:
-                stray.append(f"{self.directory}/{name}")
         quarantined: list[str] = []
         held: list[Held] = []
-        for files in (*groups.values(), *([stray] if stray else [])):
+        for files in self._replaced():
             found = holders(files)
             if found == []:
                 quarantined += self._move(files)
@@ -170,16 +162,42 @@ class Generations:
 
     def clean(self) -> list[str]:
         """Removes what a cut left of a build or of a link; none of it was ever current."""
-        removed: list[str] = []
-        for name in self.storage.list(self.directory):
-            building = self._number(name) is not None and BUILDING in name
-            if building or name == f".{self.name}.link":
-                self.storage.remove(f"{self.directory}/{name}")
-                removed.append(f"{self.directory}/{name}")
+        removed = self._unfinished()
+        for path in removed:
+            self.storage.remove(path)
         return removed
 
+    def leftovers(self) -> list[str]:
+        """What `retire` would move and `clean` remove now. Looks only."""
+        free = [path for files in self._replaced() if holders(files) == [] for path in files]
+        return free + self._unfinished()
+
+    def _replaced(self) -> list[list[str]]:
+        """Old generations, each with its sidecars, and the sidecars of a file that once had the link's own name."""
+        current = self.current()
+        groups: dict[int, list[str]] = {}
+        stray: list[str] = []
+        for name in self.storage.list(self.directory):
+            number = self._number(name, among=("", *SIDECARS))
+            if number is not None and number != current.number:
+                groups.setdefault(number, []).append(f"{self.directory}/{name}")
+            elif current.kind == "generation" and name in {self.name + suffix for suffix in SIDECARS}:
+                stray.append(f"{self.directory}/{name}")
+        return [*groups.values(), *([stray] if stray else [])]
+
+    def _unfinished(self) -> list[str]:
+        endings = [BUILDING + suffix for suffix in ("", *SIDECARS)]
+        return [
+            f"{self.directory}/{name}"
+            for name in self.storage.list(self.directory)
+            if name == f".{self.name}.link" or self._number(name, among=endings) is not None
+        ]
+
     def _move(self, files: list[str]) -> list[str]:
-        """To quarantine, under one free name for the database and its sidecars, so that they still belong together."""
+        """To quarantine, under one free name for the database and its sidecars, so that they still belong together.
+
+        The sidecars go first: a cut leaves the database, so that the next run finds it and brings it after them.
+        """
         there = [path for path in files if self.storage.kind(path) != "missing"]
         if not there:
             return []
@@ -190,16 +208,16 @@ class Generations:
         while not taken.isdisjoint(targets):
             count += 1
             targets = [_target(path, count) for path in there]
-        for path, target in zip(there, targets, strict=True):
+        for path, target in reversed(list(zip(there, targets, strict=True))):
             self.storage.replace(path, f"{self.quarantine}/{target}")
         self.storage.sync_dir(self.quarantine)
         self.storage.sync_dir(self.directory)
         return [f"{self.quarantine}/{target}" for target in targets]
 
-    def _number(self, name: str, *, whole: bool = False) -> int | None:
-        """The number in a generation's file name, or in its sidecars' and build's unless `whole`."""
+    def _number(self, name: str, *, among: Collection[str] | None = None) -> int | None:
+        """The number in the name of a generation; what follows it must be `among` the given endings (default: any)."""
         match = _GENERATION.fullmatch(name)
-        if match is None or match["stem"] != self.stem or (whole and match["rest"]):
+        if match is None or match["stem"] != self.stem or (among is not None and match["rest"] not in among):
             return None
         return int(match["number"])
 

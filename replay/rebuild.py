@@ -25,8 +25,10 @@ from replay.schema import connect, read_position
 Progress = Callable[[int, int], None]
 
 
-def rebuild(storage: Storage, layout: Layout, reader: LogReader, progress: Progress | None = None) -> Built:
-    """Makes state(end of the journal) the current generation.
+def rebuild(
+    storage: Storage, layout: Layout, reader: LogReader, progress: Progress | None = None, *, mark: bool = True
+) -> Built:
+    """Makes state(end of the journal) the current generation, and tells the old one so unless `mark` is False.
 
     The finished file passes SQLite's check, and after the swap its digest and position are read again through the
     link. Raises NoSpace before anything is written if the disk cannot hold it, Corrupt if it reads back differently.
@@ -44,7 +46,7 @@ def rebuild(storage: Storage, layout: Layout, reader: LogReader, progress: Progr
             os.unlink(side_file)
     if integrity != "ok":
         raise Corrupt(f"the rebuilt file fails its check: {integrity}", path=path, hint="check the disk")
-    swapped = generations.swap(path)
+    swapped = generations.swap(path, mark=mark)
     with closing(connect(swapped.path, read_only=True)) as connection:
         digest, position = state_digest(connection), read_position(connection)
     if digest != built.digest or position != built.position:

@@ -58,6 +58,4 @@ def command(app: App, quick: bool) -> int:
         app.out.styled(f"{mark} {app.out.style(each.component)}: {app.out.style(each.reason)}{hint}")
     if quiet:
         app.out.styled(f"{app.out.style('ok      ', fg='green')} agents: {quiet} files have the journaled bytes")
-    if facts.interrupted:
-        app.out.line("a recovery was cut: journal recover all finishes it")
     return code
