@@ -17,6 +17,12 @@ from replay.faults import sqlite_fault
 from replay.schema import connect
 
 _ATTEMPTS = 20
+_OF_THE_FILE = frozenset(
+    {
+        sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED,
+    }
+)  # fmt: skip
 
 
 class Reader:
@@ -39,13 +45,19 @@ class Reader:
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """A read transaction on the current generation: everything read in it is of one seq.
 
-        Raises EnvironmentFault where there is no memory.db to read, Diverged if the current one says it is not.
+        Raises EnvironmentFault where there is no memory.db to read, Diverged if the current one says it is not, and
+        Corrupt, IOFault or Locked where reading it fails on the way. A mistake in the caller's SQL stays sqlite3's.
         """
         connection = self._begin()
         try:
             yield connection
+        except sqlite3.Error as error:
+            self.close()  # with its transaction; the next one looks at the file anew
+            if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF in _OF_THE_FILE:
+                raise sqlite_fault(error, self.path) from error
+            raise
         finally:
-            if connection.in_transaction:
+            if self._connection is connection and connection.in_transaction:
                 connection.execute("ROLLBACK")
 
     def _begin(self) -> sqlite3.Connection:
