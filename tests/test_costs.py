@@ -1,0 +1,172 @@
+"""What a write costs, counted: calls, bytes and statements, which do not depend on the machine.
+
+A regression in speed that matters shows here first; time itself is measured by `make bench`, and asserted nowhere.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import anyio
+import pytest
+
+from journal.commit import Committer, Ticket, draft, ticket
+from journal.events import EntityCreated, EntityUpdated, Event, ObservationAdded, RelationCreated
+from journal.format import BATCH_HEADER_BYTES, TRAILER_BYTES, Record
+from journal.log import Log, create
+from journal.reader import LogReader
+from journal.storage import RealStorage
+from recovery import open_server
+from recovery.setup import initialise
+from replay.memory import apply_records
+from replay.schema import connect
+from replay.schema import create as create_tables
+from tests.crashes import Everything
+from tests.simdisk import SimDisk
+
+JOURNAL = "/data/journal"
+TEXT = "x" * 120
+
+
+@contextmanager
+def writer(disk: SimDisk) -> Iterator[Committer]:
+    """A committer whose segment is open and filled ahead, as it is between two appends."""
+    create(disk, JOURNAL, journal_id=bytes(16))
+    with closing(Log.open(disk, JOURNAL, reserve_bytes=0)) as log:
+        committer = Committer(log, Everything())
+        committer.submit(observation(0))
+        committer.run()
+        yield committer
+
+
+def observation(number: int, op_id: str | None = None) -> Ticket:
+    text = f"{number}-{TEXT}"[:120]
+    return ticket([draft(ObservationAdded("global", "Acme", text), "sales", None, None)], op_id)
+
+
+def changes(disk: SimDisk) -> Counter[str]:
+    return Counter(disk.counts.operations)
+
+
+@pytest.mark.parametrize("together", [1, 32, 256])
+def test_a_batch_is_one_write_and_one_sync(together: int) -> None:
+    disk = SimDisk()
+    with writer(disk) as committer:
+        before, bytes_before = changes(disk), disk.counts.bytes_written
+        for number in range(1, together + 1):
+            committer.submit(observation(number, f"op-{number}"))
+        settled = committer.run()
+        done = changes(disk) - before
+        assert [request.result()[0].seq for request in settled] == list(range(2, together + 2))
+        assert (done["write"], done["sync"]) == (1, 1)
+        assert not done.keys() & {"sync_dir", "create", "open", "rename", "truncate", "lock"}
+        assert disk.counts.bytes_written - bytes_before <= 200 * together + BATCH_HEADER_BYTES + TRAILER_BYTES + 3
+
+
+def test_zero_filling_is_rare_and_a_new_segment_rarer() -> None:
+    """2,000 batches of one 120-byte observation: every sync beyond theirs is one of filling ahead, which doubles."""
+    disk = SimDisk()
+    with writer(disk) as committer:
+        before = changes(disk)
+        for number in range(2000):
+            committer.submit(observation(number + 1))
+            committer.run()
+        done = changes(disk) - before
+    assert done["sync_dir"] == 0
+    assert done["create"] == 0
+    assert 2000 <= done["sync"] <= 2000 + 6
+    assert done["write"] == done["sync"]
+
+
+@pytest.mark.parametrize(("together", "most"), [(1, 262), (32, 162), (256, 159)])
+def test_bytes_of_an_observation_of_120_bytes(tmp_path: Path, together: int, most: int) -> None:
+    """On disk, with its share of the batch's frame; without an op_id of its own, and closed."""
+    storage, directory = RealStorage(), f"{tmp_path}/journal"
+    create(storage, directory)
+    with closing(Log.open(storage, directory)) as log:
+        committer = Committer(log, Everything())
+        for number in range(together * 8):
+            committer.submit(observation(number))
+            if len(committer) == together:
+                committer.run()
+    reader = LogReader(storage, directory)
+    assert reader.last_seq == together * 8
+    batches = list(reader.batches())
+    assert len(batches) == 8
+    assert (batches[-1].end - batches[0].offset) / reader.last_seq <= most
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_tasks_that_append_at_once_share_batches(tmp_path: Path, backend: str) -> None:
+    """64 tasks of 10 appends each: as many batches as rounds, and a few, however fast the disk is."""
+    initialise(str(tmp_path / "data"))
+
+    async def serve() -> None:
+        async with open_server(tmp_path / "data", background=False) as hook:
+            await hook.append(EntityCreated("global", "Acme", "company"))
+
+            async def write(number: int) -> None:
+                for index in range(10):
+                    await hook.append(ObservationAdded("global", "Acme", f"fact {number}-{index}"))
+
+            async with anyio.create_task_group() as tasks:
+                for number in range(64):
+                    tasks.start_soon(write, number)
+
+    anyio.run(serve, backend=backend)
+    counts = [batch.count for batch in LogReader(RealStorage(), f"{tmp_path}/data/journal").batches()]
+    assert sum(counts) == 641
+    assert len(counts) <= 40
+    assert max(counts) == 64
+
+
+# -- memory.db --------------------------------------------------------------------------------------------------------
+
+
+def test_an_event_is_one_statement_and_a_run_of_one_kind_too() -> None:
+    with closing(connect(":memory:")) as connection:
+        create_tables(connection)
+        statements: list[str] = []
+
+        def apply(first_seq: int, *events: Event) -> int:
+            connection.execute("BEGIN")
+            statements.clear()
+            connection.set_trace_callback(statements.append)
+            records = [Record(0, 1, None, None, None, None, None, event) for event in events]
+            applied = apply_records(connection, first_seq, records)
+            connection.set_trace_callback(None)
+            connection.execute("COMMIT")
+            assert applied.rows == len(events)
+            return len(statements)
+
+        assert apply(1, EntityCreated("global", "Acme", "company")) == 1
+        assert apply(2, ObservationAdded("global", "Acme", TEXT)) == 1
+        assert apply(3, EntityUpdated("global", "Acme", confidence=0.5)) == 1
+        assert apply(4, RelationCreated("global", "Acme", "Acme", "knows")) == 1
+        assert apply(5, *(ObservationAdded("global", "Acme", f"{number}") for number in range(100))) == 100
+
+
+def test_a_write_through_is_six_statements(tmp_path: Path) -> None:
+    """Begin, is the observation there, who else wrote, the row, the position, commit; and no sync but the journal's."""
+    initialise(str(tmp_path / "data"))
+    statements: list[str] = []
+
+    async def serve() -> None:
+        async with open_server(tmp_path / "data", background=False) as hook:
+            await hook.append(EntityCreated("global", "Acme", "company"))
+            await hook.append(ObservationAdded("global", "Acme", "one"))
+            connection = hook.core.state.connection
+            assert connection.execute("PRAGMA synchronous").fetchone() == (1,)
+            connection.set_trace_callback(statements.append)
+            await hook.append(ObservationAdded("global", "Acme", "two"))
+            connection.set_trace_callback(None)
+
+    anyio.run(serve)
+    verbs = [statement.split()[0] for statement in statements if not statement.startswith("--")]
+    assert verbs == ["BEGIN", "SELECT", "PRAGMA", "INSERT", "INSERT", "COMMIT"], statements
+    with closing(sqlite3.connect(tmp_path / "data" / "memory.db")) as connection:
+        assert connection.execute("SELECT count(*) FROM observations").fetchone() == (2,)
