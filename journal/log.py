@@ -134,9 +134,7 @@ class Log:
         """
         if storage.kind(f"{directory}/segments") != "directory":
             raise NotAJournal("no journal here", path=directory, hint="create one with: journal init")
-        lock = storage.lock(f"{directory}/lock")
-        if lock is None:
-            raise _locked(storage, directory)
+        lock = take_lock(storage, directory)
         try:
             reader = LogReader(storage, directory, evidence_seq=evidence_seq)
             previous_epoch = max(read_holder(lock.read()).epoch, reader.tail.epoch)
@@ -256,6 +254,14 @@ class Log:
         finally:
             self.poison("it is closed")
             self._lock.release()
+
+
+def take_lock(storage: Storage, directory: str) -> Lock:
+    """The one writer's lock. Raises Locked, which names the holder."""
+    lock = storage.lock(f"{directory}/lock")
+    if lock is None:
+        raise _locked(storage, directory)
+    return lock
 
 
 def _locked(storage: Storage, directory: str) -> Locked:

@@ -7,17 +7,20 @@ oldest first, so that a cut backup is an older, whole one.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from time import time_ns
 
 import msgspec
 
 from journal.checkpoint import CheckpointStore
-from journal.errors import Corrupt, Diverged, JournalError, NotAJournal, UsageError
+from journal.errors import Corrupt, Diverged, JournalError, NotAJournal, Unsupported, UsageError
+from journal.log import take_lock
 from journal.reader import LogReader
 from journal.storage import Storage, write_file
 from journal.verify import verify
 from recovery.data import Data
+from recovery.places import is_within, lies_on_live_data, place_of
 
 Progress = Callable[[int, int], None]
 
@@ -40,9 +43,11 @@ def back_up(data: Data, directory: str, progress: Progress | None = None) -> Bac
     that this journal does not.
     """
     storage, source = data.storage, data.layout.journal
-    root = os.path.abspath(directory)
-    if root == data.root or root.startswith((f"{data.root}/", f"{source}/")):
-        raise UsageError("a backup inside the data directory is lost with it", hint="name a directory elsewhere")
+    root = place_of(directory, "the backup's directory")
+    if is_within(root, os.path.realpath(data.root)) or lies_on_live_data(data, root):
+        raise UsageError(
+            "a backup inside the data directory is lost with it", path=root, hint="name a directory elsewhere"
+        )
     reader = data.reader()
     reader.raise_for_tail()
     target = f"{root}/journal"
@@ -134,37 +139,58 @@ def bring_back(data: Data, directory: str) -> str | None:
     """Puts a backup's journal in this data directory's place; returns where the one that was there is kept.
 
     Refuses if that would lose events: a readable journal here that goes beyond the backup stays. Raises NotAJournal if
-    there is no backup, Corrupt if it is damaged, UsageError if it is of another journal, Diverged for another history.
+    there is no backup, Corrupt if it is damaged, UsageError if it is of another journal, Diverged for another history,
+    Locked while a writer is at work here.
     """
     storage, target = data.storage, data.layout.journal
     source = f"{os.path.abspath(directory)}/journal"
-    if storage.kind(source) != "directory":
+    if not os.path.isdir(source):
         raise NotAJournal("no backup there", path=source, hint="name the directory that journal backup wrote")
+    if os.path.realpath(source) == os.path.realpath(target):
+        raise UsageError("that is this journal, no backup of it", path=source, hint="name another directory")
     report = verify(storage, source)
     damage = [finding for finding in report.findings if finding.severity == "damage"]
     if damage:
         raise Corrupt(f"the backup is damaged: {damage[0].message}", path=damage[0].path, hint="use another backup")
-    _refuse_loss(storage, target, LogReader(storage, source))
-    building = f"{target}.restoring"
-    _remove_tree(storage, building)
-    _copy_tree(storage, source, building)
-    aside = None
-    if storage.kind(target) != "missing":
-        aside = f"{target}.replaced-{time_ns()}"
-        storage.replace(target, aside)
-    storage.replace(building, target)
-    storage.sync_dir(os.path.dirname(target))
+    # Under the lock: a live writer would go on in the journal that is moved aside, and its receipts with it.
+    with _writer_kept_out(storage, target):
+        _refuse_loss(storage, target, LogReader(storage, source))
+        building = f"{target}.restoring"
+        _remove_tree(storage, building)
+        _copy_tree(storage, source, building)
+        aside = None
+        if storage.kind(target) != "missing":
+            aside = f"{target}.replaced-{time_ns()}"
+            storage.replace(target, aside)
+        storage.replace(building, target)
+        storage.sync_dir(os.path.dirname(target))
     return aside
+
+
+@contextmanager
+def _writer_kept_out(storage: Storage, journal: str) -> Iterator[None]:
+    """Holds the writer's lock of the journal that is there, if one is. Raises Locked."""
+    if storage.kind(journal) != "directory":
+        yield
+        return
+    lock = take_lock(storage, journal)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _refuse_loss(storage: Storage, target: str, backup: LogReader) -> None:
     try:
         here = LogReader(storage, target)
         if here.journal_id != backup.journal_id:
-            raise UsageError(f"the backup is of journal {backup.journal_id.hex()}, here is {here.journal_id.hex()}")
+            raise UsageError(
+                f"the backup is of journal {backup.journal_id.hex()}, here is {here.journal_id.hex()}",
+                hint="name that journal's backup, or an empty --data DIR",
+            )
         for _ in here.batches():
             pass
-    except UsageError:
+    except (UsageError, Unsupported):  # a newer program's journal is whole: nothing is to be brought back over it
         raise
     except JournalError:
         return  # what is here cannot be read to its end: that is what the backup is for
@@ -173,6 +199,13 @@ def _refuse_loss(storage: Storage, target: str, backup: LogReader) -> None:
             f"the journal here is whole and goes to seq {here.last_seq}, the backup to {backup.last_seq}: "
             "nothing was changed",
             hint="journal recover all rebuilds the state from the journal that is here",
+        )
+    if here.chain_at(here.last_seq) != backup.chain_at(here.last_seq):
+        raise Diverged(
+            f"the journal here is whole, and up to seq {here.last_seq} its history is not the backup's: nothing was "
+            "changed",
+            path=target,
+            hint="compare them with journal log; to take the backup all the same, name an empty --data DIR",
         )
 
 

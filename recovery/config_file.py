@@ -38,7 +38,8 @@ def load(root: str | Path, path: str | Path | None = None) -> Config:
     except FileNotFoundError as error:
         if path is None:
             return Config()
-        raise UsageError("there is no such configuration file", path=str(chosen)) from error
+        hint = "leave out --config for journal.yaml in the data directory, or the defaults"
+        raise UsageError("there is no such configuration file", path=str(chosen), hint=hint) from error
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise UsageError(f"the configuration cannot be read: {reason}", path=str(chosen)) from error

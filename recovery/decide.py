@@ -7,6 +7,7 @@ wrong, and only then what is right but late. The lines about the directory as a 
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
@@ -165,7 +166,7 @@ def decide_agent(fact: AgentFact) -> Decision:
     """What recovery does about one agent's file; a hand edit is health's concern only as long as nobody decided."""
     decision = _first(AGENT, fact).decision(f"agent {fact.name}", fact)
     case = f"damaged_{fact.detail}" if decision.case == "damaged" else decision.case
-    return msgspec.structs.replace(decision, case=case, hint=decision.hint.replace("NAME", fact.name))
+    return msgspec.structs.replace(decision, case=case, hint=decision.hint.replace("NAME", shlex.quote(fact.name)))
 
 
 def decide_journal(facts: JournalFacts) -> Decision:

@@ -16,7 +16,7 @@ from time import perf_counter, time_ns
 
 import msgspec
 
-from journal.errors import JournalError, Locked
+from journal.errors import JournalError, Locked, UsageError
 from journal.events import RecoveryCompleted, RecoveryFailed, RecoveryStarted, RecoveryStepCompleted
 from journal.format import KIND_PLAN, encode_header
 from journal.log import Holder, Log
@@ -62,12 +62,19 @@ def recover(
     """The plan for what is wrong now, and the function that runs it.
 
     Diagnosing takes no lock. Running takes it, and plans again under it: the state may have changed since. What did
-    not is not computed twice. A writer that is still at work is told of by Locked.
+    not is not computed twice. A writer that is still at work is told of by Locked, a name of no agent by UsageError.
     """
     known = Known()
 
     def make() -> Plan:
         facts = diagnose(data, progress=progress, known=known)
+        unknown = set(names) - {fact.name for fact in facts.agents}
+        if unknown and not facts.journal.error:
+            raise UsageError(
+                f"there is no agent {min(unknown)!r}, and no file of one",
+                path=data.layout.agents,
+                hint="journal check names what is damaged",
+            )
         return plan_for(facts, decide(facts), target=target, names=names)
 
     plan = make()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -11,9 +12,12 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from journal.commit import draft, ticket
 from journal.errors import UsageError
+from journal.events import ConfigRemoved, ConfigWritten, Event, StatusChanged
 from journal.reader import LogReader
 from recovery.data import Data
+from recovery.places import lies_on_live_data, place_of
 from recovery.server import open_core
 from replay.agents import write_files
 from replay.engine import build_state
@@ -52,13 +56,13 @@ def restore_beside(
     """Writes state(seq) as a standalone memory.db without side files and agents/ into `output`.
 
     Built in a directory beside it and renamed when it is whole and synced, so that a cut leaves nothing under the
-    name. Raises UsageError if something is there, unless `force` moves it aside.
+    name. Raises UsageError if something is there, unless `force` moves it aside; what is live is never moved.
     """
     storage = data.storage
-    path = os.path.abspath(output)
-    if path == data.root or data.root.startswith(f"{path}/"):
-        raise UsageError("the live data directory lies there", hint="name another directory, or use --in-place")
-    occupied = storage.kind(path) != "missing" and (storage.kind(path) != "directory" or bool(storage.list(path)))
+    path = place_of(output, "-o")
+    if lies_on_live_data(data, path):
+        raise UsageError("the live data lies there", path=path, hint="name another directory, or use --in-place")
+    occupied = bool(storage.list(path))
     if occupied and not force:
         raise UsageError(f"{path} is not empty", hint="name a new directory, or add --force to move it aside")
     parent = os.path.dirname(path)
@@ -108,6 +112,83 @@ def restore_live(data: Data, seq: int, reason: str, progress: Progress | None = 
         return core.restore(seq, reason, actor="operator", progress=progress)
     finally:
         core.close()
+
+
+class AgentsRestored(msgspec.Struct):
+    """What bringing agents back journaled, and the seqs of the group; none where nothing differed."""
+
+    to_seq: int
+    written: list[str] = []
+    removed: list[str] = []
+    status: list[str] = []
+    seqs: list[int] = []
+
+
+def compare_agents(
+    data: Data, reader: LogReader, seq: int, names: Sequence[str], progress: Progress | None = None
+) -> AgentsRestored:
+    """What `restore_agents` would journal, against the journal's end. Takes no lock and changes nothing."""
+    then, now = (_agents_at(data, reader, each, progress) for each in (seq, reader.last_seq))
+    return _undone(seq, names, then, now)[0]
+
+
+def restore_agents(
+    data: Data, reader: LogReader, seq: int, names: Sequence[str], progress: Progress | None = None
+) -> AgentsRestored:
+    """Makes agents what they were at `seq`, by one group of events; everything else stays. Takes the journal's lock.
+
+    Only a whole restore jumps: this one adds what undoes the difference. Raises UsageError for a name that no agent
+    had then or has now.
+    """
+    then = _agents_at(data, reader, seq, progress)
+    core = open_core(data).core
+    try:
+        with core.lock:
+            with closing(connect(core.state.generation, read_only=True)) as connection:
+                now = _agents(connection)
+            result, events = _undone(seq, names, then, now)
+            if events:
+                request = ticket([draft(event, None, "operator", None) for event in events], None)
+                core.committer.commit_now(request)
+                result.seqs = [receipt.seq for receipt in request.result()]
+        return result
+    finally:
+        core.close()
+
+
+AgentRows = dict[str, tuple[bytes, str, str]]  # name → content, status, reason
+
+
+def _agents(connection: sqlite3.Connection) -> AgentRows:
+    return {name: tuple(row) for name, *row in connection.execute("SELECT name, content, status, reason FROM agents")}
+
+
+def _agents_at(data: Data, reader: LogReader, seq: int, progress: Progress | None) -> AgentRows:
+    with tempfile.TemporaryDirectory(prefix="journal-replay-") as scratch:
+        path = f"{scratch}/state.db"
+        build_state(data.storage, data.layout.journal, reader, seq, path, progress, journal_mode="delete")
+        with closing(connect(path, read_only=True)) as connection:
+            return _agents(connection)
+
+
+def _undone(seq: int, names: Sequence[str], then: AgentRows, now: AgentRows) -> tuple[AgentsRestored, list[Event]]:
+    """The events that make the agents what they were, and what they do. Raises UsageError for a name of none."""
+    result, events = AgentsRestored(seq), list[Event]()
+    for name in dict.fromkeys(names):
+        if name not in then and name not in now:
+            raise UsageError(f"there is no agent {name!r}, at seq {seq} or now", seq=seq, hint="see agents/ for names")
+        if name not in then:
+            result.removed.append(name)
+            events.append(ConfigRemoved(name, origin="recovery"))
+            continue
+        content, status, reason = then[name]
+        if name not in now or now[name][0] != content:
+            result.written.append(name)
+            events.append(ConfigWritten(name, content, origin="recovery"))
+        if (status, reason) != (now[name][1:] if name in now else ("active", "")):
+            result.status.append(name)
+            events.append(StatusChanged(name, status, reason))
+    return result, events
 
 
 def compare_with_end(data: Data, reader: LogReader, seq: int, progress: Progress | None = None) -> StateDiff:

@@ -1,4 +1,4 @@
-"""Wrong input and a hostile machine: one line with what, where and what to do next; the right exit code; nothing lost."""
+"""Wrong input, a hostile machine: one line with what, where and what to do next; the right exit code; nothing lost."""
 
 from __future__ import annotations
 
@@ -60,10 +60,12 @@ REFUSED = {
     "no such scope": (observation(scope="everywhere"), "invalid", "everywhere"),
     "a number that is none": ('{"event": {"type": "memory.entity_created", "scope": "global", "name": "n", '
                               '"entity_type": "t", "confidence": 1e999}}', "invalid", ""),
-    "metadata nested too deeply": (observation(metadata={"a": json.loads("[" * 40 + "]" * 40)}), "too_large", "metadata"),
+    "metadata nested too deeply": (
+        observation(metadata={"a": json.loads("[" * 40 + "]" * 40)}), "too_large", "metadata"),
     "a restore by append": ({"event": {"type": "state.restored", "to_seq": 0}}, "reserved_type", "state.restored"),
     "a wrong sha256": (
-        {"event": {"type": "agent.config_written", "name": "w", "content": "x", "sha256": "0" * 64}}, "invalid", "sha256"),
+        {"event": {"type": "agent.config_written", "name": "w", "content": "x", "sha256": "0" * 64}}, "invalid",
+        "sha256"),
     "a bad traceparent": ({**observation(), "traceparent": "00-1-2-3"}, "invalid", "traceparent"),
     "no JSON": ("{", "invalid", "JSON"),
     "no object": ("[]", "invalid", "object"),
@@ -125,6 +127,28 @@ def test_a_moment_that_is_none_is_usage(data: Path, until: str, named: tuple[str
     assert not (data.parent / "out").exists()
 
 
+@pytest.mark.parametrize("name", ["", "tag:good", "new\nline", "x" * 513])
+def test_a_name_that_no_tag_can_have_is_usage(data: Path, name: str) -> None:
+    one_line(journal("tag", name, "--data", str(data)), 2)
+    assert last_seq(data) == 0
+
+
+@pytest.mark.parametrize("place", ["file", "file/below", ""])
+@pytest.mark.parametrize("verb", ["init", "status"])
+def test_a_file_in_the_place_of_the_data_directory(tmp_path: Path, place: str, verb: str) -> None:
+    (tmp_path / "file").write_text("mine")
+    one_line(journal(verb, "--data", place and str(tmp_path / place)), 2, "--data", "name")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_closed_stdin_is_told_of(data: Path) -> None:
+    command = f"exec {sys.executable} -m recovery append --data {data} <&-"
+    done = subprocess.run(
+        ["sh", "-c", command], check=False, capture_output=True, text=True, env=ENVIRONMENT, timeout=60
+    )
+    one_line(done, 2, "stdin")
+
+
 VERBS = ("append", "log", "status", "check", "verify", "recover", "adopt", "diff 0 now", "tag x", "checkpoint create",
          "backup {out}", "replay --until now -o {out}", "show 1")  # fmt: skip
 
@@ -138,7 +162,7 @@ def test_a_directory_that_is_no_journal_exits_10_and_is_left_as_it_was(tmp_path:
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_a_journal_of_a_newer_version_exits_15_and_is_never_called_corrupt(data: Path, tmp_path: Path, verb: str) -> None:
+def test_a_newer_version_exits_15_and_is_never_called_corrupt(data: Path, tmp_path: Path, verb: str) -> None:
     append(data, ACME)
     for path in (data / "journal" / "segments").iterdir():
         newer = bytearray(path.read_bytes())

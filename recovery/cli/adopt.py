@@ -18,7 +18,8 @@ def command(app: App, component: str, names: tuple[str, ...], dry_run: bool) -> 
     """Take hand edits of agent files, and files that the journal never saw, into the journal as they are.
 
     The bytes on disk become the journaled version. The other way round, `journal recover agents` puts the journaled
-    version back and the edit into quarantine. Without NAMES: all that differ.
+    version back and the edit into quarantine. Without NAMES: all that differ, but for damaged files (empty, full of
+    NUL bytes), which are taken only by name. Exit code: 3 where something was left out.
     """
     from recovery.adopt_agents import adopt_agents
 
@@ -33,5 +34,6 @@ def command(app: App, component: str, names: tuple[str, ...], dry_run: bool) -> 
         for line in adopted.left_out:
             app.out.line(f"left out: {line}")
         if not adopted.agents and not adopted.left_out:
-            app.out.line("nothing to adopt: every agent file has its journaled bytes")
+            which = "these files have their" if names else "every agent file has its"
+            app.out.line(f"nothing to adopt: {which} journaled bytes")
     return 3 if adopted.left_out else None

@@ -69,9 +69,12 @@ class App:
     @property
     def place(self) -> str:
         """The absolute directory that --data or JOURNAL_DATA names, else the current one; a journal or not."""
-        if self.data_option == "":
-            raise UsageError("--data is empty", hint="name a directory")
-        return os.path.abspath(self.data_option if self.data_option is not None else os.getcwd())
+        from recovery.places import place_of
+
+        if self.data_option is None:
+            return os.getcwd()
+        place_of(self.data_option, "--data")
+        return os.path.abspath(self.data_option)  # its links stay as they were named
 
     @cached_property
     def data(self) -> Data:

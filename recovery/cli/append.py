@@ -40,10 +40,13 @@ def command(app: App, quick_check: bool) -> int | None:
     A line that is refused gives {"error": {…, "line": N}} in its place, the others go on, and the exit code is 3. A
     line with an op_id may be sent again after a crash: it is applied once.
     """
+    from journal.errors import UsageError
     from recovery.data import Data
     from recovery.server import background_of, open_core
     from replay.hook import SyncHook
 
+    if sys.stdin is None:
+        raise UsageError("stdin is closed", hint="give the events on it, or < /dev/null for none")
     data: Data = app.data
     opened = open_core(data, check="quick" if quick_check else "full")
     for decision in opened.kept:

@@ -20,6 +20,7 @@ def command(app: App, quick: bool) -> int:
     at its position: bytes changed inside a row's text pass the first and fail the second. Exit code: 0 healthy,
     3 degraded, 1 failed, 10-15 for the journal itself. Takes no lock and changes nothing.
     """
+    from recovery.cli.words import counted
     from recovery.decide import decide, exit_code
     from recovery.diagnose import diagnose
 
@@ -57,5 +58,5 @@ def command(app: App, quick: bool) -> int:
         hint = app.out.style(f" - {each.hint}", dim=True) if each.hint else ""
         app.out.styled(f"{mark} {app.out.style(each.component)}: {app.out.style(each.reason)}{hint}")
     if quiet:
-        app.out.styled(f"{app.out.style('ok      ', fg='green')} agents: {quiet} files have the journaled bytes")
+        app.out.styled(f"{app.out.style('ok      ', fg='green')} agents: {counted(quiet, 'file')} as journaled")
     return code

@@ -35,9 +35,12 @@ def command(
     """
     from msgspec import to_builtins
 
+    from journal.errors import UsageError
     from recovery.execute import recover
     from recovery.server import stop_error
 
+    if agents and component == "memory":
+        raise UsageError("--agent names an agent, and memory is none", hint="journal recover agents --agent NAME")
     if backup is not None:
         _bring_back(app, backup, dry_run, yes)
     asked = "all" if component == "all" and not agents else component if component != "all" else "agents"

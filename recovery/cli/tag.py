@@ -17,13 +17,19 @@ def command(app: App, name: str, at: str) -> None:
     A tag is an event. Setting it again moves it; what it meant before stays in the journal.
     """
     from journal.commit import draft, ticket
+    from journal.errors import Refused, UsageError
     from journal.events import TagCreated
     from recovery.moments import resolve_moment
     from recovery.server import open_core
 
+    if name.startswith("tag:"):  # it would be tag:tag:NAME to every other verb
+        raise UsageError(f"a tag is named without tag: {name!r}", hint=f"write {name[4:] or 'NAME'}")
     data = app.data
     seq = resolve_moment(data, data.reader(), at)
-    request = ticket((draft(TagCreated(name, seq), None, "operator", None),), None)
+    try:
+        request = ticket((draft(TagCreated(name, seq), None, "operator", None),), None)
+    except Refused as error:
+        raise UsageError(f"no tag can have this name: {error.message}", hint=error.hint or "use another name") from None
     core = open_core(data, check="quick").core
     try:
         with core.lock:

@@ -1,0 +1,92 @@
+"""`journal backup` and `journal recover --from`: where a backup may lie, and when it is not brought back."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from zlib import crc32
+
+import pytest
+
+from journal.events import EntityCreated
+from recovery import open_server_sync
+from tests.commands import SMALL, Command, small_history
+from tests.journals import segment_files
+
+
+@pytest.fixture
+def journal(tmp_path, capsys):
+    small_history(tmp_path / "data")
+    return Command(tmp_path / "data", capsys)
+
+
+@pytest.fixture
+def backup(journal, tmp_path) -> str:
+    journal.json("backup", str(tmp_path / "backup"))
+    return str(tmp_path / "backup")
+
+
+def write(data: Path, name: str) -> None:
+    with open_server_sync(data, background=False) as hook:
+        hook.append(EntityCreated("global", name, "thing"))
+
+
+@pytest.mark.parametrize(
+    "place", ["data", "data/backup", "data/journal", "link", "link/backup", "file", "file/backup", ""]
+)
+def test_a_backup_that_would_be_lost_with_its_source_is_refused(journal, tmp_path, place):
+    (tmp_path / "link").symlink_to("data")
+    (tmp_path / "file").touch()
+    ran = journal("backup", place and str(tmp_path / place))
+    assert (ran.code, ran.out) == (2, "")
+    assert len(ran.err.splitlines()) == 1
+    assert not (tmp_path / "data/backup").exists()
+
+
+def test_a_live_writer_keeps_its_journal(journal, backup):
+    with open_server_sync(journal.data, background=False) as hook:
+        ran = journal("recover", "--from", backup, "--yes")
+        assert ran.code == 11
+        hook.append(EntityCreated("global", "after", "thing"))
+    assert journal.json("status")["journal"]["last_seq"] == SMALL + 1
+    assert not list(journal.data.glob("journal.*"))
+
+
+def test_a_journal_that_is_gone_comes_back(journal, backup):
+    shutil.rmtree(journal.data)
+    assert journal("recover", "--from", backup, "--yes").code == 0
+    assert journal.json("check")["health"] == "healthy"
+
+
+def test_a_journal_that_goes_on_is_not_replaced_by_its_past(journal, backup):
+    write(journal.data, "later")
+    ran = journal("recover", "--from", backup, "--yes")
+    assert (ran.code, "nothing was changed" in ran.err) == (2, True)
+    assert journal.json("status")["journal"]["last_seq"] == SMALL + 1
+
+
+def test_a_journal_with_another_history_is_not_replaced(journal, backup, tmp_path):
+    shutil.copytree(journal.data, tmp_path / "fork", symlinks=True)
+    write(journal.data, "one way")
+    write(tmp_path / "fork", "another")
+    shutil.rmtree(backup)
+    journal.json("backup", backup)
+    ran = Command(tmp_path / "fork", journal.capsys)("recover", "--from", backup, "--yes")
+    assert (ran.code, ran.out) == (14, "")
+
+
+def test_a_newer_programs_journal_is_not_replaced(journal, backup):
+    for path in segment_files(journal.data / "journal"):
+        newer = bytearray(Path(path).read_bytes())
+        newer[8:10] = (9).to_bytes(2, "little")
+        length = int.from_bytes(newer[12:16], "little")
+        newer[16:20] = crc32(newer[20:length], crc32(newer[:16])).to_bytes(4, "little")
+        Path(path).write_bytes(newer)
+    ran = journal("recover", "--from", backup, "--yes")
+    assert (ran.code, ran.out) == (15, "")
+    assert not list(journal.data.glob("journal.*"))
+
+
+def test_a_journal_is_no_backup_of_itself(journal):
+    ran = journal("recover", "--from", str(journal.data), "--yes")
+    assert (ran.code, ran.out) == (2, "")
