@@ -80,6 +80,8 @@ def recover(
     plan = make()
 
     def run(progress: Progress | None = None) -> Recovered:
+        if not plan.steps:
+            return Recovered(plan.recovery_id)
         try:
             log = open_log(data)
         except Locked:

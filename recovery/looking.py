@@ -102,7 +102,7 @@ class Look:
         key = identity(path)
         scan = self.known.scans.get(key)
         if scan is None or (scan.integrity == "ok" and comparable and scan.digest is None):
-            integrity = _integrity(connection)
+            integrity = _cut_short(connection, path) or _integrity(connection)
             scan = Scan(integrity, state_digest(connection) if integrity == "ok" and comparable else None)
             self.known.scans[key] = scan
         return scan
@@ -177,6 +177,15 @@ def _what(current: Current) -> str:
     if current.kind == "foreign_link":
         return f"a link to {current.path}"
     return {"file": "a regular file", "other": "a directory or a special file"}.get(current.kind, current.kind)
+
+
+def _cut_short(connection: sqlite3.Connection, path: str) -> str | None:
+    """SQLite reads a page that the file ends in as if zeros followed. A -wal may hold the whole page still."""
+    (page_bytes,) = connection.execute("PRAGMA page_size").fetchone()
+    excess = os.path.getsize(path) % page_bytes
+    if not excess or os.path.exists(f"{path}-wal"):
+        return None
+    return f"the file ends {page_bytes - excess} bytes before its last page does"
 
 
 def _integrity(connection: sqlite3.Connection) -> str:

@@ -132,11 +132,13 @@ async def open_server(
     """The hook of the server whose data directory is `path`, for asyncio or trio. See `open_core` for what it raises.
 
     With `background`, checkpoints are made when they are due and vectors are computed behind the write path.
+    `hook.kept` are the decisions that are left to a person: hand edits, files that the journal never saw.
     """
     data = Data.at(path)
     opened = await anyio.to_thread.run_sync(lambda: open_core(data, check=check, progress=progress))
     behind = background_of(data, opened.core, checkpoints=background, embeddings=background)
     async with Hook(opened.core, behind).running() as hook:
+        hook.kept = opened.kept
         yield hook
 
 
@@ -149,4 +151,5 @@ def open_server_sync(
     opened = open_core(data, check=check, progress=progress)
     behind = background_of(data, opened.core, checkpoints=background, embeddings=background)
     with SyncHook(opened.core, behind) as hook:
+        hook.kept = opened.kept
         yield hook

@@ -145,6 +145,8 @@ def _config(name: str, text: str | bytes) -> ConfigWritten:
 class Hook:
     """The async face. Use it as `async with Hook(…).running()`; `recovery.open_server` gives one that is ready."""
 
+    kept: Sequence[Any] = ()  # what opening left for a person to decide: hand edits, files that were never journaled
+
     def __init__(self, core: Core, background: Background) -> None:
         self.core = core
         self.background = background
@@ -267,6 +269,8 @@ class Hook:
 
 class SyncHook:
     """The face for threads: whichever caller holds the lock commits for all that queued behind it."""
+
+    kept: Sequence[Any] = ()  # as in `Hook`
 
     def __init__(self, core: Core, background: Background) -> None:
         self.core = core

@@ -17,7 +17,7 @@ from journal.log import Log
 from journal.storage import Storage
 from replay.layout import Layout
 from replay.own_events import journal_event
-from replay.rebuild import Progress, rebuild, renew_agents
+from replay.rebuild import Progress, generations_of, rebuild, renew_agents
 
 
 class Restored(msgspec.Struct):
@@ -57,7 +57,8 @@ def restore_in_place(
     reader = log.reader()
     built = rebuild(storage, layout, reader, progress)
     outcome = renew_agents(storage, layout, reader, time=receipt.time, reason=f"restore to seq {to_seq}")
+    retired = generations_of(storage, layout).retire()  # what a reader still holds goes at a later open
     return Restored(
         receipt.seq, to_seq, built.digest, built.base_seq, outcome.written, outcome.removed,
-        list(outcome.set_aside.values()),
+        [*outcome.set_aside.values(), *retired.quarantined],
     )  # fmt: skip
