@@ -157,6 +157,7 @@ class Scanner:
             self._problem = "zeros where a batch belongs"  # it was synced: the header, or a batch before it, says so
         found = self._found
         belongs = found is not None and found.first_seq == self.next_seq and found.salt == self.header.salt
+        # The end byte is never zero: where it still is, a write stopped short, in mid-sector even.
         extent = found.total_bytes if found is not None and belongs else BATCH_HEADER_BYTES
         explained = bool(found is not None and found.flags & FLAG_ZERO_SECTORS)
         return BadRegion(
@@ -164,7 +165,7 @@ class Scanner:
             length=len(rest),
             first_seq=self.next_seq,
             reason=self._problem,
-            incomplete=self._incomplete(extent, explained),
+            incomplete=len(rest) < extent or self._incomplete(extent, explained),
             followed=self._followed(rest),
             declared=found.last_seq if found is not None and belongs else None,
             durable_seq=self.durable_seq,
