@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -200,6 +202,35 @@ def test_a_closed_pipe_ends_quietly(data: Path) -> None:
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == 0
+
+
+@pytest.mark.parametrize("option", ["--no-color", "--json"])
+def test_append_fails_where_nobody_takes_its_receipts(data: Path, option: str) -> None:
+    """Exit code 0 would say that all the input was taken."""
+    lines = [json.dumps(each) for each in (ACME, *(observation(f"fact {number}") for number in range(5000)))]
+    command = [sys.executable, "-m", "recovery", "append", option, "--data", str(data)]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.write("\n".join([*lines, ""]).encode())
+            process.stdin.close()
+        told = process.stderr.read().decode()
+    assert process.returncode == 1
+    assert len(told.splitlines()) == 1
+    assert int(re.search(r"after line (\d+) ", told)[1]) == last_seq(data)  # type: ignore[index]
+
+
+def test_an_endless_line_is_refused_and_the_next_is_taken(data: Path) -> None:
+    line = b'{"event": "' + b"x" * (64 << 20) + b'"}\n'
+    done = journal("append", "--data", str(data), input=line + json.dumps(ACME).encode() + b"\n", text=False)
+    refused, receipt = [json.loads(each) for each in done.stdout.splitlines()]
+    assert (done.returncode, refused["error"]["code"], refused["error"]["line"]) == (3, "too_large", 1)
+    assert receipt["seq"] == 1
 
 
 def test_ctrl_c_while_appending_exits_130_and_keeps_what_was_acknowledged(data: Path) -> None:

@@ -150,6 +150,10 @@ class VerbGroup(_Described, click.Group):
 
     command_class = Verb
 
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Verbs"):
+            formatter.write_dl([(name, self.commands[name].get_short_help_str(80)) for name in self.commands])
+
 
 class _Journal(click.Group):
     """The verbs, imported one by one when asked for."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import click
 
 from recovery.cli.app import App, Verb
+from recovery.cli.output import discard
 
 if TYPE_CHECKING:
     from journal.commit import Ticket
@@ -58,6 +59,8 @@ def command(app: App, quick_check: bool) -> int | None:
 def _feed(app: App, hook: SyncHook) -> int | None:
     from msgspec import to_builtins
 
+    from journal.errors import IOFault
+
     refused = False
     fatal: JournalError | None = None
     # A file object of its own: the reading thread may hang in it when the interpreter ends, which then must not wait
@@ -68,17 +71,25 @@ def _feed(app: App, hook: SyncHook) -> int | None:
             if not isinstance(request, Exception):
                 hook.submit(request)
         hook.flush()
-        for number, request in requests:
-            if not isinstance(request, Exception) and request.error is None:
-                app.out.documents(to_builtins(receipt) for receipt in request.receipts)
-                continue
-            error = request if isinstance(request, Exception) else request.error
-            assert error is not None
-            app.out.document({"error": {**error.to_json(), "line": number}})
-            refused = True
-            if error.code in ("poisoned", "outcome_unknown", "io_error"):
-                fatal = error
-        app.out.flush()
+        try:
+            for number, request in requests:
+                if not isinstance(request, Exception) and request.error is None:
+                    app.out.documents(to_builtins(receipt) for receipt in request.receipts)
+                    continue
+                error = request if isinstance(request, Exception) else request.error
+                assert error is not None
+                app.out.document({"error": {**error.to_json(), "line": number}})
+                refused = True
+                if error.code in ("poisoned", "outcome_unknown", "io_error"):
+                    fatal = error
+            app.out.flush()
+        except OSError as error:  # a closed pipe too: going on, nobody would know what was taken, and 0 would be a lie
+            discard(sys.stdout)
+            app.out.json = False
+            raise IOFault(
+                f"receipts cannot be written: {error.strerror}; nothing after line {lines[-1][0]} was taken",
+                hint="journal log shows what was; lines with an op_id may be sent again",
+            ) from error
         if fatal is not None:
             raise fatal
     return 3 if refused else None
@@ -99,8 +110,8 @@ def _batches(stream: BinaryIO) -> Iterator[list[tuple[int, bytes]]]:
         while line := stream.readline(LINE_BYTES_MAX + 1):
             number += 1
             arrived.put((number, line))
-            if len(line) > LINE_BYTES_MAX:
-                break
+            while len(line) > LINE_BYTES_MAX and not line.endswith(b"\n"):
+                line = stream.readline(LINE_BYTES_MAX + 1)  # the rest of it
         arrived.put(None)
 
     threading.Thread(target=read, name="journal-stdin", daemon=True).start()
@@ -137,7 +148,7 @@ def _parse(line: bytes) -> Ticket:
     from journal.limits import check_envelope, event_from_json, refuse_reserved
 
     if len(line) > LINE_BYTES_MAX:
-        raise Refused("too_large", f"the line is longer than {LINE_BYTES_MAX >> 20} MiB; nothing after it was read")
+        raise Refused("too_large", f"the line is longer than {LINE_BYTES_MAX >> 20} MiB")
     try:
         given = msgspec.json.decode(line)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:

@@ -18,6 +18,7 @@ def command(app: App, directory: str) -> int | None:
     it back; it refuses to if that would lose events.
     """
     from recovery.backup import back_up
+    from recovery.cli.words import bytes_text, counted
 
     with app.out.progress("backing up", "bytes") as bar:
         made = back_up(app.data, directory, bar.advance)
@@ -27,7 +28,8 @@ def command(app: App, directory: str) -> int | None:
         app.out.document(to_builtins(made))
     else:
         app.out.line(
-            f"{made.path}: seq {made.last_seq}, {made.files_copied} files ({made.bytes_copied} bytes) copied, "
+            f"{made.path}: seq {made.last_seq}, {counted(made.files_copied, 'file')} "
+            f"({bytes_text(made.bytes_copied)}) copied, "
             f"{made.files_kept} were there already; verified"
         )
     return None

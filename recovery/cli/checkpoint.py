@@ -17,10 +17,11 @@ def command() -> None:
     """
 
 
-@command.command(examples=("journal checkpoint create",))
+@command.command(examples=("journal checkpoint create",), short_help="build and verify one of the state now")
 @click.pass_obj
 def create(app: App) -> int | None:
     """Build a checkpoint of the state now, verify it, and compare the live memory.db with it."""
+    from recovery.cli.words import bytes_text, counted
     from recovery.server import background_of, open_core
 
     core = open_core(app.data, check="quick").core
@@ -35,8 +36,9 @@ def create(app: App) -> int | None:
         app.out.document(to_builtins(made))
     else:
         app.out.line(
-            f"checkpoint {made.seq}, verified: digest {made.digest}, {made.bytes} bytes ({made.new_bytes} new), "
-            f"{made.events} events on {'checkpoint ' + str(made.base_seq) if made.base_seq else 'genesis'}, "
+            f"checkpoint {made.seq}, verified: digest {made.digest}, {bytes_text(made.bytes)} "
+            f"({bytes_text(made.new_bytes)} new), {counted(made.events, 'event')} on "
+            f"{'checkpoint ' + str(made.base_seq) if made.base_seq else 'genesis'}, "
             f"{made.seconds:.2f} s"
         )
         for seq, reason in made.passed_over:
@@ -47,7 +49,9 @@ def create(app: App) -> int | None:
     return 3 if made.drift else None
 
 
-@command.command(name="list", examples=("journal checkpoint list",))
+@command.command(
+    name="list", examples=("journal checkpoint list",), short_help="list them, newest first, damaged ones too"
+)
 @click.pass_obj
 def list_(app: App) -> int | None:
     """List checkpoints, newest first, and those that cannot be used."""
@@ -80,7 +84,9 @@ def _when(time: int) -> str:
     return datetime.fromtimestamp(time // 1_000_000_000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-@command.command(examples=("journal checkpoint verify", "journal checkpoint verify 4711"))
+@command.command(
+    examples=("journal checkpoint verify", "journal checkpoint verify 4711"), short_help="prove that they restore"
+)
 @click.argument("seq", type=int, required=False)
 @click.pass_obj
 def verify(app: App, seq: int | None) -> int | None:
@@ -115,7 +121,9 @@ def verify(app: App, seq: int | None) -> int | None:
     return 12 if failed else None
 
 
-@command.command(examples=("journal checkpoint prune --dry-run", "journal checkpoint prune --yes"))
+@command.command(
+    examples=("journal checkpoint prune --dry-run", "journal checkpoint prune --yes"), short_help="thin old ones"
+)
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.pass_obj

@@ -133,7 +133,10 @@ class Output:
             raise UsageError(f"{question} needs an answer, and there is no terminal", hint="add --yes to go ahead")
         _write(f"{printable(question)} [y/N] ", sys.stderr)
         sys.stderr.flush()
-        return sys.stdin.readline().strip().lower() in ("y", "yes")
+        if sys.stdin.readline().strip().lower() in ("y", "yes"):
+            return True
+        self.note("nothing was changed")
+        return False
 
     def style(self, text: str, **look: Any) -> str:
         """The text with a look (click.style's arguments) where colours are wanted. Escapes go out by `styled`."""

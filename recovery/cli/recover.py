@@ -41,8 +41,8 @@ def command(
 
     if agents and component == "memory":
         raise UsageError("--agent names an agent, and memory is none", hint="journal recover agents --agent NAME")
-    if backup is not None:
-        _bring_back(app, backup, dry_run, yes)
+    if backup is not None and not _bring_back(app, backup, dry_run, yes):
+        return 1
     asked = "all" if component == "all" and not agents else component if component != "all" else "agents"
     with app.out.progress("recovering", "events") as bar:
         plan, run = recover(app.data, asked, names=agents, progress=bar.step)
@@ -76,8 +76,8 @@ def command(
     return None
 
 
-def _bring_back(app: App, backup: str, dry_run: bool, yes: bool) -> None:
-    """The journal of a backup takes the place of the one here, which is kept beside it."""
+def _bring_back(app: App, backup: str, dry_run: bool, yes: bool) -> bool:
+    """The journal of a backup takes the place of the one here, which is kept beside it; False where nobody said yes."""
     from journal.errors import UsageError
     from recovery.backup import bring_back
     from recovery.data import Data
@@ -86,7 +86,8 @@ def _bring_back(app: App, backup: str, dry_run: bool, yes: bool) -> None:
         raise UsageError("--from has no dry run", hint="journal verify --data DIR says what a backup holds")
     data = Data.at(app.place, app.config_option)
     if not app.out.confirm(f"Replace {data.layout.journal} by the backup in {backup}?", yes=yes):
-        raise UsageError("nothing was changed", hint="add --yes to go ahead")
+        return False
     aside = bring_back(data, backup)
     if not app.json:
         app.out.line(f"the journal is that of {backup}" + (f"; what was here is kept in {aside}" if aside else ""))
+    return True
