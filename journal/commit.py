@@ -10,16 +10,18 @@ from __future__ import annotations
 import re
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 import msgspec
 
-from journal.errors import JournalError, NoSpace, NotApplied, OutcomeUnknown, Poisoned, Refused
+from journal.errors import JournalError, NotApplied, OutcomeUnknown, Poisoned, Refused
 from journal.events import Event
 from journal.format import RECORD_CONTINUES_GROUP, Record, generated_op_id
 from journal.limits import admit, check_envelope
 from journal.log import Appended, Log
+from journal.reader import LogReader
+from journal.scan import Batch
 
 BATCH_RECORDS = 4096
 BATCH_BYTES = 8 << 20
@@ -73,10 +75,10 @@ class Draft(msgspec.Struct, frozen=True, gc=False):
 class Ticket:
     """One caller's request: a single event, or a group that is taken whole or not at all.
 
-    Once `Committer.run` returned it, either ``receipts`` or ``error`` is set.
+    Once it is ``done`` either ``receipts`` or ``error`` is set; until then neither is an answer.
     """
 
-    __slots__ = ("bytes", "drafts", "error", "joined", "op_id", "receipts", "waiter")
+    __slots__ = ("bytes", "done", "drafts", "error", "joined", "op_id", "receipts", "waiter")
 
     def __init__(self, drafts: Sequence[Draft], op_id: str | None) -> None:
         self.drafts = drafts
@@ -85,6 +87,7 @@ class Ticket:
         self.receipts: list[Receipt] = []
         self.error: JournalError | None = None
         self.joined: Ticket | None = None  # the same op_id, earlier in this batch
+        self.done = False
         self.waiter: object = None  # the face's own
 
     def result(self) -> list[Receipt]:
@@ -104,6 +107,8 @@ def draft(event: Event, agent: str | None, actor: str | None, traceparent: str |
 
 def ticket(drafts: Sequence[Draft], op_id: str | None) -> Ticket:
     """A request of one or more drafts. Raises Refused for an op_id or a group beyond its limits."""
+    if not drafts:
+        raise Refused("invalid", "a group holds at least one event")
     if op_id is not None:
         check_envelope(None, None, op_id, None)
     made = Ticket(drafts, op_id)
@@ -142,17 +147,33 @@ class Committer:
         self.machine = machine
         self._clock = clock
         self._queue: deque[Ticket] = deque()
+        self._taken: list[Ticket] = []
+        self.settled: list[Ticket] = []  # by the last run: an interrupt keeps that from returning them
+        self._past: LogReader | None = None  # for retries, as long as one run lasts
+        self._past_batch: Batch | None = None
         self._op_ids = self._read_op_ids() if remember_op_ids else {}
 
     def _read_op_ids(self) -> dict[str, int]:
-        """op_id → seq of the last `OP_ID_WINDOW` records, oldest first."""
-        found: dict[str, int] = {}
-        last = self.log.next_seq - 1
-        if last:
-            for batch in self.log.reader().batches(max(1, last - OP_ID_WINDOW + 1), last):
+        """op_id → seq of the last `OP_ID_WINDOW` operations, oldest first. A group is one, however much it holds."""
+        reader = self.log.reader()
+        operations, last = 0, reader.last_seq
+        parts: list[dict[str, int]] = []  # one a segment, newest first
+        for first in sorted({segment.first_seq for segment in reader.segments}, reverse=True):
+            if first > last:
+                continue
+            part: dict[str, int] = {}
+            for batch in reader.batches(first, last):
                 for seq, head in enumerate(batch.heads(), batch.first_seq):
                     if head.op_id is not None:
-                        found[head.op_id] = seq
+                        part[head.op_id] = seq
+                    operations += not head.flags & RECORD_CONTINUES_GROUP
+            parts.append(part)
+            last = first - 1
+            if operations >= OP_ID_WINDOW:
+                break
+        found: dict[str, int] = {}
+        for part in reversed(parts):
+            found |= part
         return found
 
     def submit(self, request: Ticket) -> None:
@@ -160,7 +181,7 @@ class Committer:
         self._queue.append(request)
 
     def __len__(self) -> int:
-        return len(self._queue)
+        return len(self._queue) + len(self._taken)
 
     def run(self) -> list[Ticket]:
         """Commits one batch of what is queued and returns the tickets that are settled by it.
@@ -168,9 +189,12 @@ class Committer:
         Returns an empty list if nothing was queued. Errors are in the tickets; only an interrupt is raised, after
         every ticket of the batch has its outcome.
         """
-        taken = self._take()
+        taken = self.settled = self._take()
         if taken:
-            self._settle(taken)
+            try:
+                self._settle(taken)
+            finally:
+                self._taken = [request for request in taken if not request.done]
         return taken
 
     def commit_now(self, request: Ticket) -> None:
@@ -188,21 +212,33 @@ class Committer:
                     request.error = OutcomeUnknown(f"commit failed: {error!r}", op_id=request.op_id)
             if not isinstance(error, Exception):
                 raise
-        for request in taken:
-            if request.joined is not None:
-                request.receipts, request.error = request.joined.receipts, request.joined.error
+        finally:
+            self._past = self._past_batch = None
+            _finish(taken)
 
     def _take(self) -> list[Ticket]:
-        queue, taken, records, size = self._queue, [], 0, 0
+        """The next batch's tickets. An interrupt at any point loses none: what it left goes first the next time."""
+        queue, taken, records, size = self._queue, self._taken, 0, 0
+        if taken:
+            if queue and queue[0] is taken[-1]:
+                queue.popleft()
+            _finish([request for request in taken if request.receipts or request.error])
+            taken = self._taken = [request for request in taken if not request.done]
         while queue and records < BATCH_RECORDS and size < BATCH_BYTES:
-            request = queue.popleft()
+            request = queue[0]
             taken.append(request)
+            queue.popleft()
             records += len(request.drafts)
             size += request.bytes
         return taken
 
     def _commit(self, taken: list[Ticket]) -> None:
         log, machine = self.log, self.machine
+        if log.poisoned is not None:  # not even a refusal would be certain: who knows what the last batch left
+            poisoned = Poisoned(f"the log takes nothing more: {log.poisoned}", hint="close it and open it again")
+            for request in taken:
+                request.error = poisoned
+            return
         start = machine.mark()
         encoded: list[bytes] = []
         records: list[Record] = []
@@ -210,11 +246,11 @@ class Committer:
         in_flight: dict[str, Ticket] = {}
         last_time = log.last_time
         for request in taken:
-            if request.op_id is not None and self._is_settled(request, request.op_id, in_flight):
-                continue
             mark = machine.mark()
             first = log.next_seq + len(records)
             try:
+                if request.op_id is not None and self._is_settled(request, request.op_id, in_flight):
+                    continue
                 for seq, item in enumerate(request.drafts, first):
                     machine.check(item.event, seq)
             except JournalError as error:
@@ -243,24 +279,29 @@ class Committer:
         """Appends the batch, applies it, and gives each ticket its receipts or its error."""
         try:
             appended = self.log.append(encoded, last_time)
-        except (NoSpace, Poisoned) as error:  # not a byte was written: the seqs stay free
+        except OutcomeUnknown as error:
+            self._give_up(accepted, error)
+            return
+        except JournalError as error:  # not a byte of it was written: the seqs stay free
             self.machine.rollback(start)
             for request in accepted:
                 request.error = error
             return
-        except JournalError as error:
-            self._give_up(accepted, error)
-            return
-        self._hand_out(accepted, appended, records)
+        receipts = self._receipts(accepted, appended, records)
         try:
             self.machine.apply(appended, records)
-        except Exception as error:
-            for request in accepted:
+        except BaseException as error:
+            for request, made in zip(accepted, receipts, strict=True):
                 request.error = NotApplied(
-                    f"journaled at seq {request.receipts[0].seq}, not applied: {error}",
-                    seq=request.receipts[0].seq,
+                    f"journaled at seq {made[0].seq}, not applied: {error}",
+                    seq=made[0].seq,
                     hint="it is safe, and applied by the next catch-up; do not send it again under another op_id",
                 )
+            if not isinstance(error, Exception):
+                raise
+            return
+        for request, made in zip(accepted, receipts, strict=True):
+            request.receipts = made
 
     def _give_up(self, accepted: list[Ticket], error: JournalError) -> None:
         seq = self.log.next_seq
@@ -275,30 +316,36 @@ class Committer:
         if isinstance(error.__cause__, BaseException) and not isinstance(error.__cause__, Exception):
             raise error.__cause__
 
-    def _hand_out(self, accepted: list[Ticket], appended: Appended, records: list[Record]) -> None:
+    def _receipts(self, accepted: list[Ticket], appended: Appended, records: list[Record]) -> list[list[Receipt]]:
+        """Each ticket's receipts. It gets them once the batch is applied: that is what they acknowledge."""
+        receipts: list[list[Receipt]] = []
         chain, epoch, seq, op_ids = appended.chain.hex(), appended.epoch, appended.first_seq, self._op_ids
         at = iter(records)
         for request in accepted:
             op_id = request.op_id
             if op_id is not None:
                 op_ids[op_id] = seq
+            made: list[Receipt] = []
             for _ in request.drafts:
-                request.receipts.append(
-                    Receipt(seq, next(at).time, op_id or generated_op_id(epoch, seq), chain, epoch)
-                )
+                made.append(Receipt(seq, next(at).time, op_id or generated_op_id(epoch, seq), chain, epoch))
                 op_id = None  # it is the group's, and stands for it at its first record
                 seq += 1
+            receipts.append(made)
         floor = seq - OP_ID_WINDOW
         while op_ids:
             oldest = next(iter(op_ids))
             if len(op_ids) <= OP_ID_WINDOW or op_ids[oldest] >= floor:
                 break
             del op_ids[oldest]
+        return receipts
 
     # -- op_ids -------------------------------------------------------------------------------------------------------
 
     def _is_settled(self, request: Ticket, op_id: str, in_flight: dict[str, Ticket]) -> bool:
-        """True if the op_id was used before: by an earlier event, or by one in this very batch."""
+        """True if the op_id was used before: by an earlier event, or by one in this very batch.
+
+        Raises what reading the log raises: damage in the past is the answer to this retry, and to no other ticket.
+        """
         twin = in_flight.get(op_id)
         if twin is not None:
             if [item.event for item in twin.drafts] == [item.event for item in request.drafts]:
@@ -326,13 +373,13 @@ class Committer:
         """The seq, if the record there survived and its op_id was generated by this epoch."""
         if not 1 <= seq < self.log.next_seq:
             return None
-        batch = self.log.reader().batch_of(seq)
+        batch = self._batch_of(seq)
         head = batch.heads()[seq - batch.first_seq]
         return seq if batch.epoch == epoch and head.op_id is None else None
 
     def _repeat(self, request: Ticket, op_id: str, seq: int) -> None:
         """Answers a retry with its first receipts; refuses another event under the same op_id."""
-        batch = self.log.reader().batch_of(seq)
+        batch = self._batch_of(seq)
         index = seq - batch.first_seq
         records = batch.records()[index:]
         size = 1
@@ -345,9 +392,27 @@ class Committer:
             request.error = NotApplied(f"journaled at seq {seq}, not applied yet", seq=seq)
             return
         chain = batch.chain.hex()
-        for offset, record in enumerate(records[:size]):
-            own = op_id if offset == 0 else generated_op_id(batch.epoch, seq + offset)
-            request.receipts.append(Receipt(seq + offset, record.time, own, chain, batch.epoch))
+        request.receipts = [
+            Receipt(seq + at, record.time, generated_op_id(batch.epoch, seq + at) if at else op_id, chain, batch.epoch)
+            for at, record in enumerate(records[:size])
+        ]
+
+    def _batch_of(self, seq: int) -> Batch:
+        """The batch of an earlier record. Retries often come together: the last one found is looked into first."""
+        found = self._past_batch
+        if found is None or not found.first_seq <= seq <= found.last_seq:
+            self._past = self._past or self.log.reader()
+            found = self._past_batch = self._past.batch_of(seq)
+        return found
+
+
+def _finish(settled: Iterable[Ticket]) -> None:
+    """Each has its outcome, or shares that of the ticket which it joined."""
+    for request in settled:
+        twin = request.joined
+        if twin is not None:
+            request.receipts, request.error = twin.receipts, twin.error
+        request.done = True
 
 
 def _reused(op_id: str) -> Refused:

@@ -8,16 +8,18 @@ and would report success. What an interrupted writer left is settled by the next
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from time import perf_counter_ns
 from typing import Annotated
 
 import msgspec
 
-from journal.errors import Locked, NoSpace, NotAJournal, OutcomeUnknown, Poisoned
+from journal.errors import JournalError, Locked, NoSpace, NotAJournal, OutcomeUnknown, Poisoned
 from journal.format import (
     BATCH_HEADER_BYTES,
     CHAIN_GENESIS,
+    PAYLOAD_BYTES_MAX,
     SECTOR_BYTES,
     TRAILER_BYTES,
     SegmentHeader,
@@ -27,7 +29,7 @@ from journal.format import (
 )
 from journal.opening import Opening, settle
 from journal.reader import LogReader, Tail
-from journal.segment import SegmentWriter, segment_key
+from journal.segment import SegmentWriter, segment_key, segment_name
 from journal.storage import Lock, Storage
 
 SEGMENT_BYTES_MAX = 16 << 20
@@ -161,6 +163,8 @@ class Log:
         """
         self._check_alive()
         payload = array_of(records)
+        if not records or len(payload) > PAYLOAD_BYTES_MAX:  # no reader would take such a batch for one
+            raise ValueError(f"{len(records)} records of {len(payload)} bytes are no batch")
         length = BATCH_HEADER_BYTES + len(payload) + TRAILER_BYTES
         segment = self._segment_for(length)
         batch = encode_batch(
@@ -227,12 +231,36 @@ class Log:
             self.journal_id, self._entropy(8), self.epoch, self.next_seq, *link, self.chain,
             extra={"durable_seq": self.durable_seq},
         )  # fmt: skip
-        after = SegmentWriter.create(self.storage, f"{self.directory}/segments", header)
+        try:
+            after = SegmentWriter.create(self.storage, f"{self.directory}/segments", header)
+        except BaseException as error:
+            self._doubt_segment(header, error)
+            raise
         self._segment = after
         if before is not None:
             before.trim()
             before.close()
         return after
+
+    def _doubt_segment(self, header: SegmentHeader, error: BaseException) -> None:
+        """Poisons the log where a segment that failed to be made has its name: it says where the one before ends, so
+        a smaller batch that still fits there would be void."""
+        path = f"{self.directory}/segments/{segment_name(header.first_seq, header.epoch)}"
+        try:
+            there = self.storage.kind(path) != "missing"
+        except JournalError:
+            there = True
+        if there:
+            self.poison(f"creating a segment failed: {error}")
+
+    @contextmanager
+    def into_reserve(self) -> Iterator[None]:
+        """Within it, appending may use the space that is kept free: it is kept for what recovery has to say."""
+        kept, self._reserve_bytes = self._reserve_bytes, 0
+        try:
+            yield
+        finally:
+            self._reserve_bytes = kept
 
     def poison(self, reason: str) -> None:
         """From here on nothing is acknowledged. The first reason is kept."""

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from time import time_ns
 from typing import Literal
 
 import anyio.to_thread
@@ -25,6 +26,7 @@ from recovery.diagnose import diagnose
 from recovery.execute import Recovered, execute, open_log, plan_for
 from recovery.known import Known
 from recovery.plan import Plan
+from recovery.quarantine import expire
 from replay.background import Background
 from replay.encoder import Model, NoModel, is_available
 from replay.holders import holders
@@ -76,15 +78,17 @@ def open_core(
     if not holders([data.generations.current().path or data.layout.memory_db]):
         look()  # what stops it is told before anything is changed; a writer at work is left to the lock to name
     log = open_log(data)
-    try:
+    with ExitStack() as opened:  # whatever stops it, nobody else is locked out for that
+        opened.callback(log.close)
         plan, kept = look()
         recovered = execute(data, log, plan, progress)
-        core = Core(log, LiveState.open(data.storage, data.layout))
-        core.state.validation = data.config.agents.validation
-    except BaseException:
-        log.close()
-        raise
-    _tell_of_takeover(core)
+        recovered.expired = expire(data, time_ns()).removed
+        state = LiveState.open(data.storage, data.layout)
+        opened.callback(state.close)
+        state.validation = data.config.agents.validation
+        core = Core(log, state)
+        _tell_of_takeover(core)
+        opened.pop_all()
     return Opened(core, recovered, kept)
 
 
@@ -119,7 +123,7 @@ def _tell_of_takeover(core: Core) -> None:
         return
     event = EpochStarted(core.log.epoch, opening.previous_epoch, len(opening.carried), opening.torn_bytes)
     request: Ticket = ticket((draft(event, None, "journal", None),), None)
-    with core.lock:
+    with core.lock, core.log.into_reserve():
         core.committer.submit(request)
         core.commit()
     request.result()

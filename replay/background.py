@@ -148,7 +148,8 @@ class Background:
             raise NoModel("there is no sentence model", hint="put one where journal.yaml says: embeddings.model")
         if self._index is None:
             self._index = SearchIndex(model)
-        with closing(connect(self.core.state.generation, read_only=True)) as connection:
+        # By the link: a restore may put the generation that is known here away at any time.
+        with closing(connect(self.core.state.layout.memory_db, read_only=True)) as connection:
             return self._index.search(connection, text, limit, scope)
 
     def embed(
@@ -178,12 +179,13 @@ class Background:
         """Runs `change` in a transaction of memory.db's one writing connection."""
         with self.core.lock:
             connection = self.core.state.connection  # asked for under the lock: a restore replaces it
-            connection.execute("BEGIN IMMEDIATE")
             try:
+                connection.execute("BEGIN IMMEDIATE")
                 change(connection)
                 connection.execute("COMMIT")
             except BaseException:
-                connection.execute("ROLLBACK")
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
                 raise
 
     def _embed_when_new(self) -> None:

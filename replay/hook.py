@@ -80,7 +80,10 @@ class Core:
 
     def commit(self) -> list[Ticket]:
         """Commits one batch. The caller holds the lock."""
-        state = self.state
+        log, state = self.log, self.state
+        if log.poisoned is not None:  # closed, perhaps, and the state with it
+            return self.committer.run()
+        state.mend(log.next_seq - 1)
         state.begin()
         try:
             settled = self.committer.run()
@@ -101,32 +104,44 @@ class Core:
     def restore(
         self, to_seq: int, reason: str = "", actor: str = "journal", progress: Callable[[int, int], None] | None = None
     ) -> Restored:
-        """Makes state(to_seq) current while the hook stays open; callers wait until the new generation is in place."""
+        """Makes state(to_seq) current while the hook stays open; callers wait until the new generation is in place.
+
+        What they queued is committed after it, checked against the state that it makes current. Where a restore was
+        journaled and could not be applied nothing can be checked any more: the log takes nothing until it is opened
+        again, which applies it.
+        """
         with self.lock:
-            while len(self.committer):
-                self.commit()
-            state = self.state
+            log, state = self.log, self.state
+            head = log.next_seq
             try:
                 done = restore_in_place(
-                    state.storage, state.layout, self.log, to_seq, reason=reason, actor=actor, before_swap=state.close,
+                    state.storage, state.layout, log, to_seq, reason=reason, actor=actor, before_swap=state.close,
                     progress=progress,
                 )  # fmt: skip
-            finally:
-                self.state = self.committer.machine = LiveState.open(state.storage, state.layout)
-                self.state.validation = state.validation
+                renewed = LiveState.open(state.storage, state.layout)
+            except BaseException as error:
+                if log.next_seq > head:
+                    log.poison(f"the restore at seq {head} is journaled, but applying it failed: {error}")
+                raise
+            renewed.validation, renewed.materialises = state.validation, state.materialises
+            self.state = self.committer.machine = renewed
         for callback in self.swap_callbacks:
             callback(self.state.generation)
         return done
 
-    def close(self) -> None:
-        """Commits what is queued, then closes state and log."""
+    def close(self) -> list[Ticket]:
+        """Commits what is queued, then closes state and log, whatever happens. Returns what that settled."""
+        settled: list[Ticket] = []
         with self.lock:
-            while len(self.committer):
-                self.commit()
             try:
-                self.state.close()
+                while len(self.committer):
+                    settled += self.commit()
             finally:
-                self.log.close()
+                try:
+                    self.state.close()
+                finally:
+                    self.log.close()
+        return settled
 
 
 def _draft(event: Event, agent: str | None, actor: str | None, traceparent: str | None) -> Draft:
@@ -164,8 +179,8 @@ class Hook:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._serve)
             self._open = True
-            self.background.start()
             try:
+                self.background.start()
                 yield self
             except BaseException as error:  # kept from the task group, which would wrap the caller's own error
                 failure = error
@@ -173,8 +188,10 @@ class Hook:
             self._wake()
             with anyio.CancelScope(shield=True):
                 await self._served.wait()
-                await anyio.to_thread.run_sync(self.background.close)
-                await anyio.to_thread.run_sync(self.core.close)
+                try:
+                    await anyio.to_thread.run_sync(self.background.close)
+                finally:
+                    self._answer(await anyio.to_thread.run_sync(self.core.close))
         if failure is not None:
             raise failure
 
@@ -201,7 +218,7 @@ class Hook:
 
     async def append_all(
         self,
-        events: Sequence[Event],
+        events: Iterable[Event],
         *,
         agent: str | None = None,
         actor: str | None = None,
@@ -209,9 +226,8 @@ class Hook:
         traceparent: str | None = None,
     ) -> list[Receipt]:
         """Journals a group: consecutive seqs in one batch, all or none. Raises as `append` does."""
-        if not events:
-            return []
-        return await self._commit(ticket(_group(events, agent, actor, traceparent), op_id))
+        drafts = _group(events, agent, actor, traceparent)
+        return await self._commit(ticket(drafts, op_id)) if drafts else []
 
     async def search(self, text: str, limit: int = 10, *, scope: str | None = None) -> list[Hit]:
         """The observations nearest in meaning to `text`, best first. Needs the extra `embeddings` and a model."""
@@ -239,8 +255,23 @@ class Hook:
         return request.result()
 
     async def _serve(self) -> None:
-        """The one task that commits: inline while syncs are fast, else in a thread while the next batch gathers."""
-        core, wake = self.core, self._waiting.wake
+        """The one task that commits; should it ever end early, nobody waits for ever."""
+        try:
+            await self._commit_all()
+        finally:
+            self._open = False
+            self._answer(self.core.committer.settled)
+            self._served.set()
+
+    def _answer(self, settled: Sequence[Ticket]) -> None:
+        wake = self._waiting.wake
+        for request in settled:
+            if request.waiter is not None:
+                wake(request.waiter)
+
+    async def _commit_all(self) -> None:
+        """Inline while syncs are fast, else in a thread while the next batch gathers."""
+        core = self.core
         with anyio.CancelScope(shield=True):
             while True:
                 if not len(core.committer):
@@ -256,15 +287,12 @@ class Hook:
                         core.lock.release()
                 else:
                     settled = await anyio.to_thread.run_sync(core.commit_locked)
-                for request in settled:
-                    if request.waiter is not None:
-                        wake(request.waiter)
+                self._answer(settled)
                 self.background.count(settled)
                 if core.state.wants_fold:
                     await anyio.to_thread.run_sync(core.housekeeping)
                 else:
                     await self._waiting.turn()
-        self._served.set()
 
 
 class SyncHook:
@@ -278,12 +306,18 @@ class SyncHook:
         self.agents = SyncAgents(self)
 
     def __enter__(self) -> SyncHook:
-        self.background.start()
+        try:
+            self.background.start()
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.background.close()
-        self.core.close()
+        try:
+            self.background.close()
+        finally:
+            self.core.close()
 
     def append(
         self,
@@ -299,7 +333,7 @@ class SyncHook:
 
     def append_all(
         self,
-        events: Sequence[Event],
+        events: Iterable[Event],
         *,
         agent: str | None = None,
         actor: str | None = None,
@@ -307,9 +341,8 @@ class SyncHook:
         traceparent: str | None = None,
     ) -> list[Receipt]:
         """As `Hook.append_all`, blocking."""
-        if not events:
-            return []
-        return self._commit(ticket(_group(events, agent, actor, traceparent), op_id))
+        drafts = _group(events, agent, actor, traceparent)
+        return self._commit(ticket(drafts, op_id)) if drafts else []
 
     def search(self, text: str, limit: int = 10, *, scope: str | None = None) -> list[Hit]:
         """As `Hook.search`."""
@@ -342,7 +375,7 @@ class SyncHook:
 
     def _commit(self, request: Ticket) -> list[Receipt]:
         self.core.committer.submit(request)
-        while not (request.receipts or request.error):
+        while not request.done:
             self.flush()  # waits for the lock; the holder may have committed ours meanwhile
         return request.result()
 

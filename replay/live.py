@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from journal.errors import Diverged, EnvironmentFault, Refused
+from journal.errors import Diverged, EnvironmentFault, JournalError, Refused
 from journal.events import ConfigRemoved, ConfigWritten, Event, StateRestored
 from journal.format import Record
 from journal.log import Appended
@@ -57,6 +58,7 @@ class LiveState:
         self.validation: Mode = "lenient"
         self.materialises = True  # an import journals files that are there already, some of them in two versions
         self._begun = False
+        self._unwritten: set[str] = set()  # agents whose files are not known to be current
         self._batches = 0
         self._data_version = self._read_data_version()
         self._validator = Validator(connection, position.seq)
@@ -79,7 +81,10 @@ class LiveState:
 
         Without it each question would take and release SQLite's read lock, and the application once more.
         """
-        self.connection.execute("BEGIN")
+        try:
+            self.connection.execute("BEGIN")
+        except sqlite3.Error:
+            return  # what is wrong shows when something is asked
         self._begun = True
 
     def end(self) -> None:
@@ -98,7 +103,10 @@ class LiveState:
                     "invalid", f"agent {event.name!r} is not valid: {verdict.findings[0]}",
                     hint="agents.validation in journal.yaml is strict; lenient refuses no bytes",
                 )  # fmt: skip
-        self._validator.check(event, seq)
+        try:
+            self._validator.check(event, seq)
+        except sqlite3.Error as error:  # nothing is written yet: no reason to doubt the journal
+            raise sqlite_fault(error, self.generation) from error
 
     def mark(self) -> int:
         return self._validator.mark()
@@ -130,7 +138,8 @@ class LiveState:
                 raise sqlite_fault(error, self.generation) from error
             raise
         self._settled(appended.first_seq + appended.count - 1)
-        self._materialise(records)
+        self._note_agents(records)
+        self._materialise(records[-1].time)
         self._batches += 1
         if self._batches % _LOOK_EVERY == 0:
             self.wants_fold = self._wal_bytes() > FOLD_BYTES
@@ -158,8 +167,9 @@ class LiveState:
         before = self.applied_seq
         caught = catch_up(self.connection, reader)
         self._settled(caught.to_seq)
-        for batch in reader.batches(before + 1, caught.to_seq):
-            self._materialise(batch.records())
+        for batch in reader.batches(before + 1, caught.to_seq) if caught.to_seq > before else ():
+            self._note_agents(batch.records())
+        self._materialise(reader.last_time)
         if caught.restore is not None:
             raise EnvironmentFault(
                 f"the restore at seq {caught.restore.seq} needs a rebuild", seq=caught.restore.seq,
@@ -167,18 +177,34 @@ class LiveState:
             )  # fmt: skip
         return caught.to_seq - before
 
+    def mend(self, head_seq: int) -> None:
+        """Tries again what failed: rows that lag behind the journal's head, agent files that were not written.
+
+        A retry of an event that is journaled but not applied appends nothing, so nothing else would get it applied.
+        """
+        if self.applied_seq == head_seq and not self._unwritten:
+            return
+        with suppress(JournalError, sqlite3.Error, OSError):  # then it stays so, and whoever is concerned is told
+            self.catch_up()
+
     def _settled(self, seq: int) -> None:
         self.applied_seq = seq
         self.failure = None
         self._validator.settle(seq)
 
-    def _materialise(self, records: Sequence[Record]) -> None:
-        """Brings the files of the agents that these records changed to their current version.
+    def _note_agents(self, records: Sequence[Record]) -> None:
+        if self.materialises:
+            self._unwritten.update(
+                record.event.name for record in records if isinstance(record.event, ConfigWritten | ConfigRemoved)
+            )
+
+    def _materialise(self, time: int) -> None:
+        """Brings the files of the agents that changed to their current version; those that fail stay to be written.
 
         A file with bytes that the journal never saw is a hand edit: it goes to quarantine before it is replaced.
         """
-        names = {record.event.name for record in records if isinstance(record.event, ConfigWritten | ConfigRemoved)}
-        if not names or not self.materialises:
+        names = self._unwritten
+        if not names:
             return
         agents: dict[str, tuple[str, bytes]] = {}
         for name in names:
@@ -188,9 +214,9 @@ class LiveState:
         facts = inspect(self.storage, self.layout.agents, agents, self._known_versions, names)
         bring_current(
             self.storage, self.layout.agents, facts, agents, drift="set_aside",
-            quarantine=f"{self.layout.journal}/quarantine", time=records[-1].time,
-            reason="replaced by a newer version",
+            quarantine=f"{self.layout.journal}/quarantine", time=time, reason="replaced by a newer version",
         )  # fmt: skip
+        names.clear()
         for name, (sha256, _) in agents.items():
             self._versions.setdefault(name, set()).add(sha256)
 
@@ -220,8 +246,9 @@ class LiveState:
 
     def fold(self) -> None:
         """Moves the write-ahead log into the file. Tens of milliseconds: never on an event loop."""
-        self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         self.wants_fold = False
+        with suppress(sqlite3.Error):  # it only gets longer, and the next look finds it so
+            self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def close(self) -> None:
         self.connection.close()

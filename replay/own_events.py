@@ -32,5 +32,6 @@ def journal_event(log: Log, event: Event, *, actor: str = ACTOR) -> Receipt:
     committer = Committer(log, Unprojected(), remember_op_ids=False)
     request = ticket((draft(event, None, actor, None),), None)
     committer.submit(request)
-    committer.run()
+    with log.into_reserve():
+        committer.run()
     return request.result()[0]

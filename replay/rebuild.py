@@ -36,7 +36,7 @@ def rebuild(
     reader.raise_for_tail()  # a damaged end is no end: what lies behind it would be lost from the state
     generations = generations_of(storage, layout)
     generations.clean()
-    _check_space(storage, layout, reader)
+    check_space(storage, layout, reader)
     path = generations.building_path()
     built = build_state(storage, layout.journal, reader, reader.last_seq, path, progress)
     with closing(connect(path, read_only=True)) as connection:
@@ -59,7 +59,7 @@ def generations_of(storage: Storage, layout: Layout) -> Generations:
     return Generations(storage, layout.memory_db, f"{layout.journal}/quarantine")
 
 
-def _check_space(storage: Storage, layout: Layout, reader: LogReader) -> None:
+def check_space(storage: Storage, layout: Layout, reader: LogReader) -> None:
     """Compares free space with what a rebuild needs: the last checkpoint's size, and the log's twice."""
     log_bytes = sum(storage.size(segment.path) for segment in reader.segments)
     manifests = CheckpointStore(storage, f"{layout.journal}/checkpoints").manifests()

@@ -17,7 +17,7 @@ from journal.log import Log
 from journal.storage import Storage
 from replay.layout import Layout
 from replay.own_events import journal_event
-from replay.rebuild import Progress, generations_of, rebuild, renew_agents
+from replay.rebuild import Progress, check_space, generations_of, rebuild, renew_agents
 
 
 class Restored(msgspec.Struct):
@@ -46,11 +46,12 @@ def restore_in_place(
     """Makes state(to_seq) current. The caller holds the log's lock and has no other connection to memory.db open.
 
     `before_swap` is called when the next generation is about to be built, for a live hook to let go of the old one.
-    Raises UsageError if there is no such seq.
+    Raises UsageError if there is no such seq, NoSpace before anything is journaled.
     """
     head = log.next_seq - 1
     if not 0 <= to_seq <= head:
         raise UsageError(f"seq {to_seq} is not in this journal, which ends at {head}", seq=to_seq)
+    check_space(storage, layout, log.reader())  # from the next line on it is a fact, and has to be applied
     receipt = journal_event(log, StateRestored(to_seq, reason), actor=actor)
     if before_swap is not None:
         before_swap()

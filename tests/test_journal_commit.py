@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import errno
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pytest
 
 from journal import commit
 from journal.commit import Committer, Ticket, draft, ticket
-from journal.errors import NoSpace, NotApplied, Refused
+from journal.errors import Corrupt, IOFault, NoSpace, NotApplied, OutcomeUnknown, Poisoned, Refused
 from journal.events import EntityCreated, Event, ObservationAdded, TagCreated
 from journal.format import Record
 from journal.log import Appended, Log
+from journal.reader import LogReader
 from journal.storage import RealStorage
-from tests.journals import START, abandon, journal_in
+from tests.journals import START, abandon, journal_in, segment_files
+from tests.simdisk import SimDisk
 
 
 class Names:
@@ -236,6 +242,161 @@ def test_a_failed_apply_says_journaled_with_the_seq_and_a_duplicate_waits(tmp_pa
     assert later.result()[0].seq == 1
     assert committer.log.next_seq == 2
     committer.log.close()
+
+
+def test_an_empty_group_is_refused_and_never_becomes_an_empty_batch(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match="at least one event"):
+        ticket([], None)
+
+
+def test_the_op_id_window_counts_a_group_as_one_operation_after_a_restart_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commit, "OP_ID_WINDOW", 10)
+    committer, _ = opened(tmp_path, segment_bytes_max=4096)
+
+    def group(number: int) -> Ticket:
+        return request(*(TagCreated(f"{number}-{part}", 0) for part in range(5)), op_id=f"op-{number}")
+
+    groups = [group(number) for number in range(10)]
+    for each in groups:
+        commit_all(committer, each)
+    committer.log.close()
+    committer, names = opened(tmp_path)
+    names.applied_seq = 50
+    for number, first in enumerate(groups):
+        again = group(number)
+        commit_all(committer, again)
+        assert again.result() == first.result()
+    committer.log.close()
+
+
+def test_a_ticket_is_answered_only_once_its_batch_is_applied(tmp_path: Path) -> None:
+    """A thread that finds receipts before that would read a memory.db without its row, or never hear of NotApplied."""
+    committer, names = opened(tmp_path)
+    first = request(entity("a"), entity("b"))
+    seen: list[object] = []
+    apply = names.apply
+
+    def watched(appended: Appended, records: Sequence[Record]) -> None:
+        seen.extend((first.receipts, first.error, first.done))
+        apply(appended, records)
+
+    names.apply = watched  # type: ignore[method-assign]
+    commit_all(committer, first)
+    assert seen == [[], None, False]
+    assert first.done
+    assert len(first.result()) == 2
+    committer.log.close()
+
+
+def test_damage_in_the_past_answers_the_retry_that_meets_it_and_nobody_else(tmp_path: Path) -> None:
+    committer, _ = opened(tmp_path, segment_bytes_max=1)
+    for name in "abc":
+        commit_all(committer, request(entity(name), op_id=f"op-{name}"))
+    path = segment_files(f"{tmp_path}/journal")[1]
+    data = bytearray(path.read_bytes())
+    data[-3] ^= 1
+    path.write_bytes(data)
+    retry, other = request(entity("a"), op_id="op-a"), request(entity("d"))
+    commit_all(committer, retry, other)
+    with pytest.raises(Corrupt):
+        retry.result()
+    assert other.result()[0].seq == 4
+    committer.log.close()
+
+
+def test_a_batch_that_no_segment_could_be_made_for_leaves_no_trace_in_the_validator() -> None:
+    storage = SimDisk()
+    storage.make_directory("/data")
+    _, directory = journal_in(Path("/data"), storage)
+    committer = Committer(Log.open(storage, directory, segment_bytes_max=1, reserve_bytes=0), Names(), Clock())
+    commit_all(committer, request(entity("a")))
+    fault = storage.fail("create", error=errno.EMFILE)
+    refused, again = request(entity("b")), request(entity("b"))
+    commit_all(committer, refused)
+    with pytest.raises(IOFault):
+        refused.result()
+    assert fault.fired
+    commit_all(committer, again)
+    assert again.result()[0].seq == 2
+    committer.log.close()
+    assert LogReader(storage, directory).last_seq == 2
+
+
+def test_a_poisoned_log_answers_nothing_else(tmp_path: Path) -> None:
+    """What the validator counted in for the batch that failed is no reason to say `already_exists`."""
+    committer, _ = opened(tmp_path)
+    commit_all(committer, request(entity("a")))
+    committer.log.poison("a test")
+    again = request(entity("a"))
+    commit_all(committer, again)
+    with pytest.raises(Poisoned, match="a test"):
+        again.result()
+    committer.log.close()
+
+
+INTERRUPTS = 400
+
+
+def test_an_interrupt_at_any_line_leaves_every_ticket_with_the_truth(tmp_path: Path) -> None:
+    """Ctrl-C between any two lines of a commit; then the same committer goes on, as the next thread would."""
+    reached = 0
+    for at in range(1, INTERRUPTS):
+        place = tmp_path / str(at)
+        committer, _ = opened(place)
+        commit_all(committer, request(entity("before"), op_id="before"))
+        tickets = [request(entity("a"), op_id="a"), request(entity("a"), op_id="a"), request(entity("b"), entity("c"))]
+        tickets += [request(entity("before"), op_id="before"), request(entity("before"))]
+        for each in tickets:
+            committer.submit(each)
+        if not _interrupted(committer, at):
+            break
+        reached = at
+        while len(committer):
+            committer.run()
+        assert all(each.done for each in tickets)
+        assert tickets[0].receipts == tickets[1].receipts
+        journaled = [
+            record.event.name for batch in committer.log.reader().batches() for record in batch.records()
+        ]  # fmt: skip
+        assert len(set(journaled)) == len(journaled)
+        for each, names in zip(tickets[:3], (["a"], ["a"], ["b", "c"]), strict=True):
+            assert bool(each.receipts) != bool(each.error)
+            if each.receipts:
+                assert [journaled[receipt.seq - 1] for receipt in each.receipts] == names
+            elif isinstance(each.error, NotApplied):
+                assert each.error.seq is not None
+                assert journaled[each.error.seq - 1] == names[0]
+            elif not isinstance(each.error, OutcomeUnknown):
+                assert isinstance(each.error, Poisoned)
+                assert names[0] not in journaled
+        committer.log.close()
+    assert 50 < reached < INTERRUPTS - 1
+
+
+def _interrupted(committer: Committer, at: int) -> bool:
+    """Runs one batch and raises KeyboardInterrupt at the `at`-th line of the committer or the log that it comes to."""
+    count = 0
+
+    def trace(frame: FrameType, event: str, argument: object) -> Any:
+        nonlocal count
+        if not frame.f_code.co_filename.endswith(("journal/commit.py", "journal/log.py")):
+            return None
+        if event == "line":
+            count += 1
+            if count == at:
+                raise KeyboardInterrupt
+        return trace
+
+    sys.settrace(trace)
+    try:
+        committer.run()
+    except KeyboardInterrupt:
+        pass
+    finally:
+        sys.settrace(None)
+    return count >= at
 
 
 def test_an_event_that_the_codec_cannot_store_is_refused_before_it_queues() -> None:

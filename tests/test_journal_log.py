@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from pathlib import Path
 
 import pytest
 
-from journal.errors import AmbiguousTail, Corrupt, Locked, NoSpace, NotAJournal, Poisoned
+from journal.errors import AmbiguousTail, Corrupt, IOFault, JournalError, Locked, NoSpace, NotAJournal, Poisoned
+from journal.format import PAYLOAD_BYTES_MAX
 from journal.log import Holder, Log, create
 from journal.reader import LogReader
 from journal.storage import RealStorage
 from tests.journals import START, abandon, append, journal_in, segment_files
+from tests.simdisk import SimDisk
 
 
 def read_all(directory: str) -> list[str]:
@@ -242,6 +245,68 @@ def test_a_full_disk_refuses_before_a_byte_is_written_and_resumes(tmp_path: Path
     append(log, 2)
     log.close()
     assert read_all(directory) == facts(1, 2)
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO])
+def test_a_batch_that_fits_is_not_written_behind_the_end_that_a_half_made_segment_names(error: int) -> None:
+    """The next segment has its name but its directory was not synced: it says already where the one before ends."""
+    storage = SimDisk()
+    storage.make_directory("/data")
+    _, directory = journal_in(Path("/data"), storage)
+    log = Log.open(storage, directory, reserve_bytes=0)
+    append(log, 1)
+    assert log._segment is not None
+    log._segment_bytes_max = log._segment.offset + 1000
+    fault = storage.fail("sync_dir", error=error)
+    with pytest.raises(JournalError):
+        append(log, 2, 50)
+    assert fault.fired
+    with pytest.raises(Poisoned):
+        append(log, 2)
+    log.close()
+    log = Log.open(storage, directory, reserve_bytes=0)
+    append(log, 2)
+    log.close()
+    assert LogReader(storage, directory).last_seq == 2
+
+
+def test_a_segment_that_gets_no_name_costs_nothing_but_the_batch() -> None:
+    storage = SimDisk()
+    storage.make_directory("/data")
+    _, directory = journal_in(Path("/data"), storage)
+    log = Log.open(storage, directory, reserve_bytes=0, segment_bytes_max=1)
+    append(log, 1)
+    fault = storage.fail("create", error=errno.EMFILE)
+    with pytest.raises(IOFault):
+        append(log, 2)
+    assert fault.fired
+    append(log, 2)
+    log.close()
+    assert LogReader(storage, directory).last_seq == 2
+
+
+def test_what_would_be_no_batch_to_any_reader_is_never_written(tmp_path: Path) -> None:
+    storage, directory = journal_in(tmp_path)
+    log = Log.open(storage, directory, reserve_bytes=0)
+    for records in ([], [bytes(PAYLOAD_BYTES_MAX)]):
+        with pytest.raises(ValueError, match="no batch"):
+            log.append(records, START)
+    append(log, 1)
+    log.close()
+    assert read_all(directory) == facts(1, 1)
+
+
+def test_what_recovery_has_to_say_may_use_the_reserve(tmp_path: Path) -> None:
+    storage, directory = journal_in(tmp_path)
+    log = Log.open(storage, directory, reserve_bytes=1 << 60)
+    with pytest.raises(NoSpace):
+        append(log, 1)
+    with log.into_reserve():
+        append(log, 1)
+    with pytest.raises(NoSpace):
+        append(log, 2, 4000)
+    log.close()
+    assert read_all(directory) == facts(1, 1)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])

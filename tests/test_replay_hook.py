@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
 import anyio
 import pytest
 
-from journal.errors import NotApplied, Poisoned, Refused
+from journal.errors import Corrupt, JournalError, NoSpace, NotApplied, Poisoned, Refused, UsageError
 from journal.events import ConfigWritten, EntityCreated, ObservationAdded, RelationCreated, StateRestored
+from journal.format import Record
+from journal.log import Appended, Log
 from journal.reader import LogReader
 from journal.storage import RealStorage
 from recovery import open_server, open_server_sync
@@ -211,3 +213,186 @@ def test_a_restore_while_the_hook_is_open_swaps_and_can_be_undone(data: Path) ->
 def test_a_config_is_refused_when_its_sha256_does_not_match(data: Path) -> None:
     with open_server_sync(data, background=False) as hook, pytest.raises(Refused, match="sha256"):
         hook.append(ConfigWritten("writer", b"text", "0" * 64))
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_what_is_queued_when_a_restore_begins_is_answered_after_it(data: Path, backend: str) -> None:
+    done: list[int] = []
+
+    async def serve() -> None:
+        async with open_server(data, background=False) as hook, anyio.create_task_group() as tasks:
+            await hook.append(ACME)
+
+            async def write(number: int) -> None:
+                done.append((await hook.append(ObservationAdded("global", "Acme", f"fact {number}"))).seq)
+
+            hook.core.lock.acquire()  # the restore waits for it first, and then finds the queue as it is
+            tasks.start_soon(hook.restore, 1)
+            await anyio.sleep(0.05)
+            for number in range(4):
+                tasks.start_soon(write, number)
+            await anyio.sleep(0.05)
+            hook.core.lock.release()
+            with anyio.move_on_after(10):
+                while len(done) < 4:
+                    await anyio.sleep(0.01)
+            tasks.cancel_scope.cancel()
+
+    anyio.run(serve, backend=backend)
+    assert len(done) == 4
+    assert live_digest(data) == reference(data).digest()
+
+
+def test_a_restore_that_cannot_be_applied_lets_nothing_be_checked_against_the_state_before_it(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Acme is there in memory.db, and no more in the state that the restore made current."""
+    with open_server_sync(data, background=False) as hook:
+        hook.append(ACME)
+        generation = Path(hook.core.state.generation)
+        next_one = generation.with_name("memory-000002.db.building")
+        let_go = hook.core.state.close
+
+        def close() -> None:
+            let_go()
+            next_one.mkdir(exist_ok=True)  # the next generation cannot be built
+
+        monkeypatch.setattr(hook.core.state, "close", close)
+        with pytest.raises((JournalError, OSError, sqlite3.Error)):
+            hook.restore(0)
+        with pytest.raises(Poisoned, match="restore at seq 2"):
+            hook.append(ObservationAdded("global", "Acme", "of nobody"))
+    next_one.rmdir()
+    with open_server_sync(data, background=False) as hook, pytest.raises(Refused) as caught:
+        hook.append(ObservationAdded("global", "Acme", "of nobody"))
+    assert caught.value.code == "not_found"
+    assert live_digest(data) == reference(data).digest()
+
+
+def test_a_restore_to_a_seq_that_is_not_there_leaves_the_hook_as_it_was(data: Path) -> None:
+    with open_server_sync(data, background=False) as hook:
+        hook.append(ACME)
+        state = hook.core.state
+        with pytest.raises(UsageError):
+            hook.restore(2)
+        assert hook.core.state is state
+        assert hook.append(ObservationAdded("global", "Acme", "one")).seq == 2
+
+
+def test_a_retry_of_what_was_not_applied_gets_it_applied(data: Path) -> None:
+    """It appends nothing, so no later batch would do that."""
+    with open_server_sync(data, background=False) as hook:
+        hook.append(ACME)
+        with closing(sqlite3.connect(hook.core.state.generation, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            hook.core.state.connection.execute("PRAGMA busy_timeout=10")
+            with pytest.raises(NotApplied):
+                hook.append(ObservationAdded("global", "Acme", "one"), op_id="once")
+            other.execute("ROLLBACK")
+        assert hook.append(ObservationAdded("global", "Acme", "one"), op_id="once").seq == 2
+        assert live_digest(data) == reference(data).digest()
+
+
+def test_an_agent_file_that_could_not_be_written_is_written_with_the_next_batch(data: Path) -> None:
+    with open_server_sync(data, background=False) as hook:
+        hook.append(ACME)
+        (data / "agents").rename(data / "agents.away")
+        (data / "agents").write_text("in the way")
+        with pytest.raises(NotApplied):
+            hook.agents.write("writer", "first")
+        (data / "agents").unlink()
+        (data / "agents.away").rename(data / "agents")
+        hook.append(ObservationAdded("global", "Acme", "one"))
+        assert (data / "agents" / "writer.md").read_bytes() == b"first"
+
+
+def test_a_memory_db_that_cannot_be_asked_refuses_events_and_no_more(data: Path) -> None:
+    """Nothing was written, so the journal is as sound as before."""
+    with open_server_sync(data, background=False) as hook:
+        hook.append(ACME)
+        hook.core.state.connection.execute("ALTER TABLE observations RENAME TO elsewhere")
+        with pytest.raises(Corrupt):
+            hook.append(ObservationAdded("global", "Acme", "one"))
+        hook.core.state.connection.execute("ALTER TABLE elsewhere RENAME TO observations")
+        assert hook.append(ObservationAdded("global", "Acme", "one")).seq == 2
+    assert live_digest(data) == reference(data).digest()
+
+
+def test_a_closed_hook_for_threads_takes_nothing_more(data: Path) -> None:
+    with open_server_sync(data, background=False) as hook:
+        hook.append(ACME)
+    with pytest.raises(Poisoned):
+        hook.append(EntityCreated("global", "Bolt", "company"))
+
+
+def test_a_group_of_nothing_writes_nothing(data: Path) -> None:
+    with open_server_sync(data, background=False) as hook:
+        hook.append(ACME)
+        assert hook.append_all([]) == []
+        assert hook.append_all(iter([])) == []
+        assert hook.append(ObservationAdded("global", "Acme", "one")).seq == 2
+    assert live_digest(data) == reference(data).digest()
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_an_interrupt_while_committing_ends_the_server_and_leaves_nobody_waiting(data: Path, backend: str) -> None:
+    """Ctrl-C arrives in the task that commits: the other tasks hear of it, the lock is free, nothing hangs."""
+    told: list[BaseException] = []
+
+    async def serve() -> None:
+        async with anyio.create_task_group() as tasks, open_server(data, background=False) as hook:
+            await hook.append(ACME)
+
+            async def write() -> None:
+                try:
+                    await hook.append(ObservationAdded("global", "Acme", "one"), op_id="once")
+                except JournalError as error:
+                    told.append(error)
+
+            def interrupted(appended: Appended, records: Sequence[Record]) -> None:
+                raise KeyboardInterrupt
+
+            hook.core.state.apply = interrupted  # type: ignore[method-assign]
+            tasks.start_soon(write)
+            await anyio.sleep(0.2)
+
+    with pytest.raises(BaseException, match=r"unhandled|Trio|^$"):  # KeyboardInterrupt, maybe in a group
+        anyio.run(serve, backend=backend)
+    assert [type(error) for error in told] in ([], [NotApplied])
+    with open_server_sync(data, background=False) as hook:
+        assert hook.append(ObservationAdded("global", "Acme", "one"), op_id="once").seq == 2
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_an_open_that_fails_at_its_last_step_locks_nobody_out(
+    data: Path, monkeypatch: pytest.MonkeyPatch, full: bool
+) -> None:
+    """A writer was killed, and what its successor has to say of that cannot be written."""
+    with open_server_sync(data, background=False) as hook:
+        hook.append(ACME)
+        hook.core.log._lock.release()
+        hook.core.log.poison("killed")
+    if full:  # the reserve takes it
+        (data / "journal.yaml").write_text(f"disk:\n  reserve_bytes: {1 << 60}\n")
+    else:
+        monkeypatch.setattr(Log, "append", _no_space)
+        with pytest.raises(NoSpace), open_server_sync(data, background=False):
+            pass
+        monkeypatch.undo()
+    with open_server_sync(data, background=False) as hook:
+        hook.append(ObservationAdded("global", "Acme", "one"))
+    assert live_digest(data) == reference(data).digest()
+
+
+def _no_space(*_: object) -> None:
+    raise NoSpace("no space")
+
+
+def test_recovery_uses_the_reserve(data: Path) -> None:
+    with open_server_sync(data, background=False) as hook:
+        hook.append(ACME)
+    (data / "memory.db").unlink()
+    (data / "journal.yaml").write_text(f"disk:\n  reserve_bytes: {1 << 60}\n")
+    with open_server_sync(data, background=False) as hook, pytest.raises(NoSpace):
+        hook.append_all(ObservationAdded("global", "Acme", f"{number}" * 1000) for number in range(100))
+    assert live_digest(data) == reference(data).digest()
