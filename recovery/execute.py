@@ -27,6 +27,7 @@ from recovery.diagnose import diagnose, evidence_seq
 from recovery.facts import Facts
 from recovery.known import Known
 from recovery.plan import Plan, Step, make_plan
+from recovery.quarantine import expire
 from replay.agent_quarantine import set_aside
 from replay.agents import TEMPORARY
 from replay.catchup import catch_up
@@ -53,6 +54,7 @@ class Recovered(msgspec.Struct):
     agents_written: list[str] = []
     agents_removed: list[str] = []
     quarantined: list[str] = []
+    expired: list[str] = []  # names that were in quarantine for as long as the configuration says
     seconds: float = 0.0
 
 
@@ -89,7 +91,9 @@ def recover(
                 raise
             return Recovered(plan.recovery_id)  # what is only late is the business of the writer at work
         try:
-            return execute(data, log, make(), progress)
+            result = execute(data, log, make(), progress)
+            result.expired = expire(data, time_ns()).removed
+            return result
         finally:
             log.close()
 
