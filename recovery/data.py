@@ -61,6 +61,11 @@ class Data:
     def import_path(self) -> str:
         return f"{self.layout.journal}/import.json"
 
+    @property
+    def is_importing(self) -> bool:
+        """True while an import runs, and after one was cut."""
+        return self.storage.kind(self.import_path) != "missing"
+
     def interrupted_plan(self) -> bytes | None:
         """The plan of a recovery that was cut, as JSON; empty where it is there and cannot be read."""
         try:

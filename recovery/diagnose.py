@@ -37,6 +37,7 @@ def diagnose(data: Data, *, deep: bool = True, progress: Progress | None = None,
         free_bytes=data.storage.free_bytes(data.root),
         sqlite_version=sqlite3.sqlite_version,
         interrupted=plan.decode(errors="replace") if plan is not None else None,
+        importing=data.is_importing,
     )
     if reader is None:
         return facts

@@ -60,7 +60,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
 
     ``agents_kind`` is what lies under the name of the agents directory; a link to a directory counts as one.
     ``leftovers`` are paths that a cut, or the end of a reader, left to be tidied. ``interrupted`` is the plan of a
-    recovery that was cut, empty where it cannot be read.
+    recovery that was cut, empty where it cannot be read. ``importing``: an import runs, or was cut.
     """
 
     journal: JournalFacts
@@ -72,3 +72,4 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     free_bytes: int = 0
     sqlite_version: str = ""
     interrupted: str | None = None
+    importing: bool = False

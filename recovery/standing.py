@@ -96,6 +96,7 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     checkpoints: Checkpoints
     quarantine: Quarantine
     interrupted_recovery: str | None
+    importing: bool
 
 
 def standing(data: Data, now: int) -> Standing:
@@ -114,6 +115,7 @@ def standing(data: Data, now: int) -> Standing:
         ),
         checkpoints=_checkpoints(manifests, damaged, now), quarantine=_quarantine(data.quarantine),
         interrupted_recovery=plan.decode(errors="replace") if plan is not None else None,
+        importing=data.is_importing,
     )  # fmt: skip
 
 

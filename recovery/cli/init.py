@@ -29,6 +29,8 @@ def command(app: App, adopt: bool) -> int | None:
             app.out.document(document)
         else:
             app.out.line(f"{'began' if created else 'there is'} a journal in {data.root}")
+        if created and any(name.endswith(".md") for name in data.storage.list(data.layout.agents)):
+            app.out.note("the files in agents/ are left as they are - journal adopt agents takes them in")
         return None
     with app.out.progress("adopting", "events") as bar:
         adopted = adopt_state(data, bar.advance)

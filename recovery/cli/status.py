@@ -113,3 +113,5 @@ def _beside(found: Standing) -> Iterator[tuple[str, str]]:
     yield "quarantine", f"{counted(kept.files, 'file')}, {bytes_text(kept.bytes)}" if kept.files else "empty"
     if found.interrupted_recovery is not None:
         yield "recovery", "one was cut: journal recover all finishes it"
+    if found.importing:
+        yield "import", "one did not end: journal init --adopt finishes it"
