@@ -154,7 +154,8 @@ def bring_back(data: Data, directory: str) -> str | None:
         raise Corrupt(f"the backup is damaged: {damage[0].message}", path=damage[0].path, hint="use another backup")
     # Under the lock: a live writer would go on in the journal that is moved aside, and its receipts with it.
     with _writer_kept_out(storage, target):
-        _refuse_loss(storage, target, LogReader(storage, source))
+        if not _is_needed(storage, target, LogReader(storage, source)):
+            return None
         building = f"{target}.restoring"
         _remove_tree(storage, building)
         _copy_tree(storage, source, building)
@@ -180,7 +181,8 @@ def _writer_kept_out(storage: Storage, journal: str) -> Iterator[None]:
         lock.release()
 
 
-def _refuse_loss(storage: Storage, target: str, backup: LogReader) -> None:
+def _is_needed(storage: Storage, target: str, backup: LogReader) -> bool:
+    """False where the journal that is there is whole, and all that the backup holds. Raises what `bring_back` does."""
     try:
         here = LogReader(storage, target)
         if here.journal_id != backup.journal_id:
@@ -193,7 +195,7 @@ def _refuse_loss(storage: Storage, target: str, backup: LogReader) -> None:
     except (UsageError, Unsupported):  # a newer program's journal is whole: nothing is to be brought back over it
         raise
     except JournalError:
-        return  # what is here cannot be read to its end: that is what the backup is for
+        return True  # what is here cannot be read to its end: that is what the backup is for
     if here.last_seq > backup.last_seq:
         raise UsageError(
             f"the journal here is whole and goes to seq {here.last_seq}, the backup to {backup.last_seq}: "
@@ -207,6 +209,7 @@ def _refuse_loss(storage: Storage, target: str, backup: LogReader) -> None:
             path=target,
             hint="compare them with journal log; to take the backup all the same, name an empty --data DIR",
         )
+    return here.last_seq < backup.last_seq or here.tail.region is not None
 
 
 def _copy_tree(storage: Storage, source: str, target: str) -> None:

@@ -58,6 +58,22 @@ def test_a_journal_that_is_gone_comes_back(journal, backup):
     assert journal.json("check")["health"] == "healthy"
 
 
+def test_a_whole_journal_is_not_replaced_by_its_copy(journal, backup):
+    for _ in range(2):  # cut between bringing back and recovering, the same command goes on
+        assert journal("recover", "--from", backup, "--yes").code == 0
+    assert not list(journal.data.glob("journal.*"))
+
+
+def test_a_journal_that_cannot_be_read_is_kept_beside_its_backup(journal, backup):
+    for path in segment_files(journal.data / "journal"):
+        if Path(path).stat().st_size > 1000:
+            Path(path).write_bytes(Path(path).read_bytes()[:900] + bytes(range(256)))
+    assert journal("check").code == 12
+    assert journal("recover", "--from", backup, "--yes").code == 0
+    assert journal.json("check")["health"] == "healthy"
+    assert len(list(journal.data.glob("journal.replaced-*"))) == 1
+
+
 def test_a_journal_that_goes_on_is_not_replaced_by_its_past(journal, backup):
     write(journal.data, "later")
     ran = journal("recover", "--from", backup, "--yes")
