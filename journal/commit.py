@@ -348,7 +348,7 @@ class Committer:
         """
         twin = in_flight.get(op_id)
         if twin is not None:
-            if [item.event for item in twin.drafts] == [item.event for item in request.drafts]:
+            if _same(twin.drafts, request.drafts):
                 request.joined = twin
             else:
                 request.error = _reused(op_id)
@@ -385,7 +385,7 @@ class Committer:
         size = 1
         while size < len(records) and records[size].flags & RECORD_CONTINUES_GROUP:
             size += 1
-        if [record.event for record in records[:size]] != [item.event for item in request.drafts]:
+        if not _same(records[:size], request.drafts):
             request.error = _reused(op_id)
             return
         if self.machine.applied_seq < seq + size - 1:
@@ -404,6 +404,14 @@ class Committer:
             self._past = self._past or self.log.reader()
             found = self._past_batch = self._past.batch_of(seq)
         return found
+
+
+def _same(given: Sequence[Draft | Record], again: Sequence[Draft]) -> bool:
+    """Whether a retry brings the same events. Python takes True for 1; what is stored differs, so its bytes decide."""
+    return [_canonical(each.event) for each in given] == [_canonical(each.event) for each in again]
+
+
+_canonical = msgspec.msgpack.Encoder(order="deterministic").encode
 
 
 def _finish(settled: Iterable[Ticket]) -> None:

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 
 from journal.checkpoint import CheckpointStore
 from journal.commit import Ticket, draft, ticket
-from journal.errors import JournalError
 from journal.events import CheckpointCreated
 from journal.reader import LogReader
 from journal.retention import Policy, Tally, due, plan_prune
@@ -125,7 +124,7 @@ class Background:
                 try:
                     self.checkpoint()
                     self.thin()
-                except JournalError as error:  # the next one is due as ever; `status` shows the age of the last
+                except Exception as error:  # the next one is due as ever; `status` shows the age of the last
                     self.last_error = str(error)
 
     # -- vectors ------------------------------------------------------------------------------------------------------
@@ -197,5 +196,5 @@ class Background:
                 return
             try:
                 self.embed(stop=self._stop.is_set)
-            except (JournalError, sqlite3.Error) as error:  # they stay pending, and `status` counts them
+            except Exception as error:  # they stay pending, and `status` counts them
                 self.last_error = str(error)

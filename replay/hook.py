@@ -15,7 +15,7 @@ import anyio
 import anyio.to_thread
 
 from journal.commit import Committer, Draft, Receipt, Ticket, draft, ticket
-from journal.errors import Poisoned
+from journal.errors import Poisoned, Refused
 from journal.events import ConfigRemoved, ConfigWritten, Event
 from journal.limits import refuse_reserved
 from journal.log import Log
@@ -154,7 +154,10 @@ def _group(events: Iterable[Event], agent: str | None, actor: str | None, tracep
 
 
 def _config(name: str, text: str | bytes) -> ConfigWritten:
-    return ConfigWritten(name=name, content=text.encode() if isinstance(text, str) else bytes(text))
+    try:
+        return ConfigWritten(name=name, content=text.encode() if isinstance(text, str) else bytes(text))
+    except UnicodeEncodeError as error:
+        raise Refused("invalid", f"content holds a lone surrogate at {error.start}, which is no text") from None
 
 
 class Hook:
@@ -169,6 +172,7 @@ class Hook:
         self._open = False
         self._sleeping: Waiter | None = None
         self._waiting: Waiting
+        self._thread: anyio.CapacityLimiter  # of its own: those who wait for a commit may hold all of the default one's
         self._served = anyio.Event()
 
     @asynccontextmanager
@@ -176,6 +180,7 @@ class Hook:
         """Takes events while the block runs. What was queued is committed at its end, even when it is cancelled."""
         failure: BaseException | None = None
         self._waiting = waiting()
+        self._thread = anyio.CapacityLimiter(1)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._serve)
             self._open = True
@@ -189,9 +194,9 @@ class Hook:
             with anyio.CancelScope(shield=True):
                 await self._served.wait()
                 try:
-                    await anyio.to_thread.run_sync(self.background.close)
+                    await anyio.to_thread.run_sync(self.background.close, limiter=self._thread)
                 finally:
-                    self._answer(await anyio.to_thread.run_sync(self.core.close))
+                    self._answer(await anyio.to_thread.run_sync(self.core.close, limiter=self._thread))
         if failure is not None:
             raise failure
 
@@ -286,11 +291,11 @@ class Hook:
                     finally:
                         core.lock.release()
                 else:
-                    settled = await anyio.to_thread.run_sync(core.commit_locked)
+                    settled = await anyio.to_thread.run_sync(core.commit_locked, limiter=self._thread)
                 self._answer(settled)
                 self.background.count(settled)
                 if core.state.wants_fold:
-                    await anyio.to_thread.run_sync(core.housekeeping)
+                    await anyio.to_thread.run_sync(core.housekeeping, limiter=self._thread)
                 else:
                     await self._waiting.turn()
 

@@ -129,6 +129,25 @@ def test_the_same_op_id_with_another_event_is_refused(tmp_path: Path, together: 
     committer.log.close()
 
 
+@pytest.mark.parametrize("together", [True, False])
+def test_an_event_that_only_python_takes_for_the_same_is_another_one(tmp_path: Path, together: bool) -> None:
+    committer, _ = opened(tmp_path)
+    first, other, again = (
+        request(EntityCreated("global", "Acme", "company", metadata), op_id="crm-1")
+        for metadata in ({"a": 1, "b": 2}, {"a": True, "b": 2}, {"b": 2, "a": 1})
+    )
+    if together:
+        commit_all(committer, first, other, again)
+    else:
+        commit_all(committer, first)
+        commit_all(committer, other)
+        commit_all(committer, again)
+    with pytest.raises(Refused, match="different event"):
+        other.result()
+    assert again.result() == first.result()
+    committer.log.close()
+
+
 @pytest.mark.parametrize("killed", [True, False])
 def test_op_ids_survive_a_restart(tmp_path: Path, killed: bool) -> None:
     committer, _ = opened(tmp_path)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import sqlite3
+import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
+from time import monotonic, sleep
 
 import anyio
+import anyio.from_thread
+import anyio.to_thread
 import pytest
 
 from journal.errors import Corrupt, JournalError, NoSpace, NotApplied, Poisoned, Refused, UsageError
@@ -16,10 +20,12 @@ from journal.events import ConfigWritten, EntityCreated, ObservationAdded, Relat
 from journal.format import Record
 from journal.log import Appended, Log
 from journal.reader import LogReader
+from journal.retention import Policy
 from journal.storage import RealStorage
 from recovery import open_server, open_server_sync
 from recovery.setup import initialise
 from replay.digest import state_digest
+from replay.hook import SLOW_SYNC_NS
 from replay.model import Model
 from replay.schema import connect, read_position
 
@@ -396,3 +402,49 @@ def test_recovery_uses_the_reserve(data: Path) -> None:
     with open_server_sync(data, background=False) as hook, pytest.raises(NoSpace):
         hook.append_all(ObservationAdded("global", "Acme", f"{number}" * 1000) for number in range(100))
     assert live_digest(data) == reference(data).digest()
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_commit_needs_no_thread_that_those_who_wait_for_it_hold(data: Path, backend: str) -> None:
+    """A web server runs its blocking endpoints in threads, and each of them waits for an append."""
+
+    async def serve() -> None:
+        anyio.to_thread.current_default_thread_limiter().total_tokens = 2
+        async with open_server(data, background=False) as hook, anyio.create_task_group() as tasks:
+            for _ in range(10):
+                hook.core._pace.note(SLOW_SYNC_NS + 1)  # a slow disk: commits go to a thread
+
+            def endpoint(number: int) -> None:
+                anyio.from_thread.run(hook.append, EntityCreated("global", f"e{number}", "thing"))
+
+            for number in range(8):
+                tasks.start_soon(anyio.to_thread.run_sync, endpoint, number)
+
+    server = threading.Thread(target=lambda: anyio.run(serve, backend=backend), daemon=True)
+    server.start()
+    server.join(30)
+    assert not server.is_alive()
+    assert live_digest(data) == reference(data).digest()
+
+
+def test_a_checkpoint_that_cannot_even_start_is_not_the_last_one(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_server_sync(data) as hook:
+        hook.background.policy = Policy(events=1)
+        monkeypatch.setattr(sys, "executable", "/nowhere/python")
+        hook.append(ACME)
+        _until(lambda: hook.background.last_error is not None)
+        monkeypatch.undo()
+        hook.append(EntityCreated("global", "Bolt", "company"))
+        _until(lambda: any((data / "journal" / "checkpoints").glob("*.manifest")))
+
+
+def _until(holds: Callable[[], bool]) -> None:
+    deadline = monotonic() + 30
+    while not holds():
+        assert monotonic() < deadline
+        sleep(0.05)
+
+
+def test_text_that_is_no_text_is_refused(data: Path) -> None:
+    with open_server_sync(data, background=False) as hook, pytest.raises(Refused, match="surrogate"):
+        hook.agents.write("writer", "a\ud800")
