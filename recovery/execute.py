@@ -26,10 +26,10 @@ from recovery.decide import Decision, decide
 from recovery.diagnose import diagnose, evidence_seq
 from recovery.facts import Facts
 from recovery.known import Known
+from recovery.leftovers import tidy
 from recovery.plan import Plan, Step, make_plan
 from recovery.quarantine import expire
 from replay.agent_quarantine import set_aside
-from replay.agents import TEMPORARY
 from replay.catchup import catch_up
 from replay.digest import state_digest
 from replay.own_events import journal_event
@@ -227,14 +227,9 @@ def _restore_agents(data: Data, log: Log, step: Step, result: Recovered, progres
 
 
 def _tidy(data: Data, log: Log, step: Step, result: Recovered, progress: Progress | None) -> dict[str, int]:
-    removed = data.generations.clean()
-    temporary = f"{data.layout.agents}/{TEMPORARY}"
-    if data.storage.kind(temporary) != "missing":
-        data.storage.remove(temporary)
-        removed.append(temporary)
-    retired = data.generations.retire()
-    result.quarantined += retired.quarantined
-    return {"removed": len(removed), "set_aside": len(retired.quarantined)}
+    tidied = tidy(data)
+    result.quarantined += tidied.quarantined
+    return {"removed": len(tidied.removed), "set_aside": len(tidied.quarantined)}
 
 
 _STEPS: dict[str, Callable[[Data, Log, Step, Recovered, Progress | None], dict[str, int]]] = {

@@ -13,7 +13,6 @@ import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from time import time_ns
-from time import time_ns
 from typing import Literal
 
 import anyio.to_thread
@@ -27,7 +26,6 @@ from recovery.diagnose import diagnose
 from recovery.execute import Recovered, execute, open_log, plan_for
 from recovery.known import Known
 from recovery.plan import Plan
-from recovery.quarantine import expire
 from recovery.quarantine import expire
 from replay.background import Background
 from replay.encoder import Model, NoModel, is_available
@@ -84,7 +82,6 @@ def open_core(
         opened.callback(log.close)
         plan, kept = look()
         recovered = execute(data, log, plan, progress)
-        recovered.expired = expire(data, time_ns()).removed
         recovered.expired = expire(data, time_ns()).removed
         state = LiveState.open(data.storage, data.layout)
         opened.callback(state.close)
