@@ -15,9 +15,9 @@ from journal.storage import Kind
 from recovery.data import Data
 from recovery.facts import Facts, JournalFacts, MemoryFacts
 from recovery.known import Known
+from recovery.leftovers import leftovers
 from recovery.looking import Look, Progress
 from recovery.reading import peek_position
-from replay.agents import TEMPORARY
 
 
 def diagnose(data: Data, *, deep: bool = True, progress: Progress | None = None, known: Known | None = None) -> Facts:
@@ -32,7 +32,7 @@ def diagnose(data: Data, *, deep: bool = True, progress: Progress | None = None,
         journal=journal,
         memory=_unjudged(data),
         agents_kind=_agents_kind(data),
-        leftovers=_leftovers(data),
+        leftovers=tuple(leftovers(data)),
         writable=os.access(data.root, os.W_OK),
         free_bytes=data.storage.free_bytes(data.root),
         sqlite_version=sqlite3.sqlite_version,
@@ -124,11 +124,3 @@ def _unjudged(data: Data) -> MemoryFacts:
 def _agents_kind(data: Data) -> Kind:
     kind = data.storage.kind(data.layout.agents)
     return "directory" if kind == "link" and os.path.isdir(data.layout.agents) else kind
-
-
-def _leftovers(data: Data) -> tuple[str, ...]:
-    found = data.generations.leftovers()
-    temporary = f"{data.layout.agents}/{TEMPORARY}"
-    if _agents_kind(data) == "directory" and data.storage.kind(temporary) != "missing":
-        found.append(temporary)
-    return tuple(found)
