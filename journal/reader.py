@@ -208,7 +208,9 @@ class LogReader:
         try:
             file = self.storage.open(segment.path)
         except FileNotFoundError:
-            raise Corrupt("segment is missing", path=segment.path, hint="restore the file from a backup") from None
+            raise Corrupt(
+                "segment is missing", path=segment.path, hint="journal recover --from DIR brings a backup back"
+            ) from None
         try:
             return file.read_at(0, file.size() if length is None else length)
         finally:
@@ -235,7 +237,7 @@ class LogReader:
                 path=segment.path,
                 offset=scanner.offset,
                 seq=scanner.next_seq,
-                hint="restore the file from a backup, or run: journal verify",
+                hint="journal verify names all damage; journal recover --from DIR brings a backup back",
             )
         if successor and (scanner.chain != successor.previous_chain or scanner.next_seq != successor.first_seq):
             raise Corrupt(

@@ -60,5 +60,5 @@ def error_for(verdict: Verdict, region: BadRegion, path: str, evidence_seq: int)
         path=path,
         offset=region.offset,
         seq=region.first_seq,
-        hint="restore the file from a backup, or run: journal verify",
+        hint="journal verify names all damage; journal recover --from DIR brings a backup back",
     )

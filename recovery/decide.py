@@ -175,7 +175,8 @@ def decide_agent(fact: AgentFact) -> Decision:
 def decide_journal(facts: JournalFacts) -> Decision:
     """The log first: nothing is recovered from a journal that cannot be read."""
     if facts.error:
-        return Decision("journal", facts.error_code, "stop", "failed", facts.error, "journal verify", facts.exit_code)
+        hint = facts.error_hint or "journal verify"
+        return Decision("journal", facts.error_code, "stop", "failed", facts.error, hint, facts.exit_code)
     tail = f", {facts.torn_bytes} torn bytes behind it" if facts.torn_bytes else ""
     return Decision("journal", "ok", "none", "healthy", f"readable to seq {facts.last_seq}{tail}")
 

@@ -110,7 +110,9 @@ def _journal(data: Data) -> tuple[LogReader | None, JournalFacts]:
 
 
 def _stopped_by(error: DataError, facts: JournalFacts) -> JournalFacts:
-    return msgspec.structs.replace(facts, error=str(error), error_code=error.code, exit_code=error.exit_code)
+    hint = error.hint or ""
+    told = str(error).removesuffix(f" - {hint}")
+    return msgspec.structs.replace(facts, error=told, error_code=error.code, error_hint=hint, exit_code=error.exit_code)
 
 
 # -- what lies around -------------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ class JournalFacts(msgspec.Struct, frozen=True, kw_only=True):
     torn_bytes: int = 0
     error: str = ""
     error_code: str = ""
+    error_hint: str = ""
     exit_code: int = 0
     checkpoints: int = 0
     newest_checkpoint: int = 0

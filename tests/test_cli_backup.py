@@ -68,7 +68,9 @@ def test_a_journal_that_cannot_be_read_is_kept_beside_its_backup(journal, backup
     for path in segment_files(journal.data / "journal"):
         if Path(path).stat().st_size > 1000:
             Path(path).write_bytes(Path(path).read_bytes()[:900] + bytes(range(256)))
-    assert journal("check").code == 12
+    told = journal("check")
+    assert told.code == 12
+    assert told.out.count("recover --from DIR") == 1
     assert journal("recover", "--from", backup, "--yes").code == 0
     assert journal.json("check")["health"] == "healthy"
     assert len(list(journal.data.glob("journal.replaced-*"))) == 1
