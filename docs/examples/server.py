@@ -10,6 +10,7 @@ memory.db itself, each in one transaction. One process serves one directory: run
 from __future__ import annotations
 
 import argparse
+import logging
 import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -29,6 +30,7 @@ from recovery import open_reader, open_server
 from recovery.setup import initialise
 
 T = TypeVar("T")
+log = logging.getLogger("uvicorn.error")
 
 
 class Memory(msgspec.Struct, forbid_unknown_fields=True):
@@ -179,6 +181,8 @@ def application(data: str) -> Starlette:
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[dict[str, object]]:
         async with open_server(data) as hook:
+            for finding in hook.kept:  # hand edits and unknown files, which only a person can decide about
+                log.warning("%s: %s - %s", finding.component, finding.reason, finding.hint)
             yield {"hook": hook, "memory_db": hook.core.state.layout.memory_db}
 
     def route(path: str, endpoint: Callable[..., Any], method: str) -> Route:
