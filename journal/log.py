@@ -128,8 +128,9 @@ class Log:
         segment_bytes_max: int = SEGMENT_BYTES_MAX,
         reserve_bytes: int = RESERVE_BYTES,
         entropy: Callable[[int], bytes] = secrets.token_bytes,
+        accept_tail: bool = False,
     ) -> Log:
-        """Takes the lock, raises the epoch, and settles what an interrupted writer left.
+        """Takes the lock, raises the epoch, and settles what an interrupted writer left (see `settle`).
 
         `evidence_seq` is the last seq that something outside the log knows to have been durable (memory.db's position,
         a checkpoint, a receipt). Raises NotAJournal, Locked, Corrupt, AmbiguousTail, Unsupported.
@@ -144,7 +145,7 @@ class Log:
             claim = encode_holder(msgspec.structs.replace(holder or Holder(), epoch=epoch))
             lock.write(claim)
             storage.sync_dir(directory)  # a lock file whose name a power cut takes would hand its epoch out again
-            opening, segment = settle(storage, directory, reader, previous_epoch, epoch, entropy)
+            opening, segment = settle(storage, directory, reader, previous_epoch, epoch, entropy, accept_tail)
             if segment is not None:
                 reader.refresh()
             return cls(

@@ -38,8 +38,11 @@ def settle(
     previous_epoch: int,
     epoch: int,
     entropy: Callable[[int], bytes],
+    accept_tail: bool = False,
 ) -> tuple[Opening, SegmentWriter | None]:
     """Decides the tail that an interrupted writer left, and makes durable what it may not have synced.
+
+    With `accept_tail` an ambiguous tail is set aside like a torn one: its owner says that it was never acknowledged.
 
     After an fsync that failed, pages read fine from the cache and are gone after a power cut, and the kernel reports
     the next fsync as good. So bytes past the last durable seq are never trusted where they lie: they are copied into
@@ -51,7 +54,8 @@ def settle(
     quarantined = None
     if tail.region is not None:
         verdict = verdict_on(tail.region, reader.evidence_seq)
-        if verdict is not Verdict.TORN_TAIL:
+        accepted = accept_tail and verdict is Verdict.AMBIGUOUS
+        if verdict is not Verdict.TORN_TAIL and not accepted:
             raise error_for(verdict, tail.region, tail.path, reader.evidence_seq)
         quarantined = _quarantine_tail(storage, directory, tail, epoch)
     torn_bytes = tail.region.length if tail.region is not None else 0

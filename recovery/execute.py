@@ -119,7 +119,7 @@ def _id_of(plan: str) -> str | None:
         return None
 
 
-def open_log(data: Data) -> Log:
+def open_log(data: Data, *, accept_tail: bool = False) -> Log:
     """The journal's writer, with everything outside the log as evidence of what was durable."""
     return Log.open(
         data.storage,
@@ -128,6 +128,7 @@ def open_log(data: Data) -> Log:
         holder=Holder(pid=os.getpid(), command=" ".join([os.path.basename(sys.argv[0]), *sys.argv[1:2]]).strip()),
         segment_bytes_max=data.config.segment_bytes_max,
         reserve_bytes=data.config.disk.reserve_bytes,
+        accept_tail=accept_tail,
     )
 
 

@@ -14,17 +14,25 @@ from recovery.cli.app import App, Verb
         "journal recover all --yes",
         "journal recover memory",
         "journal recover agents --agent writer --yes",
+        "journal recover journal --accept-tail",
         "journal recover --from /mnt/backup/server --data /var/lib/server/data",
     ),
 )
-@click.argument("component", type=click.Choice(("all", "memory", "agents")), default="all")
+@click.argument("component", type=click.Choice(("all", "memory", "agents", "journal")), default="all")
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
 @click.option("--agent", "agents", multiple=True, metavar="NAME", help="Only this agent's file. May be repeated.")
 @click.option("--from", "backup", metavar="DIR", help="Bring the journal back from this backup first.")
+@click.option("--accept-tail", is_flag=True, help="With journal: set an ambiguous tail aside. --yes never implies it.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.pass_obj
 def command(
-    app: App, component: str, dry_run: bool, agents: tuple[str, ...], backup: str | None, yes: bool
+    app: App,
+    component: str,
+    dry_run: bool,
+    agents: tuple[str, ...],
+    backup: str | None,
+    accept_tail: bool,
+    yes: bool,
 ) -> int | None:
     """Rebuild what is damaged from the last good checkpoint and the journal.
 
@@ -32,6 +40,10 @@ def command(
     deleted: what is replaced, hand edits included, goes to journal/quarantine. Run again after a cut it ends in the
     same bytes; on a healthy state it does nothing, journals nothing and exits 0, so that a unit file can say
     ExecStartPre=journal recover all --yes.
+
+    `journal recover journal --accept-tail` is for a journal whose last batch is complete but wrong (exit code 13):
+    either it was never acknowledged, or it was and has rotted, and only you can know. It moves that batch to
+    quarantine and says how many events it claimed; the journal then ends before it.
     """
     from msgspec import to_builtins
 
@@ -39,6 +51,8 @@ def command(
     from recovery.execute import recover
     from recovery.server import stop_error
 
+    if accept_tail or component == "journal":
+        return _accept_tail(app, component, accept_tail, dry_run)
     if agents and component == "memory":
         raise UsageError("--agent names an agent, and memory is none", hint="journal recover agents --agent NAME")
     if backup is not None and not _bring_back(app, backup, dry_run, yes):
@@ -91,3 +105,41 @@ def _bring_back(app: App, backup: str, dry_run: bool, yes: bool) -> bool:
     if not app.json:
         app.out.line(f"the journal is that of {backup}" + (f"; what was here is kept in {aside}" if aside else ""))
     return True
+
+
+def _accept_tail(app: App, component: str, accept: bool, dry_run: bool) -> int | None:
+    """Opens the log with its owner's word that an ambiguous tail was never acknowledged."""
+    from journal.errors import AmbiguousTail, UsageError
+    from recovery.diagnose import evidence_seq
+    from recovery.execute import open_log
+
+    data = app.data
+    if component != "journal":
+        raise UsageError("--accept-tail belongs to the journal", hint="journal recover journal --accept-tail")
+    reader = data.reader(evidence_seq(data))
+    region = reader.tail.region
+    try:
+        reader.raise_for_tail()
+        found = None
+    except AmbiguousTail as error:
+        if not accept or region is None:
+            raise
+        found = error
+    if found is None or region is None or dry_run:
+        claimed = f"would set aside {region.length} bytes: {found.message}" if found and region else "nothing to accept"
+        if app.json:
+            app.out.document({"accepted": False, "message": claimed})
+        else:
+            app.out.line(claimed)
+        return None
+    log = open_log(data, accept_tail=True)
+    opening = log.opening
+    log.close()
+    if app.json:
+        app.out.document(
+            {"accepted": True, "bytes": opening.torn_bytes, "quarantined": opening.quarantined, "seq": log.next_seq - 1}
+        )
+    else:
+        app.out.line(f"set aside {opening.torn_bytes} bytes ({found.message}): {opening.quarantined}")
+        app.out.line(f"the journal ends at seq {log.next_seq - 1}")
+    return None

@@ -1,0 +1,68 @@
+"""A last batch that is complete but wrong: everything stops until its owner decides, and then goes on before it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from journal.log import Log
+from journal.storage import RealStorage
+from recovery.setup import initialise
+from tests.command import journal
+from tests.journals import abandon, append, segment_files
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A journal of three events whose last batch has one wrong bit, and a memory.db that never applied any of them."""
+    initialise(tmp_path)
+    log = Log.open(RealStorage(), str(tmp_path / "journal"))
+    append(log, 1, 2)
+    append(log, 3)
+    abandon(log)
+    path = segment_files(str(tmp_path / "journal"))[-1]
+    damaged = bytearray(path.read_bytes())
+    damaged[damaged.rindex(b"fact 3")] ^= 1
+    path.write_bytes(damaged)
+    return tmp_path
+
+
+def tree(data: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(data)): path.read_bytes() for path in data.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("verb", ["append", "check", *(f"recover {each} --yes" for each in ("all", "memory", "journal"))])
+def test_nothing_but_the_owners_word_drops_it(data: Path, verb: str) -> None:
+    segments = {name: content for name, content in tree(data).items() if name.endswith(".seg")}
+    done = journal(*verb.split(), "--data", str(data), input="")
+    assert done.returncode == 13, done.stdout + done.stderr
+    assert "event 3" in done.stdout + done.stderr
+    assert "--accept-tail" in done.stdout + done.stderr
+    assert {name: content for name, content in tree(data).items() if name.endswith(".seg")} == segments
+
+
+def test_a_dry_run_changes_nothing(data: Path) -> None:
+    before = tree(data)
+    done = journal("recover", "journal", "--accept-tail", "--dry-run", "--data", str(data))
+    assert done.returncode == 0
+    assert "would set aside" in done.stdout
+    assert tree(data) == before
+
+
+def test_the_accepted_tail_lies_in_quarantine_and_the_journal_goes_on_before_it(data: Path) -> None:
+    done = journal("recover", "journal", "--accept-tail", "--json", "--data", str(data))
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert (answer["accepted"], answer["seq"]) == (True, 2)
+    assert len(Path(answer["quarantined"]).read_bytes()) == answer["bytes"] > 0
+    assert journal("verify", "--data", str(data)).returncode == 0
+    again = journal("recover", "journal", "--accept-tail", "--data", str(data))
+    assert (again.returncode, again.stdout) == (0, "nothing to accept\n")
+
+
+def test_it_belongs_to_the_journal_alone(data: Path) -> None:
+    done = journal("recover", "memory", "--accept-tail", "--yes", "--data", str(data))
+    assert done.returncode == 2
+    assert "journal recover journal --accept-tail" in done.stderr
