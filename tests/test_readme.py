@@ -32,12 +32,12 @@ def blocks(path: Path) -> list[tuple[str, str]]:
 
 @pytest.fixture
 def place(tmp_path: Path) -> dict[str, str]:
-    """An environment in which `journal` and `python` are this checkout's, as they are after an install."""
+    """An environment in which `journal` is this checkout's, as it is after an install."""
     tools = tmp_path / "bin"
     tools.mkdir()
-    for name, command in (("journal", f'"{sys.executable}" -m recovery'), ("python", f'"{sys.executable}"')):
-        (tools / name).write_text(f'#!/bin/sh\nexec {command} "$@"\n')
-        (tools / name).chmod(0o755)
+    command = tools / "journal"
+    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m recovery "$@"\n')
+    command.chmod(0o755)
     return {**ENVIRONMENT, "PATH": f"{tools}{os.pathsep}{ENVIRONMENT.get('PATH', os.defpath)}"}
 
 
