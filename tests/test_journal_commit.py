@@ -168,7 +168,7 @@ def test_op_ids_survive_a_restart(tmp_path: Path, killed: bool) -> None:
 
 
 def test_a_generated_op_id_can_be_retried_and_never_taken_in_advance(tmp_path: Path) -> None:
-    committer, names = opened(tmp_path)
+    committer, _ = opened(tmp_path)
     first = request(entity("Acme"))
     commit_all(committer, first)
     again, ahead = request(entity("Acme"), op_id=first.result()[0].op_id), request(entity("Umbrella"), op_id="e2-9")
@@ -198,7 +198,7 @@ def test_the_op_id_window_keeps_the_promised_number(tmp_path: Path, monkeypatch:
 
 
 def test_a_group_is_taken_whole_or_not_at_all(tmp_path: Path) -> None:
-    committer, names = opened(tmp_path)
+    committer, _ = opened(tmp_path)
     good = request(entity("a"), entity("b"))
     bad = request(entity("c"), entity("a"))
     after = request(entity("c"))

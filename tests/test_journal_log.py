@@ -226,9 +226,13 @@ def test_damage_in_the_middle_is_corruption_and_what_lies_before_it_is_read(tmp_
     data[data.index(b"fact 5")] ^= 1
     path.write_bytes(data)
     seen = []
-    with pytest.raises(Corrupt, match="event 5"):
+
+    def read() -> None:
         for batch in LogReader(storage, directory).batches():
-            seen += [record.event.content for record in batch.records()]
+            seen.extend(record.event.content for record in batch.records())
+
+    with pytest.raises(Corrupt, match="event 5"):
+        read()
     assert seen == facts(1, 4)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -76,7 +77,7 @@ def test_old_checkpoints_are_thinned_and_any_moment_can_still_be_restored(tmp_pa
     assert set(after) < set(before)
     assert after[:2] == before[:2], "the two newest stay"
     ascending = [0, *reversed(after)]
-    assert all(later - earlier <= 31 for earlier, later in zip(ascending, ascending[1:], strict=False))
+    assert all(later - earlier <= 31 for earlier, later in pairwise(ascending))
     assert data.checkpoints.check(data.checkpoints.manifests()[0]) == []
 
 

@@ -64,7 +64,8 @@ async def _serve(data: Data, tasks: int, operations: int, apply: bool) -> Sample
     work = list(zip(observations(operations), (f"crm-{number}" for number in range(operations)), strict=True))
     core = Core(open_log(data), (LiveState if apply else Unapplied).open(data.storage, data.layout))
     waits: list[int] = []
-    async with Hook(core, Background(core, Policy(), lambda: None, checkpoints=False, embeddings=False)).running() as hook:
+    alone = Background(core, Policy(), lambda: None, checkpoints=False, embeddings=False)
+    async with Hook(core, alone).running() as hook:
 
         async def write(first: int) -> None:
             for event, op_id in work[first::tasks]:
