@@ -186,6 +186,10 @@ class Background:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
                 raise
+            state = self.core.state
+            state.look()
+            if state.wants_fold:
+                state.fold()
 
     def _embed_when_new(self) -> None:
         self._stop.wait(_SETTLE_SECONDS)

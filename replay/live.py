@@ -57,6 +57,7 @@ class LiveState:
         self.wants_fold = False
         self.validation: Mode = "lenient"
         self.materialises = True  # an import journals files that are there already, some of them in two versions
+        connection.execute("PRAGMA wal_autocheckpoint=0")  # else every commit may fold, on whichever thread: see `fold`
         self._begun = False
         self._unwritten: set[str] = set()  # agents whose files are not known to be current
         self._batches = 0
@@ -142,7 +143,7 @@ class LiveState:
         self._materialise(records[-1].time)
         self._batches += 1
         if self._batches % _LOOK_EVERY == 0:
-            self.wants_fold = self._wal_bytes() > FOLD_BYTES
+            self.look()
 
     def _transact(self, appended: Appended, records: Sequence[Record]) -> None:
         """Rows and position in one transaction: the one that `begin` opened, or else one of its own."""
@@ -237,6 +238,10 @@ class LiveState:
             self._data_version = version
             self.foreign_writes += 1
             self._validator.forget()
+
+    def look(self) -> None:
+        """Decides whether memory.db's write-ahead log is long enough to be folded. For every writer of it to call."""
+        self.wants_fold = self._wal_bytes() > FOLD_BYTES
 
     def _wal_bytes(self) -> int:
         try:

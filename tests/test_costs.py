@@ -9,6 +9,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import anyio
@@ -20,8 +21,9 @@ from journal.format import BATCH_HEADER_BYTES, TRAILER_BYTES, Record
 from journal.log import Log, create
 from journal.reader import LogReader
 from journal.storage import RealStorage
-from recovery import open_server
+from recovery import open_server, open_server_sync
 from recovery.setup import initialise
+from replay.live import FOLD_BYTES
 from replay.memory import apply_records
 from replay.schema import connect
 from replay.schema import create as create_tables
@@ -170,3 +172,19 @@ def test_a_write_through_is_six_statements(tmp_path: Path) -> None:
     assert verbs == ["BEGIN", "SELECT", "PRAGMA", "INSERT", "INSERT", "COMMIT"], statements
     with closing(sqlite3.connect(tmp_path / "data" / "memory.db")) as connection:
         assert connection.execute("SELECT count(*) FROM observations").fetchone() == (2,)
+
+
+def test_memory_db_is_folded_when_the_hook_says_so_and_at_no_commit(tmp_path: Path) -> None:
+    """A commit that folds would sync memory.db, on an event loop: SQLite does so every 1,000 pages if it may."""
+    initialise(str(tmp_path / "data"))
+    with open_server_sync(tmp_path / "data", background=False) as hook:
+        state = hook.core.state
+        hook.append(EntityCreated("global", "Acme", "company"))
+        lengths = []
+        for number in range(140):
+            hook.append(ObservationAdded("global", "Acme", f"{number}" + "x" * 200_000))
+            lengths.append(Path(f"{state.generation}-wal").stat().st_size)
+        assert state.connection.execute("PRAGMA wal_autocheckpoint").fetchone() == (0,)
+    grown = sum(later > earlier for earlier, later in pairwise(lengths))
+    assert grown == len(lengths) - 2, "it grew with every commit but the one that was folded after"
+    assert max(lengths) < 2 * FOLD_BYTES
