@@ -40,7 +40,7 @@ def test_the_quick_run_counts_everything_again_and_reports_it(tmp_path: Path) ->
         assert [row["operations"] for row in report["sections"][_title("append", tasks)]] == [
             8 * tasks, 8 * tasks, 16, 8 * tasks,
         ]  # fmt: skip
-    assert [row["operations"] for row in report["sections"]["rebuild, 1,000 observations"]] == [1400] * 3
+    assert [row["operations"] for row in report["sections"]["rebuild, 1,000 observations"]] == [1400] * 4
     assert set(report["bytes"]) == {"1", "32", "256"}
     assert list(tmp_path.iterdir()) == [report_path]
 
