@@ -254,7 +254,7 @@ def bytes_per_event(root: Path) -> dict[str, dict[str, float]]:
         directory = f"{mkdtemp(dir=root)}/journal"
         create(storage, directory)
         with closing(Log.open(storage, directory)) as log:
-            numbered = enumerate(texts(together * 40))
+            numbered = enumerate(texts(together * max(8, 4096 // together)))
             records = [
                 encode_record(
                     Record(0, START + number, None, f"crm-{number}", AGENT, None, None,
