@@ -1,26 +1,28 @@
-"""Writes docs/cli.md from the tree of verbs and docs/config.md from the table of keys.
+"""Writes docs/cli.md from the tree of verbs, docs/config.md from the table of keys, and the tables of docs/recovery.md.
 
-    python docs/generate.py            writes both
+    python docs/generate.py            writes them
     python docs/generate.py --check    writes nothing; says which is stale, and exits 1 if one is
 
-Neither file is edited by hand: what a verb's help or a key's description says is said once.
+What is made is not edited by hand: what a verb's help, a key's description or a line of a table says is said once.
 """
 
 from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
-DOCS = Path(__file__).resolve().parent
+DOCS = SOURCES = Path(__file__).resolve().parent
 sys.path.insert(0, str(DOCS.parent))  # the package of this clone, installed or not
 
 from recovery.cli.app import EXIT_CODES, VERBS, App, cli, load  # noqa: E402
 from recovery.config import keys  # noqa: E402
 from recovery.config_file import FILE_BYTES_MAX, FILE_NAME  # noqa: E402
+from recovery.decide import AGENT, DIRECTORY, MEMORY, Row  # noqa: E402
 
 MADE = "<!-- Made by docs/generate.py (make docs); edit the help of the verb or the table of keys instead. -->"
 
@@ -115,9 +117,37 @@ def _inline(value: object) -> str:
     return str(value)
 
 
+# -- recovery.md ------------------------------------------------------------------------------------------------------
+
+TABLES = ("<!-- tables: made by docs/generate.py (make docs) from recovery/decide.py -->", "<!-- end of tables -->")
+
+
+def recovery_md() -> str:
+    """The prose as it stands, with the decision tables between their marks."""
+    before, _, rest = (SOURCES / "recovery.md").read_text(encoding="utf-8").partition(TABLES[0])
+    after = rest.partition(TABLES[1])[2]
+    return "\n".join((before + TABLES[0], "", *_decisions(), TABLES[1])) + after
+
+
+def _decisions() -> Iterator[str]:
+    yield from ("### memory.db", "", *_table(("case", "when", "then", "health", "exit"), map(_line, MEMORY)), "")
+    yield from ("### Agent files", "", *_table(("case", "when", "then", "health", "exit"), map(_line, AGENT)), "")
+    lines = ((component, *_line(row)) for component, row in DIRECTORY)
+    yield from ("### The directory", "", *_table(("of", "case", "when", "then", "health", "exit"), lines), "")
+
+
+def _line(row: Row[Any]) -> tuple[str, ...]:
+    return f"`{row.case}`", row.when, row.action.replace("_", " "), row.health, str(row.exit_code)
+
+
+def _table(headings: Sequence[str], lines: Iterable[Sequence[str]]) -> Iterator[str]:
+    yield from ("| " + " | ".join(headings) + " |", "|" + "---|" * len(headings))
+    yield from ("| " + " | ".join(line) + " |" for line in lines)
+
+
 # -- writing ----------------------------------------------------------------------------------------------------------
 
-FILES: dict[str, Callable[[], str]] = {"cli.md": cli_md, "config.md": config_md}
+FILES: dict[str, Callable[[], str]] = {"cli.md": cli_md, "config.md": config_md, "recovery.md": recovery_md}
 
 
 def stale() -> list[str]:

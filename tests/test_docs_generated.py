@@ -1,4 +1,4 @@
-"""docs/cli.md and docs/config.md are what the verbs and the table of keys say today."""
+"""What docs/generate.py makes is what the verbs, the table of keys and the decision tables say today."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pytest
 from recovery.cli.app import EXIT_CODES, VERBS
 from recovery.config import Config, keys
 from recovery.config_file import parse
+from recovery.decide import AGENT, DIRECTORY, MEMORY
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
@@ -27,7 +28,7 @@ def generate() -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("name", ["cli.md", "config.md"])
+@pytest.mark.parametrize("name", ["cli.md", "config.md", "recovery.md"])
 def test_the_file_is_current(generate: ModuleType, name: str):
     assert (DOCS / name).read_text(encoding="utf-8") == generate.FILES[name](), "run: make docs"
 
@@ -52,12 +53,19 @@ def test_the_file_of_defaults_is_the_defaults():
     assert parse(block.encode(), "docs/config.md") == Config()
 
 
+def test_every_line_of_the_decision_tables_is_there():
+    text = (DOCS / "recovery.md").read_text(encoding="utf-8")
+    for row in (*MEMORY, *AGENT, *(row for _, row in DIRECTORY)):
+        assert f"| `{row.case}` | {row.when} |" in text
+
+
 def test_a_stale_file_is_named(generate: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
     monkeypatch.setattr(generate, "DOCS", tmp_path)
     assert generate.main(["--check"]) == 1
     assert capsys.readouterr().err.splitlines() == [
         "docs/cli.md is stale: run make docs",
         "docs/config.md is stale: run make docs",
+        "docs/recovery.md is stale: run make docs",
     ]
     assert generate.main([]) == generate.main(["--check"]) == 0
     (tmp_path / "cli.md").write_text("old")
