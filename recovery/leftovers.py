@@ -12,7 +12,7 @@ from typing import NamedTuple
 from recovery.data import Data
 from replay.agents import TEMPORARY
 
-_HALF_WRITTEN = ("", "/segments", "/checkpoints", "/quarantine")  # below journal/; *.tmp until a file is whole
+_HALF_WRITTEN = ("", "/segments", "/quarantine")  # below journal/; checkpoints have a lock, and a sweep, of their own
 
 
 class Tidied(NamedTuple):

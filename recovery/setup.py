@@ -54,6 +54,7 @@ def initialise(
     data = Data.at(path, config_path)
     storage, layout = data.storage, data.layout
     if any(name.endswith(".seg") for name in storage.list(f"{layout.journal}/segments")):
+        _finish_layout(data)
         return data, False
     current = data.generations.current()
     if current.kind not in ("missing", "dangling") and not adopt:
@@ -68,6 +69,21 @@ def initialise(
     if current.kind in ("missing", "dangling"):
         make_empty_state(data, journal_id)
     return data, True
+
+
+def _finish_layout(data: Data) -> None:
+    """An init that was cut between journal and memory.db goes on. With an event in it that would be recovery's work."""
+    if data.generations.current().kind != "missing" or data.pending_import() is not None or data.reader().last_seq:
+        return
+    lock = data.storage.lock(f"{data.layout.journal}/lock")
+    if lock is None:
+        return  # a server that opens it makes its memory.db itself
+    try:
+        if data.generations.current().kind == "missing":
+            make_empty_state(data, data.reader().journal_id)
+            data.generations.retire()  # one that was made, and did not become current
+    finally:
+        lock.release()
 
 
 def _write_import(data: Data, source: Import) -> None:
@@ -133,6 +149,7 @@ def _set_source_aside(data: Data, source: Import) -> str | None:
     elif source.memory_db is not None and data.storage.kind(source.memory_db) == "missing":
         name = source.memory_db.rsplit("/", 1)[1]  # moved by a run that was cut before it wrote that down
         source = Import(f"{data.quarantine}/{name}")
+        _write_import(data, source)  # the name that it was moved from is about to be taken by the empty state
     if data.generations.current().kind in ("missing", "dangling"):
         make_empty_state(data, data.reader().journal_id)
     elif source.memory_db is not None and data.generations.current().path == source.memory_db:
