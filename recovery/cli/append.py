@@ -50,6 +50,10 @@ def command(app: App, quick_check: bool) -> int | None:
         raise UsageError("stdin is closed", hint="give the events on it, or < /dev/null for none")
     data: Data = app.data
     opened = open_core(data, check="quick" if quick_check else "full")
+    if opened.recovered.rebuilt or opened.recovered.agents_written:
+        done = ["memory.db rebuilt"] if opened.recovered.rebuilt else []
+        done += [f"agent {name} written" for name in opened.recovered.agents_written]
+        app.out.note(f"repaired on opening: {', '.join(done)}; journal log --type recovery.completed tells of it")
     for decision in opened.kept:
         app.out.note(f"{decision.component}: {decision.reason} - {decision.hint}")
     with SyncHook(opened.core, background_of(data, opened.core, checkpoints=True)) as hook:
