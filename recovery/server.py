@@ -28,9 +28,10 @@ from recovery.known import Known
 from recovery.plan import Plan
 from recovery.quarantine import expire
 from replay.background import Background
+from replay.core import Core
 from replay.encoder import Model, NoModel, is_available
 from replay.holders import holders
-from replay.hook import Core, Hook, SyncHook
+from replay.hook import Hook, SyncHook
 from replay.live import LiveState
 
 Check = Literal["full", "quick"]

@@ -22,7 +22,7 @@ from recovery.adopt import Adoption
 from recovery.data import Data
 from recovery.server import open_core
 from replay import schema
-from replay.hook import Core
+from replay.core import Core
 from replay.schema import Position
 
 AT_ONCE = 1000

@@ -24,8 +24,8 @@ from replay.timeline import branches
 
 if TYPE_CHECKING:
     from replay.checkpoints import Shadow
+    from replay.core import Core
     from replay.encoder import Model
-    from replay.hook import Core
     from replay.search import Hit, SearchIndex
 
 _LOOK_SECONDS = 1.0  # how often the checkpointer asks whether one is due

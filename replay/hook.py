@@ -1,12 +1,11 @@
 """The hook that a server writes through: journal and sync, then apply, then acknowledge.
 
-One core (`journal.commit.Committer` over a `LiveState`), two faces: `Hook` for async tasks (asyncio and trio, by anyio)
-and `SyncHook` for threads. Cancelling a caller never withdraws what it queued.
+Two faces of one core (`replay.core`): `Hook` for async tasks (asyncio and trio, by anyio) and `SyncHook` for threads.
+Cancelling a caller never withdraws what it queued.
 """
 
 from __future__ import annotations
 
-import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -14,134 +13,18 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import anyio.to_thread
 
-from journal.commit import Committer, Draft, Receipt, Ticket, draft, ticket
+from journal.commit import Draft, Receipt, Ticket, draft, ticket
 from journal.errors import Poisoned, Refused
 from journal.events import ConfigRemoved, ConfigWritten, Event
 from journal.limits import refuse_reserved
-from journal.log import Log
 from replay.background import Background
-from replay.live import LiveState
-from replay.restore import Restored, restore_in_place
+from replay.core import Core
+from replay.restore import Restored
 from replay.waiting import Waiter, Waiting, waiting
 
 if TYPE_CHECKING:
     from replay.checkpoints import Shadow
     from replay.search import Hit
-
-FAST_SYNC_NS = 1_000_000  # a batch under 1 ms may be synced by the loop itself
-SLOW_SYNC_NS = 2_000_000  # one over 2 ms moves the next ones to a thread
-THREADED_MIN = 4  # how many fast ones bring them back at first; each slow one doubles that
-THREADED_MAX = 256
-
-
-class Pace:
-    """Whether an event loop may sync by itself, from how long the last syncs took.
-
-    A slow one moves the next few to a thread, and each further one before they have passed twice as many: a disk with
-    a rare hiccup is served inline nearly always, one that is slow practically never.
-    """
-
-    __slots__ = ("_left", "_sentence")
-
-    def __init__(self) -> None:
-        self._left = 0
-        self._sentence = THREADED_MIN
-
-    @property
-    def inline(self) -> bool:
-        return self._left <= 0
-
-    def note(self, sync_ns: int) -> None:
-        """Takes note of one batch."""
-        if sync_ns > SLOW_SYNC_NS:
-            self._left = self._sentence
-            self._sentence = min(2 * self._sentence, THREADED_MAX)
-        elif sync_ns < FAST_SYNC_NS:
-            self._left -= 1
-            if self._left < -self._sentence:  # as many fast ones inline: the last hiccup is forgotten
-                self._left, self._sentence = 0, max(self._sentence // 2, THREADED_MIN)
-
-
-class Core:
-    """Log, live state and committer under one lock: whoever holds it is the one writer."""
-
-    def __init__(self, log: Log, state: LiveState) -> None:
-        self.log = log
-        self.state = state
-        self.committer = Committer(log, state)
-        self.lock = threading.Lock()
-        self.swap_callbacks: list[Callable[[str], object]] = []
-        self._pace = Pace()
-
-    @property
-    def prefers_inline(self) -> bool:
-        """True while syncs are fast enough to be done by an event loop without a thread's switches."""
-        return self._pace.inline
-
-    def commit(self) -> list[Ticket]:
-        """Commits one batch. The caller holds the lock."""
-        log, state = self.log, self.state
-        if log.poisoned is not None:  # closed, perhaps, and the state with it
-            return self.committer.run()
-        state.mend(log.next_seq - 1)
-        state.begin()
-        try:
-            settled = self.committer.run()
-        finally:
-            state.end()
-        self._pace.note(self.log.sync_ns)
-        return settled
-
-    def commit_locked(self) -> list[Ticket]:
-        with self.lock:
-            return self.commit()
-
-    def housekeeping(self) -> None:
-        """What must not run on an event loop: folding memory.db's write-ahead log back into it."""
-        with self.lock:
-            self.state.fold()
-
-    def restore(
-        self, to_seq: int, reason: str = "", actor: str = "journal", progress: Callable[[int, int], None] | None = None
-    ) -> Restored:
-        """Makes state(to_seq) current while the hook stays open; callers wait until the new generation is in place.
-
-        What they queued is committed after it, checked against the state that it makes current. Where a restore was
-        journaled and could not be applied nothing can be checked any more: the log takes nothing until it is opened
-        again, which applies it.
-        """
-        with self.lock:
-            log, state = self.log, self.state
-            head = log.next_seq
-            try:
-                done = restore_in_place(
-                    state.storage, state.layout, log, to_seq, reason=reason, actor=actor, before_swap=state.close,
-                    progress=progress,
-                )  # fmt: skip
-                renewed = LiveState.open(state.storage, state.layout)
-            except BaseException as error:
-                if log.next_seq > head:
-                    log.poison(f"the restore at seq {head} is journaled, but applying it failed: {error}")
-                raise
-            renewed.validation, renewed.materialises = state.validation, state.materialises
-            self.state = self.committer.machine = renewed
-        for callback in self.swap_callbacks:
-            callback(self.state.generation)
-        return done
-
-    def close(self) -> list[Ticket]:
-        """Commits what is queued, then closes state and log, whatever happens. Returns what that settled."""
-        settled: list[Ticket] = []
-        with self.lock:
-            try:
-                while len(self.committer):
-                    settled += self.commit()
-            finally:
-                try:
-                    self.state.close()
-                finally:
-                    self.log.close()
-        return settled
 
 
 def _draft(event: Event, agent: str | None, actor: str | None, traceparent: str | None) -> Draft:

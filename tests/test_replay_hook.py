@@ -24,8 +24,8 @@ from journal.retention import Policy
 from journal.storage import RealStorage
 from recovery import open_server, open_server_sync
 from recovery.setup import initialise
+from replay.core import SLOW_SYNC_NS
 from replay.digest import state_digest
-from replay.hook import SLOW_SYNC_NS
 from replay.model import Model
 from replay.schema import connect, read_position
 

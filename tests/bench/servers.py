@@ -19,7 +19,8 @@ from recovery.execute import open_log
 from recovery.server import open_server_sync
 from recovery.setup import initialise
 from replay.background import Background
-from replay.hook import Core, Hook
+from replay.core import Core
+from replay.hook import Hook
 from replay.live import LiveState
 from tests.bench.timing import Sample
 from tests.bench.work import AGENT, ENTITIES, entities, observations
