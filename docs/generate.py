@@ -11,6 +11,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import click
 DOCS = SOURCES = Path(__file__).resolve().parent
 sys.path.insert(0, str(DOCS.parent))  # the package of this clone, installed or not
 
+from journal import regions  # noqa: E402
 from recovery.cli.app import EXIT_CODES, VERBS, App, cli, load  # noqa: E402
 from recovery.config import keys  # noqa: E402
 from recovery.config_file import FILE_BYTES_MAX, FILE_NAME  # noqa: E402
@@ -134,6 +136,21 @@ def _decisions() -> Iterator[str]:
     yield from ("### Agent files", "", *_table(("case", "when", "then", "health", "exit"), map(_line, AGENT)), "")
     lines = ((component, *_line(row)) for component, row in DIRECTORY)
     yield from ("### The directory", "", *_table(("of", "case", "when", "then", "health", "exit"), lines), "")
+    headings = ("something valid follows", "known to have been durable", "never wholly written", "is", "then")
+    yield from ("### A bad region of the log", "", *_table(headings, _regions()), "")
+
+
+_THEN = {
+    regions.Verdict.CORRUPTION: "stop, exit 12: never truncated",
+    regions.Verdict.TORN_TAIL: "copied to quarantine; the log goes on in a new segment",
+    regions.Verdict.AMBIGUOUS: "stop, exit 13: only its owner can say",
+}
+
+
+def _regions() -> Iterator[tuple[str, ...]]:
+    for facts in product((True, False), repeat=3):
+        verdict = regions.decide(followed=facts[0], covered=facts[1], incomplete=facts[2])
+        yield (*("yes" if fact else "no" for fact in facts), verdict.value, _THEN[verdict])
 
 
 def _line(row: Row[Any]) -> tuple[str, ...]:
