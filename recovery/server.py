@@ -10,7 +10,7 @@ of an agent file is kept and reported, since only a person can say which version
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from time import time_ns
 from typing import Literal
@@ -71,17 +71,17 @@ def open_core(
         facts = diagnose(data, deep=check == "full", progress=progress, known=known)
         decisions = decide(facts)
         kept = [each for each in decisions if each.case in KEPT]
-        plan = plan_for(facts, [each for each in decisions if each not in kept], target="all")
-        if plan.stops:
-            raise stop_error(plan.stops[0])
-        return plan, kept
+        return plan_for(facts, [each for each in decisions if each not in kept], target="all"), kept
 
     if not holders([data.generations.current().path or data.layout.memory_db]):
-        look()  # what stops it is told before anything is changed; a writer at work is left to the lock to name
+        # Two histories are told before anything is changed. A writer at work, and a log that cannot be read, are left
+        # to its opening to name.
+        _stop_for(each for each in look()[0].stops if each.component == "memory")
     log = open_log(data)
     with ExitStack() as opened:  # whatever stops it, nobody else is locked out for that
         opened.callback(log.close)
         plan, kept = look()
+        _stop_for(plan.stops)
         recovered = execute(data, log, plan, progress)
         recovered.expired = expire(data, time_ns()).removed
         state = LiveState.open(data.storage, data.layout)
@@ -115,6 +115,11 @@ def stop_error(decision: Decision) -> JournalError:
     """The error that a stopping decision is raised as."""
     error = _STOPS.get(decision.exit_code, Corrupt)
     return error(decision.reason, hint=decision.hint or None)
+
+
+def _stop_for(decisions: Iterable[Decision]) -> None:
+    for decision in decisions:
+        raise stop_error(decision)
 
 
 def _tell_of_takeover(core: Core) -> None:
