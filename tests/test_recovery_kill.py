@@ -1,8 +1,8 @@
 """Recovery, restore, init and adoption are killed with SIGKILL wherever they change something, and run again.
 
 Whatever the moment: nothing that was acknowledged is lost, memory.db is never a mixture, and running it again ends in
-the state that the reference projection gives the journal, with nothing left over. See `tests.killing` for the judges;
-`python -m tests.killing recover` goes through every single change, which takes a minute or two.
+the state that the reference projection gives the journal, with nothing left over. See `tests.killing` for the judges. Here
+only some of the changes have their turn; `python -m tests.killing recover` takes every single one, and minutes.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ def kill(place: Path, *arguments: str) -> int:
 @pytest.mark.parametrize(
     ("scenario", "first", "step", "at_least"),
     [
-        ("init", 1, 1, 25),
-        ("adopt", 1, 2, 25),
-        ("recover", 1, 3, 30),
-        ("recover_after_a_kill", 2, 3, 30),
-        ("open", 3, 3, 25),
-        ("restore", 1, 2, 35),
+        ("init", 1, 2, 12),
+        ("adopt", 1, 3, 15),
+        ("recover", 1, 5, 16),
+        ("recover_after_a_kill", 2, 5, 16),
+        ("open", 4, 5, 14),
+        ("restore", 1, 3, 22),
     ],
 )
 def test_killed_before_a_change(tmp_path: Path, scenario: str, first: int, step: int, at_least: int) -> None:
@@ -43,4 +43,4 @@ def test_killed_before_a_change(tmp_path: Path, scenario: str, first: int, step:
 
 @pytest.mark.parametrize("scenario", ["adopt", "recover", "open", "restore", "restore_with_checkpoint"])
 def test_killed_at_some_moment(tmp_path: Path, scenario: str) -> None:
-    assert kill(tmp_path, scenario, "random", "1", "10") >= 5, "most ended before they were killed"
+    assert kill(tmp_path, scenario, "random", "1", "6") >= 3, "most ended before they were killed"
