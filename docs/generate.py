@@ -24,7 +24,10 @@ from journal import regions  # noqa: E402
 from recovery.cli.app import EXIT_CODES, VERBS, App, cli, load  # noqa: E402
 from recovery.config import keys  # noqa: E402
 from recovery.config_file import FILE_BYTES_MAX, FILE_NAME  # noqa: E402
-from recovery.decide import AGENT, DIRECTORY, MEMORY, Row  # noqa: E402
+from recovery.rows import Row  # noqa: E402
+from recovery.tables.agents import AGENT  # noqa: E402
+from recovery.tables.directory import DIRECTORY  # noqa: E402
+from recovery.tables.memory import MEMORY  # noqa: E402
 
 MADE = "<!-- Made by docs/generate.py (make docs); edit the help of the verb or the table of keys instead. -->"
 
@@ -121,7 +124,7 @@ def _inline(value: object) -> str:
 
 # -- recovery.md ------------------------------------------------------------------------------------------------------
 
-TABLES = ("<!-- tables: made by docs/generate.py (make docs) from recovery/decide.py -->", "<!-- end of tables -->")
+TABLES = ("<!-- tables: made by docs/generate.py (make docs) from recovery/tables -->", "<!-- end of tables -->")
 
 
 def recovery_md() -> str:

@@ -22,40 +22,19 @@ from journal.format import KIND_PLAN, encode_header
 from journal.log import Holder, Log
 from journal.storage import write_file
 from recovery.data import Data
-from recovery.decide import Decision, decide
+from recovery.decide import decide
 from recovery.diagnose import diagnose, evidence_seq
 from recovery.facts import Facts
 from recovery.known import Known
-from recovery.leftovers import tidy
 from recovery.plan import Plan, Step, make_plan
 from recovery.quarantine import expire
-from replay.agent_quarantine import set_aside
+from recovery.recovered import Recovered
+from recovery.rows import Decision
+from recovery.steps import STEPS, Progress
 from replay.catchup import catch_up
 from replay.digest import state_digest
 from replay.own_events import journal_event
-from replay.rebuild import rebuild, renew_agents
 from replay.schema import connect, read_position
-
-Progress = Callable[[str, int, int], None]
-
-
-class Recovered(msgspec.Struct):
-    """What a recovery did: the state it ended in and what it cost. ``digest`` is that of a scan after the swap."""
-
-    recovery_id: str
-    seq: int = 0
-    digest: str = ""
-    steps: list[str] = []
-    rebuilt: bool = False
-    base_seq: int = 0
-    passed_over: list[tuple[int, str]] = []
-    events: int = 0
-    rows: int = 0
-    agents_written: list[str] = []
-    agents_removed: list[str] = []
-    quarantined: list[str] = []
-    expired: list[str] = []  # names that were in quarantine for as long as the configuration says
-    seconds: float = 0.0
 
 
 def recover(
@@ -145,7 +124,7 @@ def execute(data: Data, log: Log, plan: Plan, progress: Progress | None = None) 
     try:
         for step in _grouped(plan.steps):
             before = perf_counter()
-            counts = _STEPS[step.kind](data, log, step, result, progress)
+            counts = STEPS[step.kind](data, log, step, result, progress)
             result.steps.append(step.words)
             if plan.is_repair:
                 counts["milliseconds"] = round((perf_counter() - before) * 1000)
@@ -181,65 +160,6 @@ def _grouped(steps: Sequence[Step]) -> list[Step]:
     together = Step("restore_agents", "agents", reason, f"bring {len(names)} agent files current", names)
     first = steps.index(agents[0])
     return [*steps[:first], together, *(step for step in steps[first:] if step.kind != "restore_agents")]
-
-
-# -- the steps --------------------------------------------------------------------------------------------------------
-
-
-def _rebuild_memory(data: Data, log: Log, step: Step, result: Recovered, progress: Progress | None) -> dict[str, int]:
-    tick = None if progress is None else lambda done, total: progress("rebuild memory.db", done, total)
-    built = rebuild(data.storage, data.layout, log.reader(), tick, mark=step.mark)
-    result.rebuilt, result.base_seq, result.passed_over = True, built.base_seq, list(built.passed_over)
-    result.events, result.rows = built.events, built.rows
-    result.seq, result.digest = built.position.seq, built.digest
-    retired = data.generations.retire()
-    result.quarantined += retired.quarantined
-    return {"events": built.events, "rows": built.rows, "base_seq": built.base_seq}
-
-
-def _catch_up(data: Data, log: Log, step: Step, result: Recovered, progress: Progress | None) -> dict[str, int]:
-    path = data.generations.current().path
-    assert path is not None
-    with closing(connect(path)) as connection:
-        caught = catch_up(connection, log.reader())
-    if caught.restore is not None:  # journaled since the plan was made: a live file cannot go back
-        return _rebuild_memory(data, log, step, result, progress)
-    result.seq = caught.to_seq
-    result.events += caught.applied.events
-    return {"events": caught.applied.events}
-
-
-def _set_agents_aside(data: Data, log: Log, step: Step, result: Recovered, progress: Progress | None) -> dict[str, int]:
-    path = data.layout.agents
-    kept = set_aside(data.storage, path, data.quarantine, time=time_ns(), reason=f"journal recover: {step.reason}")
-    data.storage.sync_dir(os.path.dirname(path))
-    result.quarantined.append(kept)
-    return {"set_aside": 1}
-
-
-def _restore_agents(data: Data, log: Log, step: Step, result: Recovered, progress: Progress | None) -> dict[str, int]:
-    outcome = renew_agents(
-        data.storage, data.layout, log.reader(), time=time_ns(), reason="journal recover", names=step.names
-    )
-    result.agents_written += outcome.written
-    result.agents_removed += outcome.removed
-    result.quarantined += outcome.set_aside.values()
-    return {"written": len(outcome.written), "removed": len(outcome.removed), "set_aside": len(outcome.set_aside)}
-
-
-def _tidy(data: Data, log: Log, step: Step, result: Recovered, progress: Progress | None) -> dict[str, int]:
-    tidied = tidy(data)
-    result.quarantined += tidied.quarantined
-    return {"removed": len(tidied.removed), "set_aside": len(tidied.quarantined)}
-
-
-_STEPS: dict[str, Callable[[Data, Log, Step, Recovered, Progress | None], dict[str, int]]] = {
-    "rebuild_memory": _rebuild_memory,
-    "catch_up": _catch_up,
-    "set_agents_aside": _set_agents_aside,
-    "restore_agents": _restore_agents,
-    "tidy": _tidy,
-}
 
 
 def _finish(data: Data, result: Recovered) -> None:

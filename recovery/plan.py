@@ -11,7 +11,7 @@ from typing import Literal
 
 import msgspec
 
-from recovery.decide import Decision
+from recovery.rows import Decision
 
 Kind = Literal["rebuild_memory", "catch_up", "set_agents_aside", "restore_agents", "tidy"]
 

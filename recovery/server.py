@@ -21,12 +21,14 @@ from journal.commit import Ticket, draft, ticket
 from journal.errors import AmbiguousTail, Corrupt, DataError, Diverged, JournalError, Unsupported, UsageError
 from journal.events import EpochStarted
 from recovery.data import Data
-from recovery.decide import Decision, decide
+from recovery.decide import decide
 from recovery.diagnose import diagnose
-from recovery.execute import Recovered, execute, open_log, plan_for
+from recovery.execute import execute, open_log, plan_for
 from recovery.known import Known
 from recovery.plan import Plan
 from recovery.quarantine import expire
+from recovery.recovered import Recovered
+from recovery.rows import Decision
 from replay.background import Background
 from replay.core import Core
 from replay.encoder import Model, NoModel, is_available

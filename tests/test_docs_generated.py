@@ -13,7 +13,9 @@ import pytest
 from recovery.cli.app import EXIT_CODES, VERBS
 from recovery.config import Config, keys
 from recovery.config_file import parse
-from recovery.decide import AGENT, DIRECTORY, MEMORY
+from recovery.tables.agents import AGENT
+from recovery.tables.directory import DIRECTORY
+from recovery.tables.memory import MEMORY
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 

@@ -11,9 +11,13 @@ from typing import Any, get_args
 import msgspec
 import pytest
 
-from recovery.decide import AGENT, DIRECTORY, MEMORY, Action, Decision, decide, decide_agent, decide_memory, exit_code
+from recovery.decide import decide, decide_agent, decide_memory, exit_code
 from recovery.facts import Facts, JournalFacts, MemoryFacts, MemoryKind, PositionIs
 from recovery.plan import Kind, make_plan
+from recovery.rows import Action, Decision
+from recovery.tables.agents import AGENT
+from recovery.tables.directory import DIRECTORY
+from recovery.tables.memory import MEMORY
 from replay.agents import AgentFact, Condition, Detail, action_for
 from replay.schema import PROJECTION_VERSION
 

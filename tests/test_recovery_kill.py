@@ -1,7 +1,7 @@
 """Recovery, restore, init and adoption are killed with SIGKILL wherever they change something, and run again.
 
 Whatever the moment: nothing that was acknowledged is lost, memory.db is never a mixture, and running it again ends in
-the state that the reference projection gives the journal, with nothing left over. See `tests.killing` for the judges. Here
+the state that the reference projection gives the journal, with nothing left over. `tests.killing` has the judges. Here
 only some of the changes have their turn; `python -m tests.killing recover` takes every single one, and minutes.
 """
 

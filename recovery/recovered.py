@@ -1,0 +1,24 @@
+"""What a recovery did, printable as JSON as it is."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Recovered(msgspec.Struct):
+    """What a recovery did: the state it ended in and what it cost. ``digest`` is that of a scan after the swap."""
+
+    recovery_id: str
+    seq: int = 0
+    digest: str = ""
+    steps: list[str] = []
+    rebuilt: bool = False
+    base_seq: int = 0
+    passed_over: list[tuple[int, str]] = []
+    events: int = 0
+    rows: int = 0
+    agents_written: list[str] = []
+    agents_removed: list[str] = []
+    quarantined: list[str] = []
+    expired: list[str] = []  # names that were in quarantine for as long as the configuration says
+    seconds: float = 0.0

@@ -1,0 +1,79 @@
+"""What each kind of step does, and the counts that are journaled of it. However often one runs, the same bytes result.
+
+Nothing is deleted: what is replaced goes to quarantine.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import closing
+from time import time_ns
+
+from journal.log import Log
+from recovery.data import Data
+from recovery.leftovers import tidy
+from recovery.plan import Step
+from recovery.recovered import Recovered
+from replay.agent_quarantine import set_aside
+from replay.catchup import catch_up
+from replay.rebuild import rebuild, renew_agents
+from replay.schema import connect
+
+Progress = Callable[[str, int, int], None]
+
+
+def _rebuild_memory(data: Data, log: Log, step: Step, result: Recovered, progress: Progress | None) -> dict[str, int]:
+    tick = None if progress is None else lambda done, total: progress("rebuild memory.db", done, total)
+    built = rebuild(data.storage, data.layout, log.reader(), tick, mark=step.mark)
+    result.rebuilt, result.base_seq, result.passed_over = True, built.base_seq, list(built.passed_over)
+    result.events, result.rows = built.events, built.rows
+    result.seq, result.digest = built.position.seq, built.digest
+    retired = data.generations.retire()
+    result.quarantined += retired.quarantined
+    return {"events": built.events, "rows": built.rows, "base_seq": built.base_seq}
+
+
+def _catch_up(data: Data, log: Log, step: Step, result: Recovered, progress: Progress | None) -> dict[str, int]:
+    path = data.generations.current().path
+    assert path is not None
+    with closing(connect(path)) as connection:
+        caught = catch_up(connection, log.reader())
+    if caught.restore is not None:  # journaled since the plan was made: a live file cannot go back
+        return _rebuild_memory(data, log, step, result, progress)
+    result.seq = caught.to_seq
+    result.events += caught.applied.events
+    return {"events": caught.applied.events}
+
+
+def _set_agents_aside(data: Data, log: Log, step: Step, result: Recovered, progress: Progress | None) -> dict[str, int]:
+    path = data.layout.agents
+    kept = set_aside(data.storage, path, data.quarantine, time=time_ns(), reason=f"journal recover: {step.reason}")
+    data.storage.sync_dir(os.path.dirname(path))
+    result.quarantined.append(kept)
+    return {"set_aside": 1}
+
+
+def _restore_agents(data: Data, log: Log, step: Step, result: Recovered, progress: Progress | None) -> dict[str, int]:
+    outcome = renew_agents(
+        data.storage, data.layout, log.reader(), time=time_ns(), reason="journal recover", names=step.names
+    )
+    result.agents_written += outcome.written
+    result.agents_removed += outcome.removed
+    result.quarantined += outcome.set_aside.values()
+    return {"written": len(outcome.written), "removed": len(outcome.removed), "set_aside": len(outcome.set_aside)}
+
+
+def _tidy(data: Data, log: Log, step: Step, result: Recovered, progress: Progress | None) -> dict[str, int]:
+    tidied = tidy(data)
+    result.quarantined += tidied.quarantined
+    return {"removed": len(tidied.removed), "set_aside": len(tidied.quarantined)}
+
+
+STEPS: dict[str, Callable[[Data, Log, Step, Recovered, Progress | None], dict[str, int]]] = {
+    "rebuild_memory": _rebuild_memory,
+    "catch_up": _catch_up,
+    "set_agents_aside": _set_agents_aside,
+    "restore_agents": _restore_agents,
+    "tidy": _tidy,
+}
