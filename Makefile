@@ -23,16 +23,19 @@ TORCH ?= torch==2.13.0
 PYTEST ?=
 # ... and for the benchmark: make bench BENCH='append --json figures.json'
 BENCH ?=
+# ... and for the fault runs: make faults FAULTS='crashes --seed 7 --minutes 30'
+FAULTS ?=
 TEST_WORKERS ?= auto
 
-.PHONY: help venv test demo bench lint docs clean
+.PHONY: help venv test faults demo bench lint docs clean
 
 help:
 	@echo "make demo   the main job on real input, in under a minute (installs the core only)"
 	@echo "make test   the whole suite; sets up all that it needs, the real model included"
+	@echo "make faults tries to break every promise, for hours if let; see docs/reliability.md"
 	@echo "make bench  timed runs, as ratios; see docs/performance.md"
 	@echo "make lint   ruff and mypy --strict"
-	@echo "make docs   writes docs/cli.md and docs/config.md anew"
+	@echo "make docs   writes what is generated in docs/ anew"
 	@echo "make venv   .venv with the package (core only)"
 	@echo "make clean  removes .venv and caches"
 
@@ -59,6 +62,9 @@ venv: .venv/.core
 
 test: .venv/.full
 	$(RUN) -m pytest -n $(TEST_WORKERS) --dist loadgroup $(PYTEST)
+
+faults: .venv/.full
+	@$(RUN) -m tests.faults $(FAULTS)
 
 demo: .venv/.core
 	@$(RUN) docs/examples/demo.py

@@ -1,4 +1,5 @@
-"""Writes docs/cli.md from the tree of verbs, docs/config.md from the table of keys, and the tables of docs/recovery.md.
+"""Writes docs/cli.md from the tree of verbs, docs/config.md from the table of keys, the tables of docs/recovery.md, and
+that of docs/reliability.md from what the fault runs recorded.
 
     python docs/generate.py            writes them
     python docs/generate.py --check    writes nothing; says which is stale, and exits 1 if one is
@@ -28,6 +29,8 @@ from recovery.rows import Row  # noqa: E402
 from recovery.tables.agents import AGENT  # noqa: E402
 from recovery.tables.directory import DIRECTORY  # noqa: E402
 from recovery.tables.memory import MEMORY  # noqa: E402
+from tests.faults.record import results  # noqa: E402
+from tests.faults.registry import checks  # noqa: E402
 
 MADE = "<!-- Made by docs/generate.py (make docs); edit the help of the verb or the table of keys instead. -->"
 
@@ -165,9 +168,40 @@ def _table(headings: Sequence[str], lines: Iterable[Sequence[str]]) -> Iterator[
     yield from ("| " + " | ".join(line) + " |" for line in lines)
 
 
+# -- reliability.md ---------------------------------------------------------------------------------------------------
+
+CHECKS = (
+    "<!-- checks: made by docs/generate.py (make docs) from docs/reliability.json and the checks in tests/faults -->",
+    "<!-- end of checks -->",
+)
+
+
+def reliability_md() -> str:
+    """The prose as it stands, with the table of checks between its marks."""
+    before, _, rest = (SOURCES / "reliability.md").read_text(encoding="utf-8").partition(CHECKS[0])
+    after = rest.partition(CHECKS[1])[2]
+    table = _table(("claim", "how it is tried", "command", "last result"), _results())
+    return "\n".join((before + CHECKS[0], "", *table, "", CHECKS[1])) + after
+
+
+def _results() -> Iterator[tuple[str, ...]]:
+    recorded = results()
+    for check in checks():
+        found = recorded.get(check.name)
+        if found is None:
+            yield check.claim, check.how, f"`python -m tests.faults {check.name}`", "not run yet"
+            continue
+        counts = ", ".join(f"{number:,} {what}" for what, number in found["counts"].items())
+        said = f"**{found['outcome']}**: {counts or found.get('message', '')} in {found['seconds']:,.0f} s"
+        where = f"{found['when']}, {found['on']}, commit {found['commit']}"
+        yield check.claim, check.how, f"`{found['command']}`", f"{said}; {where}"
+
+
 # -- writing ----------------------------------------------------------------------------------------------------------
 
-FILES: dict[str, Callable[[], str]] = {"cli.md": cli_md, "config.md": config_md, "recovery.md": recovery_md}
+FILES: dict[str, Callable[[], str]] = {
+    "cli.md": cli_md, "config.md": config_md, "recovery.md": recovery_md, "reliability.md": reliability_md,
+}  # fmt: skip
 
 
 def stale() -> list[str]:
