@@ -142,21 +142,24 @@ def _decisions() -> Iterator[str]:
     yield from ("### Agent files", "", *_table(("case", "when", "then", "health", "exit"), map(_line, AGENT)), "")
     lines = ((component, *_line(row)) for component, row in DIRECTORY)
     yield from ("### The directory", "", *_table(("of", "case", "when", "then", "health", "exit"), lines), "")
-    headings = ("something valid follows", "known to have been durable", "never wholly written", "is", "then")
+    headings = ("something valid follows", "known to have been durable", "never wholly written", "one bit explains it", "is", "then")
     yield from ("### A bad region of the log", "", *_table(headings, _regions()), "")
 
 
 _THEN = {
-    regions.Verdict.CORRUPTION: "stop, exit 12: never truncated",
-    regions.Verdict.TORN_TAIL: "copied to quarantine; the log goes on in a new segment",
-    regions.Verdict.AMBIGUOUS: "stop, exit 13: only its owner can say",
+    (regions.Verdict.CORRUPTION, regions.Action.REPAIR): "repaired by `journal verify --repair`; until then stop, exit 12",
+    (regions.Verdict.CORRUPTION, regions.Action.STOP): "stop, exit 12: never truncated",
+    (regions.Verdict.TORN_TAIL, regions.Action.SET_ASIDE): "copied to quarantine; the log goes on in a new segment",
+    (regions.Verdict.AMBIGUOUS, regions.Action.REPAIR): "repaired by `journal verify --repair`; until then stop, exit 13",
+    (regions.Verdict.AMBIGUOUS, regions.Action.ASK): "stop, exit 13: only its owner can say",
 }
 
 
 def _regions() -> Iterator[tuple[str, ...]]:
-    for facts in product((True, False), repeat=3):
-        verdict = regions.decide(followed=facts[0], covered=facts[1], incomplete=facts[2])
-        yield (*("yes" if fact else "no" for fact in facts), verdict.value, _THEN[verdict])
+    for facts in product((True, False), repeat=4):
+        followed, covered, incomplete, one_bit = facts
+        decision = regions.decide(followed=followed, covered=covered, incomplete=incomplete, one_bit=one_bit)
+        yield (*("yes" if fact else "no" for fact in facts), decision.verdict.value, _THEN[decision])
 
 
 def _line(row: Row[Any]) -> tuple[str, ...]:

@@ -182,7 +182,7 @@ def test_the_table_of_bad_regions_is_the_code() -> None:
     assert len({row[:3] for row in rows}) == len(rows) == 8
     for followed, covered, incomplete, verdict in rows:
         facts = {"followed": followed == "yes", "covered": covered == "yes", "incomplete": incomplete == "yes"}
-        assert decide(**facts).value == verdict
+        assert decide(**facts).verdict.value == verdict
 
 
 def test_the_limits_are_the_codes() -> None:
