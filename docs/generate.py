@@ -142,15 +142,15 @@ def _decisions() -> Iterator[str]:
     yield from ("### Agent files", "", *_table(("case", "when", "then", "health", "exit"), map(_line, AGENT)), "")
     lines = ((component, *_line(row)) for component, row in DIRECTORY)
     yield from ("### The directory", "", *_table(("of", "case", "when", "then", "health", "exit"), lines), "")
-    headings = ("something valid follows", "known to have been durable", "never wholly written", "one bit explains it", "is", "then")
-    yield from ("### A bad region of the log", "", *_table(headings, _regions()), "")
+    facts = ("something valid follows", "known to have been durable", "never wholly written", "one bit explains it")
+    yield from ("### A bad region of the log", "", *_table((*facts, "is", "then"), _regions()), "")
 
 
 _THEN = {
-    (regions.Verdict.CORRUPTION, regions.Action.REPAIR): "repaired by `journal verify --repair`; until then stop, exit 12",
+    (regions.Verdict.CORRUPTION, regions.Action.REPAIR): "repair: `journal verify --repair`; until then stop, exit 12",
     (regions.Verdict.CORRUPTION, regions.Action.STOP): "stop, exit 12: never truncated",
     (regions.Verdict.TORN_TAIL, regions.Action.SET_ASIDE): "copied to quarantine; the log goes on in a new segment",
-    (regions.Verdict.AMBIGUOUS, regions.Action.REPAIR): "repaired by `journal verify --repair`; until then stop, exit 13",
+    (regions.Verdict.AMBIGUOUS, regions.Action.REPAIR): "repair: `journal verify --repair`; until then stop, exit 13",
     (regions.Verdict.AMBIGUOUS, regions.Action.ASK): "stop, exit 13: only its owner can say",
 }
 
