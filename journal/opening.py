@@ -11,7 +11,9 @@ from dataclasses import dataclass
 
 from journal.format import SegmentHeader, encode_batch, encode_segment_header, generated_op_id
 from journal.reader import LogReader, Tail
-from journal.regions import Verdict, error_for, verdict_on
+from journal.regions import Action, Verdict, decision_on, error_for, verdict_on
+from journal.repair_segment import mend_last_batch
+from journal.repaired import Repair, put_in_place, repair_of
 from journal.segment import SegmentWriter, segment_key
 from journal.storage import Storage, write_file
 
@@ -21,7 +23,8 @@ class Opening:
     """What an open found: whether the last writer closed, what was carried over and what was set aside.
 
     ``carried`` are (seq, op_id) of records that lay past the last durable seq: they survived, though their writer may
-    have told its callers `outcome_unknown`. ``torn_bytes`` were moved to ``quarantined``.
+    have told its callers `outcome_unknown`. ``torn_bytes`` were moved to ``quarantined``. ``repaired`` is the wrong bit
+    of the tail that was put right.
     """
 
     clean: bool
@@ -29,6 +32,7 @@ class Opening:
     carried: tuple[tuple[int, str], ...] = ()
     torn_bytes: int = 0
     quarantined: str | None = None
+    repaired: tuple[Repair, ...] = ()
 
 
 def settle(
@@ -48,9 +52,10 @@ def settle(
     the next fsync as good. So bytes past the last durable seq are never trusted where they lie: they are copied into
     a new segment and synced there, before anything applies, deduplicates or acknowledges by them.
     """
+    repaired = _repair_tail(storage, directory, reader)
     tail = reader.tail
     if tail.closed and tail.region is None:
-        return Opening(clean=True, previous_epoch=previous_epoch), None
+        return Opening(clean=True, previous_epoch=previous_epoch, repaired=repaired), None
     quarantined = None
     if tail.region is not None:
         verdict = verdict_on(tail.region, reader.evidence_seq)
@@ -60,7 +65,27 @@ def settle(
         quarantined = _quarantine_tail(storage, directory, tail, epoch)
     torn_bytes = tail.region.length if tail.region is not None else 0
     segment, carried = _carry(storage, directory, reader, epoch, entropy)
-    return Opening(False, previous_epoch, carried, torn_bytes, quarantined), segment
+    return Opening(False, previous_epoch, carried, torn_bytes, quarantined, repaired), segment
+
+
+def _repair_tail(storage: Storage, directory: str, reader: LogReader) -> tuple[Repair, ...]:
+    """Puts the one wrong bit right that explains the bad region at the log's end, if there is such a bit.
+
+    Before the tail is judged: what is whole again needs no verdict. A torn tail is never one bit away from whole, as
+    an end byte or a sector of it still shows zeros.
+    """
+    tail = reader.tail
+    if tail.region is None:
+        return ()
+    mended = mend_last_batch(storage.read(tail.path), tail.path)
+    if mended is None or not mended.steps:
+        return ()
+    if decision_on(tail.region, reader.evidence_seq, one_bit=True).action is not Action.REPAIR:
+        return ()
+    repairs = [repair_of(step, tail.path, directory) for step in mended.steps]
+    done = put_in_place(storage, directory, tail.path, mended.data, repairs)
+    reader.refresh()
+    return done
 
 
 def _quarantine_tail(storage: Storage, directory: str, tail: Tail, epoch: int) -> str:

@@ -78,9 +78,9 @@ def mend_batches(
     """The segment with all of its batches whole, or None. `end` is what the successor says; None in the last segment.
 
     `copies` are batches that the segment before still holds behind its end, by first seq: those that were carried into
-    this one. A torn tail is left as it is: no repair may finish a write that nobody finished.
+    this one. A torn tail, which still shows zeros where something was to be written, is left as it is.
     """
-    header, start = decode_segment_header(data, path)
+    header, _ = decode_segment_header(data, path)
     steps: list[Step] = []
     while True:
         scanner, wrong_at = _scan(data, path, end)

@@ -53,9 +53,8 @@ def flip_in(syndrome: int, length: int) -> Flip | None:
         if found is not None:
             offset = length - 1 - behind - found.offset
             return Flip(offset, found.bit) if offset >= 0 else None
-        syndrome = (
-            back[0][syndrome & 255] ^ back[1][syndrome >> 8 & 255] ^ back[2][syndrome >> 16 & 255] ^ back[3][syndrome >> 24]
-        )  # fmt: skip
+        low = back[0][syndrome & 255] ^ back[1][syndrome >> 8 & 255]
+        syndrome = low ^ back[2][syndrome >> 16 & 255] ^ back[3][syndrome >> 24]
     return None
 
 
@@ -151,7 +150,7 @@ def _bit_at(offset: int, mask: int) -> Flip:
     return Flip(offset + bit // 8, bit % 8)
 
 
-# -- the tables ---------------------------------------------------------------------------------------------------------
+# -- the tables -------------------------------------------------------------------------------------------------------
 
 
 @cache

@@ -18,6 +18,7 @@ from journal.errors import Corrupt, DataError, JournalError, UsageError
 from journal.format import KIND_PLAN, SegmentHeader, decode_header, decode_segment_header, generated_op_id
 from journal.reader import LogReader, SegmentRef, list_segments
 from journal.regions import Verdict, error_for, verdict_on
+from journal.repaired import PENDING
 from journal.scan import Batch, Scanner
 from journal.storage import Storage
 
@@ -235,7 +236,7 @@ def _link(
 
 def _strays(storage: Storage, directory: str, parts: set[str], report: Verified) -> None:
     """Reads what is neither segment, manifest nor listed part: a plan must decode, anything else is a note."""
-    known = {"segments", "checkpoints", "quarantine", "lock", "recovery.json", "import.json", "control.sock"}
+    known = {"segments", "checkpoints", "quarantine", "lock", "recovery.json", "import.json", PENDING, "control.sock"}
     names = [(directory, name) for name in storage.list(directory) if name not in known]
     ours = {segment.path for segment in list_segments(storage, directory)}
     names += [
@@ -257,7 +258,7 @@ def _strays(storage: Storage, directory: str, parts: set[str], report: Verified)
         report.findings.append(
             Finding("note", "stray_file", "no part of the journal; left alone", f"{folder}/{name}")
         )
-    for plan in (f"{directory}/recovery.json", f"{directory}/import.json"):
+    for plan in (f"{directory}/recovery.json", f"{directory}/import.json", f"{directory}/{PENDING}"):
         if storage.kind(plan) == "file":
             try:
                 decode_header(storage.read(plan), KIND_PLAN, plan)

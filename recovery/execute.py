@@ -31,6 +31,7 @@ from recovery.quarantine import expire
 from recovery.recovered import Recovered
 from recovery.rows import Decision
 from recovery.steps import STEPS, Progress
+from recovery.telling import journal_repairs
 from replay.catchup import catch_up
 from replay.digest import state_digest
 from replay.own_events import journal_event
@@ -99,8 +100,11 @@ def _id_of(plan: str) -> str | None:
 
 
 def open_log(data: Data, *, accept_tail: bool = False) -> Log:
-    """The journal's writer, with everything outside the log as evidence of what was durable."""
-    return Log.open(
+    """The journal's writer, with everything outside the log as evidence of what was durable.
+
+    Repairs of the journal's files, by this open or before it, are journaled first of all.
+    """
+    log = Log.open(
         data.storage,
         data.layout.journal,
         evidence_seq=evidence_seq(data),
@@ -109,6 +113,12 @@ def open_log(data: Data, *, accept_tail: bool = False) -> Log:
         reserve_bytes=data.config.disk.reserve_bytes,
         accept_tail=accept_tail,
     )
+    try:
+        journal_repairs(data.storage, data.layout.journal, log)
+    except BaseException:
+        log.close()
+        raise
+    return log
 
 
 def execute(data: Data, log: Log, plan: Plan, progress: Progress | None = None) -> Recovered:

@@ -16,7 +16,8 @@ from tests.journals import abandon, append, segment_files
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """A journal of three events whose last batch has one wrong bit, and a memory.db that never applied any of them."""
+    """A journal of three events whose last batch has a wrong byte, more than a bit, and a memory.db that never applied
+    any of them."""
     initialise(tmp_path)
     log = Log.open(RealStorage(), str(tmp_path / "journal"))
     append(log, 1, 2)
@@ -24,7 +25,7 @@ def data(tmp_path: Path) -> Path:
     abandon(log)
     path = segment_files(str(tmp_path / "journal"))[-1]
     damaged = bytearray(path.read_bytes())
-    damaged[damaged.rindex(b"fact 3")] ^= 1
+    damaged[damaged.rindex(b"fact 3") + 5] ^= 0xFF
     path.write_bytes(damaged)
     return tmp_path
 
@@ -69,3 +70,20 @@ def test_it_belongs_to_the_journal_alone(data: Path) -> None:
     done = journal("recover", "memory", "--accept-tail", "--yes", "--data", str(data))
     assert done.returncode == 2
     assert "journal recover journal --accept-tail" in done.stderr
+
+
+def test_where_one_bit_explains_it_nothing_is_given_up(data: Path) -> None:
+    """Scenario: its owner gave the word, but the batch is whole again with one bit put right."""
+    path = segment_files(str(data / "journal"))[-1]
+    damaged = bytearray(path.read_bytes())
+    damaged[damaged.rindex(b"fact ") + 5] ^= 0xFE  # leaves one wrong bit of the eight
+    path.write_bytes(damaged)
+    done = journal("recover", "journal", "--accept-tail", "--data", str(data))
+    assert done.returncode == 0, done.stderr
+    assert "repaired segments/" in done.stdout
+    assert "event 3" in done.stdout
+    told = journal("log", "--json", "--data", str(data)).stdout.splitlines()
+    assert [json.loads(line)["type"] for line in told][-4:] == [
+        "memory.observation_added", "recovery.started", "recovery.step_completed", "recovery.completed",
+    ]  # fmt: skip
+    assert not (data / "journal" / "repairs.json").exists()

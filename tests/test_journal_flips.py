@@ -15,6 +15,7 @@ import pytest
 from journal.checkpoint import KIND_EMBEDDINGS, KIND_MEMORY, CheckpointStore, Manifest
 from journal.errors import AmbiguousTail, Corrupt, DataError, Unsupported
 from journal.events import ConfigWritten, Event, ObservationAdded
+from journal.format import decode_segment_header
 from journal.log import Log
 from journal.reader import LogReader
 from journal.storage import RealStorage
@@ -258,34 +259,39 @@ def test_every_bit_of_the_manifests_is_covered(subject: Subject) -> None:
                     judge_checkpoint(subject, path)
 
 
-def test_an_open_never_drops_an_event_for_a_flipped_bit(directory: str, tmp_path: Path) -> None:
+def test_an_open_repairs_a_flipped_bit_of_the_last_segment_and_drops_nothing(directory: str, tmp_path: Path) -> None:
     """The open after a kill decides the tail and acts on it: what it does cannot be undone by reading again."""
     rng = random.Random(3)
     copy = str(tmp_path / "journal")
     shutil.copytree(directory, copy)
     path = segment_files(copy)[-1]
     whole, end = path.read_bytes(), read_journal(Path(copy)).end
+    start = decode_segment_header(whole, str(path))[1]
     offsets = [*rng.sample(range(end), 120), *range(end - 5, end + 5)]
     opened = 0
     for offset in offsets:
+        bit = rng.randrange(8)
         damaged = bytearray(whole)
-        damaged[offset] ^= 1 << rng.randrange(8)
+        damaged[offset] ^= 1 << bit
         path.write_bytes(damaged)
-        if offset < end:
+        if offset < start:
             with pytest.raises(DECLARED) as caught:
                 Log.open(RealStorage(), copy)
             assert caught.value.path == str(path)
             continue
         log = Log.open(RealStorage(), copy)
         assert (log.next_seq, log.opening.torn_bytes) == (EVENTS + 1, 0)
+        told = [(each.method, each.offset, each.bit) for each in log.opening.repaired]
+        assert told == ([("one bit", offset, bit)] if offset < end else [])
+        assert path.read_bytes() == (whole if offset < end else bytes(damaged))
         opened += 1
         abandon(log)
         for new in segment_files(copy)[segment_files(copy).index(path) + 1 :]:
             new.unlink()
-    assert opened == 5
+    assert opened > 100
 
 
-def test_an_open_after_a_clean_close_never_drops_an_event_for_a_flipped_bit(tmp_path: Path) -> None:
+def test_an_open_after_a_clean_close_repairs_a_flipped_bit_or_names_it(tmp_path: Path) -> None:
     _, directory = journal_in(tmp_path)
     log = Log.open(RealStorage(), directory)
     for number in (1, 2):
@@ -293,11 +299,22 @@ def test_an_open_after_a_clean_close_never_drops_an_event_for_a_flipped_bit(tmp_
     log.close()
     path = segment_files(directory)[-1]
     whole = path.read_bytes()
+    start = decode_segment_header(whole, str(path))[1]
     for offset in range(len(whole)):
-        path.write_bytes(whole[:offset] + bytes([whole[offset] ^ 1 << offset % 8]) + whole[offset + 1 :])
-        with pytest.raises(DECLARED) as caught:
-            Log.open(RealStorage(), directory)
-        assert caught.value.path == str(path)
+        damaged = whole[:offset] + bytes([whole[offset] ^ 1 << offset % 8]) + whole[offset + 1 :]
+        path.write_bytes(damaged)
+        if offset < start:
+            with pytest.raises(DECLARED) as caught:
+                Log.open(RealStorage(), directory)
+            assert caught.value.path == str(path)
+            continue
+        log = Log.open(RealStorage(), directory)
+        (repaired,) = log.opening.repaired
+        assert (repaired.offset, repaired.bit) == (offset, offset % 8)
+        assert (log.opening.clean, log.next_seq, path.read_bytes()) == (True, 3, whole)
+        assert repaired.quarantined is not None
+        assert Path(repaired.quarantined).read_bytes() == damaged
+        log.close()
     assert len(segment_files(directory)) == 2
 
 

@@ -194,7 +194,7 @@ def test_a_wrong_last_batch_stops_the_open_until_its_owner_decides(tmp_path: Pat
     abandon(log)
     path = segment_files(directory)[-1]
     data = bytearray(path.read_bytes())
-    data[len(data.rstrip(b"\0")) - 20] ^= 4
+    data[len(data.rstrip(b"\0")) - 20] ^= 6
     path.write_bytes(data)
     with pytest.raises(AmbiguousTail, match="event 2") as caught:
         Log.open(storage, directory)

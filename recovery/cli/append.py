@@ -54,6 +54,8 @@ def command(app: App, quick_check: bool) -> int | None:
         done = ["memory.db rebuilt"] if opened.recovered.rebuilt else []
         done += [f"agent {name} written" for name in opened.recovered.agents_written]
         app.out.note(f"repaired on opening: {', '.join(done)}; journal log --type recovery.completed tells of it")
+    for repair in opened.core.log.opening.repaired:
+        app.out.note(f"repaired on opening: {repair.words()}")
     for decision in opened.kept:
         app.out.note(f"{decision.component}: {decision.reason} - {decision.hint}")
     with SyncHook(opened.core, background_of(data, opened.core, checkpoints=True)) as hook:

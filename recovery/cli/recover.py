@@ -136,9 +136,11 @@ def _accept_tail(app: App, component: str, accept: bool, dry_run: bool) -> int |
     opening = log.opening
     log.close()
     if app.json:
-        app.out.document(
-            {"accepted": True, "bytes": opening.torn_bytes, "quarantined": opening.quarantined, "seq": log.next_seq - 1}
-        )
+        repaired = [each.words() for each in opening.repaired]
+        told = {"accepted": opening.torn_bytes > 0, "bytes": opening.torn_bytes, "quarantined": opening.quarantined}
+        app.out.document({**told, "seq": log.next_seq - 1, "repaired": repaired})
+    elif opening.repaired:  # nothing was to be given up: one bit explained it
+        app.out.lines(f"repaired {each.words()}" for each in opening.repaired)
     else:
         app.out.line(f"set aside {opening.torn_bytes} bytes ({found.message}): {opening.quarantined}")
         app.out.line(f"the journal ends at seq {log.next_seq - 1}")
