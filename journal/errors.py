@@ -155,7 +155,7 @@ class AmbiguousTail(DataError):
 
 
 class Diverged(DataError):
-    """memory.db and the journal tell two different histories."""
+    """Two different histories meet: of memory.db and the journal, of two copies, of a head and what is here."""
 
     exit_code = 14
     code = "diverged"

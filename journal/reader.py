@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from journal.errors import Corrupt, NotAJournal
+from journal.errors import Corrupt, Diverged, NotAJournal
 from journal.format import CHAIN_GENESIS, SegmentHeader, decode_segment_header
 from journal.regions import Verdict, error_for, verdict_on
 from journal.scan import BadRegion, Batch, Scanner
@@ -46,6 +46,18 @@ def list_segments(storage: Storage, directory: str) -> list[SegmentRef]:
     folder = f"{directory}/segments"
     found = ((parse_segment_name(name), name) for name in storage.list(folder))
     return sorted(SegmentRef(*key, f"{folder}/{name}") for key, name in found if key is not None)
+
+
+def two_histories(header: SegmentHeader, path: str) -> Diverged:
+    """The error for a whole segment that continues another history than the one before it tells."""
+    return Diverged(
+        f"two histories meet: from seq {header.first_seq} on this segment (epoch {header.epoch}) continues another one "
+        "than the segment before it tells",
+        path=path,
+        offset=0,
+        seq=header.first_seq,
+        hint="it may come from a copy that was written separately: journal verify --against DIR",
+    )
 
 
 class LogReader:
@@ -240,13 +252,7 @@ class LogReader:
                 hint="journal verify names all damage; journal recover --from DIR brings a backup back",
             )
         if successor and (scanner.chain != successor.previous_chain or scanner.next_seq != successor.first_seq):
-            raise Corrupt(
-                "the next segment continues another history",
-                path=self.segments[index + 1].path,
-                offset=0,
-                seq=successor.first_seq,
-                hint="it may come from a copy of this journal that was written separately",
-            )
+            raise two_histories(successor, self.segments[index + 1].path)
 
     def _check_identity(self, header: SegmentHeader, segment: SegmentRef) -> None:
         if header.journal_id != self.journal_id:

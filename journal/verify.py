@@ -1,4 +1,4 @@
-"""Every byte under the journal's directory, read once and judged; and the proof of a receipt.
+"""Every byte under the journal's directory, read once and judged.
 
 Reads as a verifier does: it goes on behind damage and names all of it, where a reader would stop. Changes nothing.
 The lock and the quarantine are not looked at. What lies behind the end of a superseded segment is void, and the zero
@@ -7,20 +7,21 @@ fill behind the last batch is padding: neither is damage (`docs/format.md` lists
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 import msgspec
 
 from journal.checkpoint import CheckpointStore
-from journal.commit import Receipt
-from journal.errors import Corrupt, DataError, JournalError, UsageError
-from journal.format import KIND_PLAN, SegmentHeader, decode_header, decode_segment_header, generated_op_id
-from journal.reader import LogReader, SegmentRef, list_segments
+from journal.errors import Corrupt, DataError, JournalError
+from journal.format import KIND_PLAN, SegmentHeader, decode_header, decode_segment_header
+from journal.reader import LogReader, SegmentRef, list_segments, two_histories
 from journal.regions import Verdict, error_for, verdict_on
 from journal.repaired import PENDING
 from journal.scan import Batch, Scanner
 from journal.storage import Storage
+from journal.witness import Head, head_in, judge_head
 
 Progress = Callable[[int, int], None]
 """Called with bytes read and bytes to read."""
@@ -51,6 +52,7 @@ class Verified(msgspec.Struct):
     checkpoints: int = 0
     last_seq: int = 0
     chain: str = ""
+    head_proven: bool = False
     findings: list[Finding] = []
     exit_code: int = 0
 
@@ -62,11 +64,19 @@ class Verified(msgspec.Struct):
         self.exit_code = self.exit_code or error.exit_code
 
 
-def verify(storage: Storage, directory: str, *, evidence_seq: int = 0, progress: Progress | None = None) -> Verified:
+def verify(
+    storage: Storage,
+    directory: str,
+    *,
+    evidence_seq: int = 0,
+    head: Head | None = None,
+    progress: Progress | None = None,
+) -> Verified:
     """Checks every byte under `directory` (the journal's) but lock and quarantine.
 
-    `evidence_seq` is the last seq known elsewhere to be durable: it tells a torn tail from lost events. Raises
-    NotAJournal where there is none; damage is in the result, never raised.
+    `evidence_seq` is the last seq known elsewhere to be durable: it tells a torn tail from lost events. A `head` that
+    was exported earlier must still be in the history. Raises NotAJournal where there is none; damage is in the result,
+    never raised.
     """
     store = CheckpointStore(storage, f"{directory}/checkpoints")
     manifests, damaged = store.scan()
@@ -77,7 +87,11 @@ def verify(storage: Storage, directory: str, *, evidence_seq: int = 0, progress:
     report = Verified()
     parts = {part for manifest in manifests for part in manifest.parts}
     total = sum(storage.size(segment.path) for segment in segments) + sum(part.length for part in parts)
-    chains = _segments(storage, segments, evidence_seq, report, lambda: progress and progress(report.bytes, total))
+    wanted = {manifest.seq for manifest in manifests} | ({head.seq} if head else set())
+    if head is not None and head.journal_id == _journal_id(storage, segments):
+        evidence_seq = max(evidence_seq, head.seq)
+    chains = _Chains(wanted)
+    _segments(storage, segments, evidence_seq, report, chains, lambda: progress and progress(report.bytes, total))
     for broken in damaged:
         report.add(broken.error, broken.path)
     for manifest in manifests:
@@ -85,8 +99,8 @@ def verify(storage: Storage, directory: str, *, evidence_seq: int = 0, progress:
         report.checkpoints += 1
         if manifest.journal_id != chains.journal_id:
             report.add(Corrupt(f"checkpoint belongs to journal {manifest.journal_id}", path=path), path)
-        elif manifest.seq and manifest.seq in chains.at and chains.at[manifest.seq] != manifest.chain:
-            report.add(Corrupt("checkpoint's chain is not the journal's", path=path, seq=manifest.seq), path)
+        elif manifest.seq and manifest.seq in chains.at and chains.at[manifest.seq].chain != manifest.chain:
+            report.add(_of_another_history(manifest.seq, path), path)
     for part in sorted(parts, key=lambda part: part.sha256):
         try:
             report.bytes += len(store.read_part(part))
@@ -95,21 +109,56 @@ def verify(storage: Storage, directory: str, *, evidence_seq: int = 0, progress:
         if progress:
             progress(report.bytes, total)
     _strays(storage, directory, {part.sha256 for part in parts}, report)
+    if head is not None:
+        wrong = judge_head(head, chains.at.get(head.seq), chains.journal_id, report.last_seq, directory)
+        report.head_proven = wrong is None and not report.exit_code
+        if wrong is not None:
+            report.add(wrong, directory)
     return report
 
 
-class _Chains:
-    """The chain at each seq that a checkpoint may stand at, collected while the segments go by."""
+def _of_another_history(seq: int, path: str) -> Corrupt:
+    return Corrupt(
+        f"the checkpoint is of another history: its chain at seq {seq} is not the journal's",
+        path=path,
+        seq=seq,
+        hint="it comes from a copy that was written separately; move it away, then: journal checkpoint create",
+    )
 
-    def __init__(self) -> None:
+
+def _journal_id(storage: Storage, segments: list[SegmentRef]) -> str:
+    """As the first segment says that can tell; empty where none can."""
+    for segment in segments:
+        try:
+            return _header(storage, segment)[0].journal_id.hex()
+        except JournalError:
+            continue
+    return ""
+
+
+class _Chains:
+    """What the journal says of the seqs that a checkpoint or a head stands at, collected while segments go by."""
+
+    def __init__(self, wanted: Iterable[int]) -> None:
+        self.wanted = sorted(wanted)
         self.journal_id = ""
-        self.at: dict[int, str] = {}
+        self.at: dict[int, Head] = {}
+        self.end: tuple[int, bytes] | None = None  # next seq and chain where the last segment that could be read ended
+
+    def note(self, batch: Batch, journal_id: bytes) -> None:
+        """Takes what is wanted of one batch."""
+        for index in range(bisect_left(self.wanted, batch.first_seq), bisect_right(self.wanted, batch.last_seq)):
+            self.at[self.wanted[index]] = head_in(batch, self.wanted[index], journal_id)
 
 
 def _segments(
-    storage: Storage, segments: list[SegmentRef], evidence_seq: int, report: Verified, tick: Callable[[], Any]
-) -> _Chains:
-    chains = _Chains()
+    storage: Storage,
+    segments: list[SegmentRef],
+    evidence_seq: int,
+    report: Verified,
+    chains: _Chains,
+    tick: Callable[[], Any],
+) -> None:
     headers: list[tuple[SegmentHeader, int] | None] = []
     for segment in segments:
         try:
@@ -122,12 +171,12 @@ def _segments(
         found = headers[index]
         after = headers[index + 1] if index + 1 < len(segments) else None
         report.segments += 1
+        before, chains.end = chains.end, None
         if found is not None:
             _segment(storage, segment, found, after, index + 1 == len(segments), evidence_seq, report, chains)
-            _link(segments, headers, index, report)
+            _link(segments, headers, index, before, report)
         report.bytes += storage.size(segment.path)
         tick()
-    return chains
 
 
 def _header(storage: Storage, segment: SegmentRef) -> tuple[SegmentHeader, int]:
@@ -161,8 +210,7 @@ def _segment(
             batch.records()
             report.batches += 1
             report.events += batch.count
-            for seq in range(batch.first_seq, batch.last_seq + 1) if batch.count < 64 else (batch.last_seq,):
-                chains.at[seq] = batch.chain.hex()
+            chains.note(batch, header.journal_id)
     except JournalError as error:
         report.add(error, segment.path)
         return
@@ -187,7 +235,9 @@ def _segment(
             ),
             segment.path,
         )  # fmt: skip
-    elif last and evidence_seq > report.last_seq:
+    else:
+        chains.end = (scanner.next_seq, scanner.chain)
+    if region is None and last and evidence_seq > report.last_seq:
         report.add(
             Corrupt(
                 f"the journal ends at seq {report.last_seq}, but seq {evidence_seq} was durable",
@@ -213,7 +263,11 @@ def _read(storage: Storage, segment: SegmentRef, header: SegmentHeader, start: i
 
 
 def _link(
-    segments: list[SegmentRef], headers: list[tuple[SegmentHeader, int] | None], index: int, report: Verified
+    segments: list[SegmentRef],
+    headers: list[tuple[SegmentHeader, int] | None],
+    index: int,
+    end_before: tuple[int, bytes] | None,
+    report: Verified,
 ) -> None:
     """Damage where a segment does not continue the one that lies before it."""
     found = headers[index]
@@ -232,6 +286,8 @@ def _link(
             ),
             path,
         )  # fmt: skip
+    elif end_before is not None and (header.first_seq, header.previous_chain) != end_before:
+        report.add(two_histories(header, path), path)
 
 
 def _strays(storage: Storage, directory: str, parts: set[str], report: Verified) -> None:
@@ -264,29 +320,3 @@ def _strays(storage: Storage, directory: str, parts: set[str], report: Verified)
                 decode_header(storage.read(plan), KIND_PLAN, plan)
             except DataError as error:
                 report.add(error, plan)
-
-
-def prove(reader: LogReader, receipt: Receipt) -> None:
-    """Proves that the receipt's event is in this journal, unchanged. Raises Corrupt or UsageError if it is not."""
-    if not 1 <= receipt.seq <= reader.last_seq:
-        raise Corrupt(
-            f"seq {receipt.seq} is not in this journal, which ends at {reader.last_seq}",
-            path=reader.directory,
-            seq=receipt.seq,
-            hint="the journal lost its end, or the receipt is of another one",
-        )
-    prove_in(reader.batch_of(receipt.seq), receipt, reader.directory)
-
-
-def prove_in(batch: Batch, receipt: Receipt, path: str) -> None:
-    """As `prove`, where the batch that contains the receipt's seq was read already."""
-    head = batch.heads()[receipt.seq - batch.first_seq]
-    if (batch.chain.hex(), batch.epoch) != (receipt.chain, receipt.epoch):
-        raise Corrupt(
-            f"the chain at seq {receipt.seq} is {batch.chain.hex()} (epoch {batch.epoch}), the receipt says otherwise",
-            path=path,
-            seq=receipt.seq,
-            hint="this journal was rewritten, or the receipt is of another one",
-        )
-    if (head.time, head.op_id or generated_op_id(batch.epoch, receipt.seq)) != (receipt.time, receipt.op_id):
-        raise UsageError(f"the receipt's time or op_id is not that of seq {receipt.seq}", seq=receipt.seq)

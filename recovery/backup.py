@@ -14,6 +14,7 @@ from time import time_ns
 import msgspec
 
 from journal.checkpoint import CheckpointStore
+from journal.compare import compare, diverged_error
 from journal.errors import Corrupt, Diverged, JournalError, NotAJournal, Unsupported, UsageError
 from journal.log import take_lock
 from journal.reader import LogReader
@@ -185,31 +186,30 @@ def _is_needed(storage: Storage, target: str, backup: LogReader) -> bool:
     """False where the journal that is there is whole, and all that the backup holds. Raises what `bring_back` does."""
     try:
         here = LogReader(storage, target)
-        if here.journal_id != backup.journal_id:
-            raise UsageError(
-                f"the backup is of journal {backup.journal_id.hex()}, here is {here.journal_id.hex()}",
-                hint="name that journal's backup, or an empty --data DIR",
-            )
-        for _ in here.batches():
-            pass
-    except (UsageError, Unsupported):  # a newer program's journal is whole: nothing is to be brought back over it
+    except Unsupported:  # a newer program's journal is whole: nothing is to be brought back over it
         raise
     except JournalError:
-        return True  # what is here cannot be read to its end: that is what the backup is for
-    if here.last_seq > backup.last_seq:
+        return True  # what is here cannot be read at all: that is what the backup is for
+    if here.journal_id != backup.journal_id:
         raise UsageError(
-            f"the journal here is whole and goes to seq {here.last_seq}, the backup to {backup.last_seq}: "
-            "nothing was changed",
-            hint="journal recover all rebuilds the state from the journal that is here",
+            f"the backup is of journal {backup.journal_id.hex()}, here is {here.journal_id.hex()}",
+            hint="name that journal's backup, or an empty --data DIR",
         )
-    if here.chain_at(here.last_seq) != backup.chain_at(here.last_seq):
-        raise Diverged(
-            f"the journal here is whole, and up to seq {here.last_seq} its history is not the backup's: nothing was "
-            "changed",
-            path=target,
-            hint="compare them with journal log; to take the backup all the same, name an empty --data DIR",
+    found = compare(here, backup)
+    if found.standing == "diverged":
+        raise diverged_error(
+            found, target, "nothing was changed; to take the backup all the same, name an empty --data DIR"
         )
-    return here.last_seq < backup.last_seq or here.tail.region is not None
+    if found.standing == "ahead":
+        whole = found.unreadable is None
+        raise UsageError(
+            f"the journal here is {'whole' if whole else 'readable'} and goes to seq {found.here_last_seq}, the backup "
+            f"to {found.there_last_seq}: nothing was changed",
+            hint="journal recover all rebuilds the state from the journal that is here"
+            if whole
+            else "use a newer backup; or keep what can be read here: journal recover journal --accept-loss --dry-run",
+        )
+    return found.standing == "behind" or found.unreadable is not None or here.tail.region is not None
 
 
 def _copy_tree(storage: Storage, source: str, target: str) -> None:

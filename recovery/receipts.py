@@ -17,7 +17,7 @@ from journal.commit import Receipt
 from journal.errors import DataError, JournalError, UsageError
 from journal.reader import LogReader
 from journal.scan import Batch
-from journal.verify import prove, prove_in
+from journal.witness import prove, prove_in
 
 _FIELDS = ", ".join(Receipt.__struct_fields__)
 

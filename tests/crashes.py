@@ -20,7 +20,8 @@ from journal.events import Event, ObservationAdded
 from journal.format import Record
 from journal.log import Appended, Log, create
 from journal.reader import LogReader
-from journal.verify import prove, verify
+from journal.verify import verify
+from journal.witness import prove
 from tests.simdisk import SimDisk
 from tests.simfaults import PowerCut
 

@@ -15,7 +15,8 @@ import pytest
 from journal.commit import Receipt
 from journal.reader import LogReader
 from journal.storage import RealStorage
-from journal.verify import prove, verify
+from journal.verify import verify
+from journal.witness import prove
 from recovery.setup import initialise
 from tests.command import ENVIRONMENT
 

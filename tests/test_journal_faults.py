@@ -12,7 +12,8 @@ from journal.errors import JournalError, OutcomeUnknown, Poisoned
 from journal.events import ObservationAdded
 from journal.log import Log, create
 from journal.reader import LogReader
-from journal.verify import prove, verify
+from journal.verify import verify
+from journal.witness import prove
 from tests.crashes import JOURNAL, Everything
 from tests.simdisk import SimDisk
 

@@ -41,6 +41,7 @@ VERBS = {
     "show": "one record in full, or what was known of an entity",
     "status": "say where things stand, at once",
     "check": "say whether journal, memory.db and agents are healthy",
+    "head": "print where the journal ends, to be kept elsewhere",
     "verify": "read every byte, name all damage, prove receipts",
     "recover": "rebuild what is damaged from the journal",
     "adopt": "journal what lies on disk now",

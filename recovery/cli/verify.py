@@ -24,13 +24,17 @@ LOOKS = {"damage": "red", "note": "yellow"}
         "journal verify --deep",
         "journal verify --receipt receipts.jsonl",
         "journal append < events.jsonl | journal verify --receipt -",
+        "journal verify --head head.json",
+        "journal verify --against /mnt/copy/data",
         """journal verify --receipt '{"seq": 1, "time": 0, "op_id": "e2-1", "chain": "00", "epoch": 2}'""",
     ),
 )
 @click.option("--deep", is_flag=True, help="Replay from genesis, and compare every checkpoint and memory.db by digest.")
 @click.option("--receipt", "receipt", metavar="JSON|FILE|-", help="Prove receipts instead: that their events are here.")
+@click.option("--head", "head", metavar="FILE|-", help="Hold it against what journal head printed earlier, too.")
+@click.option("--against", "other", metavar="DIR", help="Compare with another copy instead: which seq differs first.")
 @click.pass_obj
-def command(app: App, deep: bool, receipt: str | None) -> int:
+def command(app: App, deep: bool, receipt: str | None, head: str | None, other: str | None) -> int:
     """Read every byte under journal/ but lock and quarantine, and name all damage: file, offset, events, what to do.
 
     Unlike a reader it goes on behind damage. A torn tail of a write that was never acknowledged is a note, no damage;
@@ -38,24 +42,34 @@ def command(app: App, deep: bool, receipt: str | None) -> int:
     from the first and compares the digest with every checkpoint's and memory.db's. --receipt takes what `journal
     append` printed, and proves that each event is in this journal, unchanged. Exit code: 0 without damage, else that of
     the first damage. Takes no lock and changes nothing.
+
+    --head FILE reads everything and then asks whether the history still leads through a head that was exported earlier:
+    12 if the journal ends before it, 14 if another history stands there. --against DIR compares with the data directory
+    or journal of another copy: the same, ahead or behind is 0; two histories are 14, with the first seq that differs.
     """
     from journal.errors import UsageError
 
-    if receipt is not None and deep:
-        raise UsageError("--receipt and --deep are two runs", hint="leave out one of them")
-    return _prove(app, app.data, receipt) if receipt is not None else _verify(app, app.data, deep)
+    if sum((deep or head is not None, receipt is not None, other is not None)) > 1:
+        raise UsageError("--receipt, --against, and --deep or --head are three runs", hint="ask for one at a time")
+    if receipt is not None:
+        return _prove(app, app.data, receipt)
+    if other is not None:
+        return _compare(app, app.data, other)
+    return _verify(app, app.data, deep, head)
 
 
 # -- bytes and states -------------------------------------------------------------------------------------------------
 
 
-def _verify(app: App, data: Data, deep: bool) -> int:
+def _verify(app: App, data: Data, deep: bool, given: str | None) -> int:
     from journal.verify import verify
     from recovery.diagnose import evidence_seq
+    from recovery.heads import parse_head
 
+    head = parse_head(_text(given, "journal head")) if given is not None else None
     evidence = evidence_seq(data)
     with app.out.progress("verifying", "bytes") as bar:
-        report = verify(data.storage, data.layout.journal, evidence_seq=evidence, progress=bar.advance)
+        report = verify(data.storage, data.layout.journal, evidence_seq=evidence, head=head, progress=bar.advance)
     states = _deep(app, data, evidence, report) if deep else None
     if app.json:
         from msgspec import to_builtins
@@ -63,6 +77,8 @@ def _verify(app: App, data: Data, deep: bool) -> int:
         document = {"ok": not report.exit_code, **to_builtins(report)}
         if states is not None:
             document["states"] = [{**to_builtins(each), "matches": each.matches} for each in states.states]
+        if head is not None:
+            document["head"] = {**to_builtins(head), "proven": report.head_proven}
         app.out.document(document)
         return report.exit_code
     for finding in report.findings:
@@ -70,6 +86,8 @@ def _verify(app: App, data: Data, deep: bool) -> int:
     for state in states.states if states is not None else ():
         if state.matches:
             app.out.line(f"ok: {state.of} at seq {state.seq} is what the events make, digest {state.found}")
+    if head is not None and report.head_proven:
+        app.out.line(f"proven: the history leads through the head at seq {head.seq}, unchanged")
     app.out.line(_summary(report))
     return report.exit_code
 
@@ -116,13 +134,43 @@ def _summary(report: Verified) -> str:
     return f"{read}: {verdict}" + (f", {counted(notes, 'note')}" if notes else "")
 
 
+# -- another copy -----------------------------------------------------------------------------------------------------
+
+
+def _compare(app: App, data: Data, other: str) -> int:
+    from journal.compare import compare, diverged_error
+    from journal.reader import LogReader
+    from recovery.copies import journal_of
+
+    there = LogReader(data.storage, journal_of(data.storage, other))
+    found = compare(data.reader(), there)
+    if app.json:
+        from msgspec import to_builtins
+
+        app.out.document({"ok": found.standing != "diverged" and not found.unreadable, **to_builtins(found)})
+    elif found.standing != "diverged":
+        said = {
+            "same": f"the same up to seq {found.common_seq}, where both end",
+            "ahead": f"the same up to seq {found.common_seq}; this one goes on to {found.here_last_seq}",
+            "behind": f"the same up to seq {found.common_seq}; {other} goes on to {found.there_last_seq}",
+        }
+        app.out.line(said[found.standing])
+    if found.unreadable is not None and not app.json:
+        app.out.note(f"compared only up to damage: {found.unreadable}")
+    if found.standing != "diverged":
+        return found.exit_code
+    if not app.json:
+        app.out.error(diverged_error(found, other, "only one can go on; the other's events stay in its own copy"))
+    return 14
+
+
 # -- receipts ---------------------------------------------------------------------------------------------------------
 
 
 def _prove(app: App, data: Data, given: str) -> int:
     from recovery.receipts import parse_receipts, prove_all
 
-    receipts = parse_receipts(_text(given))
+    receipts = parse_receipts(_text(given, "journal append"))
     proofs = prove_all(data.reader(), receipts)
     wrong = [proof.error for proof in proofs if proof.error is not None]
     if app.json:
@@ -145,8 +193,8 @@ def _prove(app: App, data: Data, given: str) -> int:
     return wrong[0].exit_code if wrong else 0
 
 
-def _text(given: str) -> str:
-    """What --receipt names: JSON as it is, `-` for stdin, else a file."""
+def _text(given: str, verb: str) -> str:
+    """What --receipt or --head names: JSON as it is, `-` for stdin, else a file."""
     from journal.errors import UsageError
 
     if given.lstrip().startswith("{"):
@@ -157,8 +205,8 @@ def _text(given: str) -> str:
         with open(given, "rb") as file:
             return file.read().decode()
     except UnicodeDecodeError:
-        raise UsageError(f"{given} is no UTF-8 text", hint="give what journal append printed") from None
+        raise UsageError(f"{given} is no UTF-8 text", hint=f"give what {verb} printed") from None
     except FileNotFoundError:
         raise UsageError(
-            f"there is no file {given!r}", hint="give JSON, a file of JSON Lines, or - for stdin"
+            f"there is no file {given!r}", hint=f"give JSON, a file of what {verb} printed, or - for stdin"
         ) from None
