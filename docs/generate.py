@@ -29,6 +29,7 @@ from recovery.rows import Row  # noqa: E402
 from recovery.tables.agents import AGENT  # noqa: E402
 from recovery.tables.directory import DIRECTORY  # noqa: E402
 from recovery.tables.memory import MEMORY  # noqa: E402
+from recovery.tables.severity import SEVERITY  # noqa: E402
 from tests.faults.record import results  # noqa: E402
 from tests.faults.registry import checks  # noqa: E402
 
@@ -139,6 +140,8 @@ def recovery_md() -> str:
 
 def _decisions() -> Iterator[str]:
     yield from ("### memory.db", "", *_table(("case", "when", "then", "health", "exit"), map(_line, MEMORY)), "")
+    grades = ((f"`{each.case}`", each.when, each.severity) for each in SEVERITY)
+    yield from ("### How bad memory.db is", "", *_table(("case", "when", "severity"), grades), "")
     yield from ("### Agent files", "", *_table(("case", "when", "then", "health", "exit"), map(_line, AGENT)), "")
     lines = ((component, *_line(row)) for component, row in DIRECTORY)
     yield from ("### The directory", "", *_table(("of", "case", "when", "then", "health", "exit"), lines), "")

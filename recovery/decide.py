@@ -15,11 +15,24 @@ from recovery.rows import Decision, first
 from recovery.tables.agents import AGENT
 from recovery.tables.directory import DIRECTORY
 from recovery.tables.memory import MEMORY
+from recovery.tables.severity import grade
 from replay.agents import AgentFact
+from replay.deviation import counts
+from replay.deviation import words as deviation_words
 
 
 def decide_memory(facts: MemoryFacts) -> Decision:
-    return first(MEMORY, facts).decision("memory", facts)
+    """What to do about memory.db, and how bad its state is: the second never changes the first."""
+    decision = first(MEMORY, facts).decision("memory", facts)
+    found = grade(facts)
+    reason = decision.reason
+    if decision.health != "healthy" and decision.action == "rebuild":
+        rows = deviation_words(facts.tables or {})
+        rows = rows or ("every row is the journal's" if found.case == "index_only" else "")
+        reason += f" ({found.severity}: {rows})" if rows else f" ({found.severity})"
+    return msgspec.structs.replace(
+        decision, reason=reason, severity=found.severity, counts=counts(facts.tables or {})
+    )
 
 
 def decide_agent(fact: AgentFact) -> Decision:

@@ -130,11 +130,12 @@ def execute(data: Data, log: Log, plan: Plan, progress: Progress | None = None) 
     if plan.is_repair:
         body = encode_header(KIND_PLAN, msgspec.json.format(msgspec.json.encode(plan), indent=1))
         write_file(data.storage, data.plan_path, body)
-        journal_event(log, RecoveryStarted(plan.recovery_id, plan.target, strategy="replay", reason=_why(plan)))
+        found = {name: count for step in plan.steps for name, count in step.counts.items()}
+        journal_event(log, RecoveryStarted(plan.recovery_id, plan.target, "replay", found, _why(plan)))
     try:
         for step in _grouped(plan.steps):
             before = perf_counter()
-            counts = STEPS[step.kind](data, log, step, result, progress)
+            counts = step.counts | STEPS[step.kind](data, log, step, result, progress)
             result.steps.append(step.words)
             if plan.is_repair:
                 counts["milliseconds"] = round((perf_counter() - before) * 1000)

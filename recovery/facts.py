@@ -8,6 +8,7 @@ import msgspec
 
 from journal.storage import Kind
 from replay.agents import AgentFact
+from replay.deviation import Deviation
 
 
 class JournalFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,7 +39,8 @@ class MemoryFacts(msgspec.Struct, frozen=True, kw_only=True):
 
     ``readable``: SQLite opens it and its tables are ours. ``ours``: it names this journal. ``position_is`` compares its
     position and chain with the journal's. ``integrity`` is SQLite's own verdict, ``digest`` that of its rows,
-    ``expected`` that of the journal at its position; None where it was not computed.
+    ``expected`` that of the journal at its position; None where it was not computed. ``tables`` counts the rows that
+    are not the journal's, where they were compared: only if the file is damaged or the digests differ.
     """
 
     kind: MemoryKind
@@ -53,6 +55,7 @@ class MemoryFacts(msgspec.Struct, frozen=True, kw_only=True):
     integrity: str | None = None
     digest: str | None = None
     expected: str | None = None
+    tables: dict[str, Deviation] | None = None
     held_by: tuple[str, ...] = ()
 
 

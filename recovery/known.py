@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from recovery.reading import Identity
 from replay.agents import Agents
+from replay.deviation import Deviation
 
 
 class Scan(NamedTuple):
@@ -25,3 +26,4 @@ class Known:
     expected: dict[tuple[int, str], str] = field(default_factory=dict)  # seq, chain → digest of the state
     agents: dict[tuple[int, str], Agents] = field(default_factory=dict)  # seq, chain → its agents
     scans: dict[Identity, Scan] = field(default_factory=dict)
+    tables: dict[tuple[Identity, int, str], dict[str, Deviation]] = field(default_factory=dict)  # file, seq, chain

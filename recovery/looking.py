@@ -21,6 +21,7 @@ from recovery.facts import MemoryFacts, PositionIs
 from recovery.known import Known, Scan
 from recovery.reading import identity, reading
 from replay.agents import AgentFact, Agents, inspect
+from replay.deviation import Deviation, deviations
 from replay.digest import state_digest
 from replay.engine import build_state
 from replay.generations import Current
@@ -86,16 +87,18 @@ class Look:
             reader.refresh()  # a writer at work: what was applied was durable before
         ours = position.journal_id == reader.journal_id.hex()
         where = place(self.data, reader, position) if ours else "unknown"
-        integrity = digest = expected = None
+        integrity = digest = expected = tables = None
         if self.deep and ours:
             comparable = where in ("here", "behind", "restore_pending")
             integrity, digest = self._scan(connection, path, comparable)
-            if integrity == "ok" and comparable:
+            if comparable:
                 expected = self._expected(position)
+                if integrity != "ok" or digest != expected:
+                    tables = self._deviations(connection, path, position)
         return msgspec.structs.replace(
             facts, readable=True, ours=ours, position=position.seq, position_is=where,
             projection_version=read_projection_version(connection), lag=max(0, reader.last_seq - position.seq),
-            integrity=integrity, digest=digest, expected=expected,
+            integrity=integrity, digest=digest, expected=expected, tables=tables,
         )  # fmt: skip
 
     def _scan(self, connection: sqlite3.Connection, path: str, comparable: bool) -> Scan:
@@ -106,6 +109,14 @@ class Look:
             scan = Scan(integrity, state_digest(connection) if integrity == "ok" and comparable else None)
             self.known.scans[key] = scan
         return scan
+
+    def _deviations(self, connection: sqlite3.Connection, path: str, position: Position) -> dict[str, Deviation]:
+        """How many rows, by table, are not what the journal makes at this position."""
+        key = (identity(path), position.seq, position.chain)
+        if key not in self.known.tables:
+            with closing(connect(self._build(position.seq)[0], read_only=True)) as expected:
+                self.known.tables[key] = deviations(connection, expected)
+        return self.known.tables[key]
 
     def _expected(self, position: Position) -> str:
         """The digest of the state at a place in this journal's history."""

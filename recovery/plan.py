@@ -26,6 +26,8 @@ class Step(msgspec.Struct, frozen=True):
     names: tuple[str, ...] = ()
     repair: bool = True  # False for what is only late: it is not journaled as a recovery
     mark: bool = False  # what is replaced is still a state of this journal, and is told that it was superseded
+    severity: str = ""  # how bad it was found to be, and the rows that were not the journal's
+    counts: dict[str, int] = {}
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -83,7 +85,8 @@ def _steps(decision: Decision, target: str, names: Collection[str]) -> Iterator[
     action, reason, repair = decision.action, decision.reason, decision.health != "healthy"
     if part == "memory" and action == "rebuild":
         words = "rebuild memory.db beside, verify it, swap the link"
-        yield Step("rebuild_memory", part, reason, words, (), repair, decision.case in _STILL_A_STATE)
+        mark = decision.case in _STILL_A_STATE
+        yield Step("rebuild_memory", part, reason, words, (), repair, mark, decision.severity, decision.counts)
     elif part == "memory" and action == "catch_up":
         yield Step("catch_up", part, reason, "apply the rest of the journal", (), repair)
     elif part == "recovery" and action == "finish":

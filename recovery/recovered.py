@@ -17,6 +17,8 @@ class Recovered(msgspec.Struct):
     passed_over: list[tuple[int, str]] = []
     events: int = 0
     rows: int = 0
+    vectors: int = 0  # that the rebuilt memory.db holds, from checkpoints and from the file before it
+    vectors_pending: int = 0  # texts that wait for one
     agents_written: list[str] = []
     agents_removed: list[str] = []
     quarantined: list[str] = []

@@ -17,7 +17,10 @@ Fact = TypeVar("Fact")
 
 
 class Decision(msgspec.Struct, frozen=True):
-    """What to do about one component, and why. ``case`` is the table's line; ``exit_code`` is that of `check`."""
+    """What to do about one component, and why. ``case`` is the table's line; ``exit_code`` is that of `check`.
+
+    ``severity`` says how bad it is and ``counts`` how many rows are not the journal's, where that was found out.
+    """
 
     component: str
     case: str
@@ -26,6 +29,8 @@ class Decision(msgspec.Struct, frozen=True):
     reason: str
     hint: str = ""
     exit_code: int = 0
+    severity: str = ""
+    counts: dict[str, int] = {}
 
 
 @dataclass(frozen=True, slots=True)

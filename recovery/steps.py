@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from time import time_ns
 
 from journal.log import Log
@@ -15,6 +16,7 @@ from recovery.data import Data
 from recovery.leftovers import tidy
 from recovery.plan import Step
 from recovery.recovered import Recovered
+from recovery.vectors import good_vectors, pending_vectors
 from replay.agent_quarantine import set_aside
 from replay.catchup import catch_up
 from replay.rebuild import rebuild, renew_agents
@@ -25,13 +27,17 @@ Progress = Callable[[str, int, int], None]
 
 def _rebuild_memory(data: Data, log: Log, step: Step, result: Recovered, progress: Progress | None) -> dict[str, int]:
     tick = None if progress is None else lambda done, total: progress("rebuild memory.db", done, total)
-    built = rebuild(data.storage, data.layout, log.reader(), tick, mark=step.mark)
+    old = data.generations.current()
+    vectors = None if old.path is None or old.kind not in ("generation", "file") else partial(good_vectors, old.path)
+    built = rebuild(data.storage, data.layout, log.reader(), tick, mark=step.mark, vectors=vectors)
     result.rebuilt, result.base_seq, result.passed_over = True, built.base_seq, list(built.passed_over)
     result.events, result.rows = built.events, built.rows
     result.seq, result.digest = built.position.seq, built.digest
+    result.vectors, result.vectors_pending = built.embeddings, pending_vectors(data)
     retired = data.generations.retire()
     result.quarantined += retired.quarantined
-    return {"events": built.events, "rows": built.rows, "base_seq": built.base_seq}
+    vectors_now = {"vectors": result.vectors, "vectors_pending": result.vectors_pending}
+    return {"events": built.events, "rows": built.rows, "base_seq": built.base_seq, **vectors_now}
 
 
 def _catch_up(data: Data, log: Log, step: Step, result: Recovered, progress: Progress | None) -> dict[str, int]:

@@ -57,7 +57,7 @@ from replay.schema import TABLES, one_moment
 DIGEST_VERSION = 1
 BUCKET_BITS = 10
 
-_COLUMNS = {
+COLUMNS = {
     "entities": "id, scope, name, entity_type, metadata, confidence, created_at, updated_at",
     "observations": "id, entity_id, content, text_sha256, metadata, agent, created_at",
     "relations": "id, from_entity_id, to_entity_id, relation_type, strength, confidence, metadata, created_at",
@@ -96,7 +96,7 @@ def table_leaves(connection: sqlite3.Connection, table: str) -> dict[int, bytes]
     with one_moment(connection):
         if table == "agents":
             # From the table itself: an index over it could be damaged where the table is not, and the other way round.
-            rows = _tolerant(connection, _agent_rows, f"SELECT {_COLUMNS[table]} FROM agents NOT INDEXED")
+            rows = _tolerant(connection, _agent_rows, f"SELECT {COLUMNS[table]} FROM agents NOT INDEXED")
             return {0: sha256(b"".join(rows)).digest()} if rows else {}
         return dict(_leaves_by_id(connection, table))
 
@@ -109,7 +109,7 @@ def _leaves_by_id(connection: sqlite3.Connection, table: str) -> Iterator[tuple[
 
     By rowid, which is the id in every table of ours and an integer in a foreign one too.
     """
-    bucket_rows = f"SELECT {_COLUMNS[table]} FROM {table} WHERE rowid BETWEEN ? AND ? ORDER BY rowid"
+    bucket_rows = f"SELECT {COLUMNS[table]} FROM {table} WHERE rowid BETWEEN ? AND ? ORDER BY rowid"
     first_id = f"SELECT rowid FROM {table} WHERE rowid >= ? ORDER BY rowid LIMIT 1"
     start = _ID_MIN
     while start <= _ID_MAX:

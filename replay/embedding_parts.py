@@ -14,6 +14,7 @@ from __future__ import annotations
 import sqlite3
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from zlib import crc32
 
 from journal.checkpoint import KIND_EMBEDDINGS, PART_BYTES, CheckpointStore, Part
@@ -24,6 +25,7 @@ _HEAD = struct.Struct("<32sHII")
 _WANTED_SHARE = 0.5  # a part is packed again once less of it is wanted
 _SMALL_BYTES = PART_BYTES // 4
 _SMALL_PARTS_MAX = 8
+_BATCH = 500
 
 Key = tuple[bytes, str]
 
@@ -126,14 +128,15 @@ def load_embeddings(
     checkpoints: CheckpointStore,
     parts: Sequence[Part],
     lost: Callable[[str], None],
+    given: Iterable[Row] = (),
 ) -> int:
-    """Fills the embeddings table with the rows whose texts this state holds; returns how many.
+    """Fills the embeddings table with the rows of `parts`, and those `given`, whose texts this state holds.
+
+    Returns how many there are.
 
     A damaged part costs its rows and nothing else: `lost` is told why, and they are pending again. The caller owns
     the transaction.
     """
-    if not parts:
-        return 0
     for part in parts:
         try:
             store(connection, decode_rows(checkpoints.read_part(part)))
@@ -141,6 +144,14 @@ def load_embeddings(
             lost(str(error))
         except (ValueError, UnicodeDecodeError) as error:
             lost(f"{error} [{checkpoints.part_path(part)}]")
+    for some in _batched(given):
+        store(connection, some)
     connection.execute("DELETE FROM embeddings WHERE text_sha256 NOT IN (SELECT text_sha256 FROM observations)")
     (count,) = connection.execute("SELECT count(*) FROM embeddings").fetchone()
     return int(count)
+
+
+def _batched(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    rows = iter(rows)
+    while batch := list(islice(rows, _BATCH)):
+        yield batch

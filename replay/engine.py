@@ -8,7 +8,7 @@ Builds beside; what makes a state current is `generations`.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from time import perf_counter
@@ -21,6 +21,7 @@ from journal.storage import Storage
 from replay.bulk import BulkLoader, collector_paused
 from replay.digest import DIGEST_VERSION, state_digest
 from replay.embedding_parts import load_embeddings
+from replay.embeddings import Row
 from replay.faults import sqlite_fault
 from replay.history import History, belongs, extend, recorded_history
 from replay.memory import Applied, apply_records
@@ -32,6 +33,9 @@ from replay.working import JournalMode, assemble, connect_finished, connect_priv
 Progress = Callable[[int, int], None]
 """Called with (done, total) in events; a part of a checkpoint counts as `PART_EVENTS`."""
 
+Vectors = Callable[[], Iterable[Row]]
+"""Gives vectors that were computed before, each with a checksum that holds; called once for each attempt."""
+
 PART_EVENTS = 1000
 EVENTS_PER_COMMIT = 20_000  # bounds what a transaction holds in memory
 
@@ -42,7 +46,8 @@ class Built:
 
     ``base_seq`` is the checkpoint it was built on, 0 for genesis; ``passed_over`` are those that were not used, each
     with its reason. ``events`` were applied after the base, and made ``rows`` or were ``no_ops``. ``counts`` are rows
-    by table. ``embeddings`` were taken from a checkpoint; ``embeddings_lost`` names damaged parts of them.
+    by table. ``embeddings`` were taken from a checkpoint, or from what the caller gave; ``embeddings_lost`` names
+    damaged parts of a checkpoint's.
     """
 
     path: str
@@ -79,11 +84,13 @@ def build_state(
     use_checkpoints: bool = True,
     history: History | None = None,
     embeddings: bool = True,
+    vectors: Vectors | None = None,
     journal_mode: JournalMode = "wal",
 ) -> Built:
     """Makes state(target_seq) in a new file at `destination`, with the digest of a scan of the finished file.
 
-    `directory` is the journal's. `embeddings` takes vectors from a checkpoint, where one has any. `journal_mode` is
+    `directory` is the journal's. `embeddings` takes vectors from a checkpoint, where one has any, and those that
+    `vectors` gives; of both, only vectors of texts that the state holds. `journal_mode` is
     what the file will be opened in: "wal" for a generation, "delete" for a copy that stands alone. Raises UsageError
     beyond the journal's end, Corrupt where events that are needed are damaged, NoSpace; then nothing is left at
     `destination`.
@@ -96,7 +103,7 @@ def build_state(
     known = history or recorded_history(reader, manifests, target_seq)
     while True:
         passed_over = [PassedOver(each.seq or 0, str(each.error)) for each in damaged if (each.seq or 0) <= target_seq]
-        build = _Build(checkpoints, reader, known, manifests, target_seq, destination, progress, embeddings)
+        build = _Build(checkpoints, reader, known, manifests, target_seq, destination, progress, embeddings, vectors)
         try:
             result = build.climb(passed_over)
             finish(storage, destination, journal_mode)
@@ -143,6 +150,7 @@ class _Build:
         path: str,
         progress: Progress | None,
         embeddings: bool,
+        vectors: Vectors | None,
     ) -> None:
         self.checkpoints = checkpoints
         self.reader = reader
@@ -153,6 +161,7 @@ class _Build:
         self.path = path
         self.progress = progress or (lambda done, total: None)
         self.embeddings = embeddings
+        self.vectors = vectors
 
     def climb(self, passed_over: list[PassedOver]) -> _Result:
         """The state on the first rung that holds; those that do not are added to `passed_over`."""
@@ -192,7 +201,8 @@ class _Build:
                 applied = _load(connection, records) if base is None else _apply(connection, base, records)
                 connection.execute("BEGIN")
                 write_position(connection, position_at(self.reader, self.target_seq))
-                embeddings = load_embeddings(connection, self.checkpoints, vectors, lost.append)
+                given = self.vectors() if self.vectors is not None else ()
+                embeddings = load_embeddings(connection, self.checkpoints, vectors, lost.append, given)
                 connection.execute("COMMIT")
                 counts = {table: _count(connection, table) for table in TABLES}
             with closing(connect_finished(self.path)) as connection:

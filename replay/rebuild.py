@@ -17,7 +17,7 @@ from journal.reader import LogReader
 from journal.storage import Storage
 from replay.agents import Outcome, bring_current, inspect
 from replay.digest import state_digest
-from replay.engine import Built, build_state
+from replay.engine import Built, Vectors, build_state
 from replay.generations import Generations
 from replay.layout import Layout
 from replay.schema import connect, read_position
@@ -26,10 +26,17 @@ Progress = Callable[[int, int], None]
 
 
 def rebuild(
-    storage: Storage, layout: Layout, reader: LogReader, progress: Progress | None = None, *, mark: bool = True
+    storage: Storage,
+    layout: Layout,
+    reader: LogReader,
+    progress: Progress | None = None,
+    *,
+    mark: bool = True,
+    vectors: Vectors | None = None,
 ) -> Built:
     """Makes state(end of the journal) the current generation, and tells the old one so unless `mark` is False.
 
+    `vectors` gives those that were computed before; what fits the state is kept, beside those of a checkpoint.
     The finished file passes SQLite's check, and after the swap its digest and position are read again through the
     link. Raises NoSpace before anything is written if the disk cannot hold it, Corrupt if it reads back differently.
     """
@@ -38,7 +45,7 @@ def rebuild(
     generations.clean()
     check_space(storage, layout, reader)
     path = generations.building_path()
-    built = build_state(storage, layout.journal, reader, reader.last_seq, path, progress)
+    built = build_state(storage, layout.journal, reader, reader.last_seq, path, progress, vectors=vectors)
     with closing(connect(path, read_only=True)) as connection:
         (integrity,) = connection.execute("PRAGMA quick_check(1)").fetchone()
     for side_file in (f"{path}-wal", f"{path}-shm"):

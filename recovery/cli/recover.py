@@ -80,6 +80,8 @@ def command(
     if result.rebuilt:
         base = f"checkpoint {result.base_seq}" if result.base_seq else "genesis"
         app.out.line(f"rebuilt memory.db from {base} and {result.events} events: {result.rows} rows")
+        if result.vectors or result.vectors_pending:
+            app.out.line(f"vectors: {result.vectors:,} kept, {result.vectors_pending:,} texts wait for one")
         for seq, reason in result.passed_over:
             app.out.line(f"passed over checkpoint {seq}: {reason}")
     if result.agents_written or result.agents_removed:
