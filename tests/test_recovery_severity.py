@@ -99,7 +99,7 @@ def write_over(root: Path, pages: list[int], seed: int = 7) -> None:
 def recovered(root: Path) -> list[object]:
     """Runs `recover memory`, and returns what it journaled."""
     before = len(records(root))
-    plan, run = recover(Data.at(root), "memory")
+    _, run = recover(Data.at(root), "memory")
     run(None)
     assert_recovered(root, model_of(root))
     assert found(root).tables is None
@@ -129,8 +129,11 @@ def test_rows_gone_changed_and_added_are_told_apart(root: Path) -> None:
     assert (decision.severity, grade(facts).case) == ("minor", "few_rows")
     assert f"2 of {rows(root, 'observations') + 2} observations missing" in decision.reason
     assert decision.counts == {
-        "entities_altered": 1, "entities_extra": 1, "observations_missing": 2, "agents_altered": 1
-    }  # fmt: skip
+        "entities_altered": 1,
+        "entities_extra": 1,
+        "observations_missing": 2,
+        "agents_altered": 1,
+    }
     started, step, completed = recovered(root)
     assert isinstance(started, RecoveryStarted)
     assert started.counts == decision.counts
@@ -288,11 +291,18 @@ def graded() -> list[MemoryFacts]:
     for expected, missing, altered, extra in product((0, 1, 10, 600, 1000), (0, 1, 5, 6, 10, 501), (0, 6), (0, 1, 6)):
         tables.append({"entities": Deviation(expected, missing, altered, extra), "agents": Deviation(0)})
     return [
-        MemoryFacts(kind=kind, readable=readable, ours=ours, integrity=integrity, digest=digest, expected="a", tables=each)
-        for kind, readable, ours, integrity, digest, each in product(
-            ("generation", "missing", "file"), (False, True), (False, True), (None, "ok", "bad"), (None, "a", "b"), tables
+        MemoryFacts(
+            kind=kind, readable=readable, ours=ours, integrity=integrity, digest=digest, expected="a", tables=each
         )
-    ]  # fmt: skip
+        for kind, readable, ours, integrity, digest, each in product(
+            ("generation", "missing", "file"),
+            (False, True),
+            (False, True),
+            (None, "ok", "bad"),
+            (None, "a", "b"),
+            tables,
+        )
+    ]
 
 
 def test_every_state_has_a_grade_and_each_line_is_reached() -> None:
@@ -327,5 +337,7 @@ def test_every_state_has_a_grade_and_each_line_is_reached() -> None:
 )
 def test_the_thresholds(expected: int, missing: int, extra: int, severity: str) -> None:
     tables = {"entities": Deviation(expected, missing, 0, extra)}
-    facts = MemoryFacts(kind="generation", readable=True, ours=True, integrity="ok", digest="b", expected="a", tables=tables)  # fmt: skip
+    facts = MemoryFacts(
+        kind="generation", readable=True, ours=True, integrity="ok", digest="b", expected="a", tables=tables
+    )
     assert grade(facts).severity == severity
