@@ -29,6 +29,7 @@ from recovery.rows import Row  # noqa: E402
 from recovery.tables.agents import AGENT  # noqa: E402
 from recovery.tables.directory import DIRECTORY  # noqa: E402
 from recovery.tables.memory import MEMORY  # noqa: E402
+from recovery.tables.rescue import RESCUE  # noqa: E402
 from recovery.tables.severity import SEVERITY  # noqa: E402
 from tests.faults.record import results  # noqa: E402
 from tests.faults.registry import checks  # noqa: E402
@@ -123,7 +124,7 @@ def _inline(value: object) -> str:
     """A default as YAML on one line."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{name}: {each}" for name, each in value.items()) + "}"
-    return str(value)
+    return str(value) if value != "" else '""'
 
 
 # -- recovery.md ------------------------------------------------------------------------------------------------------
@@ -143,6 +144,8 @@ def _decisions() -> Iterator[str]:
     grades = ((f"`{each.case}`", each.when, each.severity) for each in SEVERITY)
     yield from ("### How bad memory.db is", "", *_table(("case", "when", "severity"), grades), "")
     yield from ("### Agent files", "", *_table(("case", "when", "then", "health", "exit"), map(_line, AGENT)), "")
+    ways = _table(("takes its place", "when"), ((f"`{row.case}`", row.when) for row in RESCUE))
+    yield from ("### An agent config that is not valid", "", *ways, "")
     lines = ((component, *_line(row)) for component, row in DIRECTORY)
     yield from ("### The directory", "", *_table(("of", "case", "when", "then", "health", "exit"), lines), "")
     facts = ("something valid follows", "known to have been durable", "never wholly written", "one bit explains it")

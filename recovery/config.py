@@ -81,6 +81,7 @@ def _weights(value: object) -> Mapping[Level, float]:
 
 
 PATH = Kind("a path inside the data directory, or an absolute one", _path)
+OPTIONAL_PATH = Kind(f"{PATH.text}, or empty", lambda value: "" if value == "" else _path(value))
 POSITIVE = _whole(1)
 RATIO = Kind("a number from 0 to 1", partial(_number, low=0.0, high=1.0))
 AGENT_LEVELS = Kind(f"a map from agent name or pattern (`*`, `?`, `[…]`) to one of {', '.join(LEVELS)}", _levels)
@@ -152,6 +153,18 @@ class Agents:
         "lenient",
         "strict refuses a config that is no valid agent; lenient refuses no bytes and notes what it finds; off does "
         "not look.",
+    )
+    schema: Literal["auto", "caxton", "public"] = _key(
+        _choice("auto", "caxton", "public"),
+        "auto",
+        "What the frontmatter is held against: caxton needs name, version, capabilities, tools and system_prompt; "
+        "public needs name and description; auto is the style that a file is written in.",
+    )
+    backup: str = _key(
+        OPTIONAL_PATH,
+        "",
+        "A directory of `NAME.md` files that `journal recover agents` looks into for agents that the journal cannot "
+        "bring back. Empty: there is none.",
     )
 
 

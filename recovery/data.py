@@ -51,6 +51,12 @@ class Data:
         return f"{self.layout.journal}/quarantine"
 
     @property
+    def agents_backup(self) -> str | None:
+        """The directory that agents.backup names, absolute."""
+        named = self.config.agents.backup
+        return os.path.join(self.root, named) if named else None
+
+    @property
     def plan_path(self) -> str:
         return f"{self.layout.journal}/recovery.json"
 

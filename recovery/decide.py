@@ -10,11 +10,12 @@ import shlex
 
 import msgspec
 
-from recovery.facts import Facts, JournalFacts, MemoryFacts
+from recovery.facts import Facts, JournalFacts, MemoryFacts, Rescue
 from recovery.rows import Decision, first
 from recovery.tables.agents import AGENT
 from recovery.tables.directory import DIRECTORY
 from recovery.tables.memory import MEMORY
+from recovery.tables.rescue import RESCUE
 from recovery.tables.severity import grade
 from replay.agents import AgentFact
 from replay.deviation import counts
@@ -35,9 +36,16 @@ def decide_memory(facts: MemoryFacts) -> Decision:
     )
 
 
-def decide_agent(fact: AgentFact) -> Decision:
-    """What recovery does about one agent's file; a hand edit is health's concern only as long as nobody decided."""
+def decide_agent(fact: AgentFact, rescue: Rescue | None = None) -> Decision:
+    """What recovery does about one agent's file; a hand edit is health's concern only as long as nobody decided.
+
+    `rescue` says what can take the place of a config that is not valid.
+    """
     decision = first(AGENT, fact).decision(f"agent {fact.name}", fact)
+    if decision.action == "rescue":
+        row = first(RESCUE, rescue or Rescue(fact.name, fact.complaint))
+        reason = row.reason(rescue) if rescue is not None else "nothing can take its place"
+        decision = msgspec.structs.replace(decision, action=row.action, reason=f"{decision.reason}; {reason}")
     case = f"damaged_{fact.detail}" if decision.case == "damaged" else decision.case
     return msgspec.structs.replace(decision, case=case, hint=decision.hint.replace("NAME", shlex.quote(fact.name)))
 
@@ -58,7 +66,8 @@ def decide(facts: Facts) -> list[Decision]:
     if facts.journal.error:
         return decisions
     decisions.append(decide_memory(facts.memory))
-    decisions += [decide_agent(fact) for fact in facts.agents]
+    rescues = {each.name: each for each in facts.rescues}
+    decisions += [decide_agent(fact, rescues.get(fact.name)) for fact in facts.agents]
     return decisions
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import tempfile
+from collections.abc import Collection
 
 import msgspec
 
@@ -13,15 +14,26 @@ from journal.format import decode_segment_header
 from journal.reader import LogReader, list_segments
 from journal.storage import Kind
 from recovery.data import Data
-from recovery.facts import Facts, JournalFacts, MemoryFacts
+from recovery.facts import Facts, JournalFacts, MemoryFacts, Rescue
 from recovery.known import Known
 from recovery.leftovers import leftovers
 from recovery.looking import Look, Progress
 from recovery.reading import peek_position
+from recovery.rescue import judged
 
 
-def diagnose(data: Data, *, deep: bool = True, progress: Progress | None = None, known: Known | None = None) -> Facts:
+def diagnose(
+    data: Data,
+    *,
+    deep: bool = True,
+    progress: Progress | None = None,
+    known: Known | None = None,
+    asked: Collection[str] | None = None,
+) -> Facts:
     """Observes journal, memory.db and agents. With `deep`, digests are computed: a full scan and a replay.
+
+    With `asked`, agent configs are held against the configured validator, too, and other versions of those that it
+    refuses are looked for; it names the agents that somebody wants recovered, and may be empty.
 
     `known` is what an earlier diagnosis of the same run found out, and takes what this one does. Raises NotAJournal
     where there is none; any other trouble is a fact.
@@ -46,9 +58,12 @@ def diagnose(data: Data, *, deep: bool = True, progress: Progress | None = None,
         try:
             memory = look.at_memory()
             agents = look.at_agents(memory, facts.agents_kind)
+            rescues: list[Rescue] = []
+            if asked is not None:
+                agents, rescues = judged(data, reader, agents, look.expected_agents(memory), asked)
         except DataError as error:  # damage before the log's end is met where events are read
             return msgspec.structs.replace(facts, journal=_stopped_by(error, journal))
-    return msgspec.structs.replace(facts, memory=memory, agents=tuple(agents))
+    return msgspec.structs.replace(facts, memory=memory, agents=tuple(agents), rescues=tuple(rescues))
 
 
 # -- the journal ------------------------------------------------------------------------------------------------------

@@ -49,7 +49,7 @@ def recover(
     known = Known()
 
     def make() -> Plan:
-        facts = diagnose(data, progress=progress, known=known)
+        facts = diagnose(data, progress=progress, known=known, asked=names)
         unknown = set(names) - {fact.name for fact in facts.agents}
         if unknown and not facts.journal.error:
             raise UsageError(

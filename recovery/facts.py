@@ -59,17 +59,49 @@ class MemoryFacts(msgspec.Struct, frozen=True, kw_only=True):
     held_by: tuple[str, ...] = ()
 
 
+Strategy = Literal["journal", "git", "backup", "repair", "minimal"]
+"""Where another version of an agent config is looked for, in this order."""
+
+
+class Try(msgspec.Struct, frozen=True):
+    """One place that was looked into: ``source`` says where, ``problem`` why it was passed over, "" for a good one."""
+
+    strategy: Strategy
+    source: str
+    problem: str = ""
+    sha256: str = ""
+
+
+class Rescue(msgspec.Struct, frozen=True):
+    """What can take the place of a config that is not valid: the places looked into, up to the first good one."""
+
+    name: str
+    complaint: str
+    tries: tuple[Try, ...] = ()
+
+    @property
+    def chosen(self) -> Try | None:
+        return next((each for each in self.tries if not each.problem), None)
+
+    @property
+    def passed_over(self) -> list[str]:
+        """Each strategy that gave nothing, and why, in words."""
+        return [f"{each.strategy} ({each.source}): {each.problem}" for each in self.tries if each.problem]
+
+
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that one diagnosis saw.
 
     ``agents_kind`` is what lies under the name of the agents directory; a link to a directory counts as one.
     ``leftovers`` are paths that a cut, or the end of a reader, left to be tidied. ``interrupted`` is the plan of a
-    recovery that was cut, empty where it cannot be read. ``importing``: an import runs, or was cut.
+    recovery that was cut, empty where it cannot be read. ``importing``: an import runs, or was cut. ``rescues``: what
+    could take the place of agent configs that are not valid.
     """
 
     journal: JournalFacts
     memory: MemoryFacts
     agents: tuple[AgentFact, ...] = ()
+    rescues: tuple[Rescue, ...] = ()
     agents_kind: Kind = "directory"
     leftovers: tuple[str, ...] = ()
     writable: bool = True

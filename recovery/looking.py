@@ -139,21 +139,21 @@ class Look:
 
     def at_agents(self, memory: MemoryFacts, kind: Kind) -> list[AgentFact]:
         """How every agent file compares with the state at the journal's end."""
-        expected = self._expected_agents(memory)
+        expected = self.expected_agents(memory)
         if kind not in ("directory", "missing"):  # none of them can be there
             return [AgentFact(name, "missing", expected=sha256) for name, (sha256, _) in sorted(expected.items())]
         facts = self._inspect(expected)
         if memory.held_by and any(fact.condition not in ("ok", "unjournaled") for fact in facts):
             sleep(_WRITER_SECONDS)
             self.reader.refresh()
-            facts = self._inspect(self._expected_agents(memory))
+            facts = self._inspect(self.expected_agents(memory))
         return facts
 
     def _inspect(self, expected: Agents) -> list[AgentFact]:
         """The journal is scanned for old versions only if a file differs."""
         return inspect(self.data.storage, self.data.layout.agents, expected, journaled_versions(self.reader))
 
-    def _expected_agents(self, memory: MemoryFacts) -> Agents:
+    def expected_agents(self, memory: MemoryFacts) -> Agents:
         """From memory.db where it was proven to hold the state at the journal's end, else from one built beside."""
         reader = self.reader
         key = (reader.last_seq, reader.last_chain.hex())

@@ -13,7 +13,7 @@ import msgspec
 
 from recovery.rows import Decision
 
-Kind = Literal["rebuild_memory", "catch_up", "set_agents_aside", "restore_agents", "tidy"]
+Kind = Literal["rebuild_memory", "catch_up", "set_agents_aside", "rescue_agents", "restore_agents", "tidy"]
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -28,6 +28,9 @@ class Step(msgspec.Struct, frozen=True):
     mark: bool = False  # what is replaced is still a state of this journal, and is told that it was superseded
     severity: str = ""  # how bad it was found to be, and the rows that were not the journal's
     counts: dict[str, int] = {}
+    mend: bool = True  # of a config that is looked for: a repair and a minimal one will do, if there is nothing else
+    strictly: bool = False  # ... and it must be valid in every respect, whatever the configuration says
+    but: str = ""  # ... and must not be this one (sha256)
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -76,7 +79,7 @@ def make_plan(
     return Plan(recovery_id, target, tuple(steps), (), resumed)
 
 
-_ORDER: tuple[Kind, ...] = ("rebuild_memory", "catch_up", "set_agents_aside", "restore_agents", "tidy")
+_ORDER: tuple[Kind, ...] = ("rebuild_memory", "catch_up", "set_agents_aside", "rescue_agents", "restore_agents", "tidy")
 
 
 def _steps(decision: Decision, target: str, names: Collection[str]) -> Iterator[Step]:
@@ -95,6 +98,9 @@ def _steps(decision: Decision, target: str, names: Collection[str]) -> Iterator[
         yield Step("tidy", part, reason, "remove or set aside what was left behind", (), repair)
     elif target in ("all", "agents") and part == "agents" and action == "set_aside":
         yield Step("set_agents_aside", part, reason, "move what has the directory's name to quarantine")
+    elif target in ("all", "agents") and part == "agent" and action == "rescue" and (not names or name in names):
+        words = f"agent {name}: journal another version, and write it"
+        yield Step("rescue_agents", decision.component, reason, words, (name,), repair)
     elif target in ("all", "agents") and part == "agent" and action in _AGENT_WORDS and (not names or name in names):
         words = f"agent {name}: {_AGENT_WORDS[action]}"
         yield Step("restore_agents", decision.component, reason, words, (name,), repair)

@@ -5,6 +5,16 @@ from __future__ import annotations
 import msgspec
 
 
+class Rescued(msgspec.Struct, frozen=True):
+    """An agent that got a valid config again: where it came from, and what was passed over before, with why."""
+
+    name: str
+    strategy: str
+    source: str
+    seq: int
+    passed_over: list[str] = []
+
+
 class Recovered(msgspec.Struct):
     """What a recovery did: the state it ended in and what it cost. ``digest`` is that of a scan after the swap."""
 
@@ -21,6 +31,7 @@ class Recovered(msgspec.Struct):
     vectors_pending: int = 0  # texts that wait for one
     agents_written: list[str] = []
     agents_removed: list[str] = []
+    rescued: list[Rescued] = []
     quarantined: list[str] = []
     expired: list[str] = []  # names that were in quarantine for as long as the configuration says
     seconds: float = 0.0

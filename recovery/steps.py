@@ -12,6 +12,7 @@ from functools import partial
 from time import time_ns
 
 from journal.log import Log
+from recovery.agent_steps import rescue_agents
 from recovery.data import Data
 from recovery.leftovers import tidy
 from recovery.plan import Step
@@ -70,6 +71,10 @@ def _restore_agents(data: Data, log: Log, step: Step, result: Recovered, progres
     return {"written": len(outcome.written), "removed": len(outcome.removed), "set_aside": len(outcome.set_aside)}
 
 
+def _rescue_agents(data: Data, log: Log, step: Step, result: Recovered, progress: Progress | None) -> dict[str, int]:
+    return rescue_agents(data, log, step, result)
+
+
 def _tidy(data: Data, log: Log, step: Step, result: Recovered, progress: Progress | None) -> dict[str, int]:
     tidied = tidy(data)
     result.quarantined += tidied.quarantined
@@ -80,6 +85,7 @@ STEPS: dict[str, Callable[[Data, Log, Step, Recovered, Progress | None], dict[st
     "rebuild_memory": _rebuild_memory,
     "catch_up": _catch_up,
     "set_agents_aside": _set_agents_aside,
+    "rescue_agents": _rescue_agents,
     "restore_agents": _restore_agents,
     "tidy": _tidy,
 }

@@ -9,7 +9,9 @@ A further format (TOML, say) is one more `Codec`; the rest does not change.
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -36,11 +38,16 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A parsed agent file. ``metadata`` is empty where there is no readable frontmatter; ``findings`` say why."""
+    """A parsed agent file. ``metadata`` is empty where there is no readable frontmatter; ``findings`` say why.
+
+    ``lines`` are those of the top-level keys, ``begins`` is that of the frontmatter's opening; both 1-based.
+    """
 
     metadata: dict[str, Any] = field(default_factory=dict)
     body: str = ""
     findings: tuple[Finding, ...] = ()
+    lines: Mapping[str, int] = field(default_factory=dict)
+    begins: int = 1
 
 
 class Codec(Protocol):
@@ -55,6 +62,7 @@ class Codec(Protocol):
 
 # -- markdown with YAML frontmatter -----------------------------------------------------------------------------------
 
+_KEY = re.compile(r"^([A-Za-z_][\w-]*)[ \t]*:", re.MULTILINE)
 _TOP_LEVEL_LINE = re.compile(r"^([A-Za-z_][\w-]*):[ \t](.*)$", re.MULTILINE)
 
 
@@ -82,24 +90,29 @@ class MarkdownCodec:
             message = f"is not UTF-8: {error.reason} at byte {error.start}"
             return Document(findings=(*findings, Finding("not_utf8", message)))
         findings += _notes_on_bytes(content)
-        metadata, body, more = self._split(text.removeprefix("\ufeff"))
-        return Document(metadata, body, (*findings, *more))
+        return self._split(text.removeprefix("\ufeff"), tuple(findings))
 
-    def _split(self, text: str) -> tuple[dict[str, Any], str, list[Finding]]:
+    def _split(self, text: str, findings: tuple[Finding, ...]) -> Document:
         start = len(text) - len(text.lstrip())  # blank lines before the first dashes are tolerated, as elsewhere
+        begins = text.count("\n", 0, start) + 1
         if not self._handler.detect(text[start:]):
-            return {}, text, [Finding("no_frontmatter", "does not begin with frontmatter (a line `---`)", line=1)]
+            none = Finding("no_frontmatter", "does not begin with frontmatter (a line `---`)", line=1)
+            return Document({}, text, (*findings, none))
         try:
             front, body = self._handler.split(text[start:])
         except ValueError:  # one boundary only
-            return {}, text, [Finding("unclosed_frontmatter", "the frontmatter has no closing line `---`", line=1)]
+            unclosed = Finding("unclosed_frontmatter", "the frontmatter has no closing line `---`", line=1)
+            return Document({}, text, (*findings, unclosed))
         first_line = text.count("\n", 0, text.index(front, start + 3))
+        lines = {match[1]: first_line + front.count("\n", 0, match.start()) + 1 for match in _KEY.finditer(front)}
         try:
             metadata, duplicates = load_mapping(front)
         except BadYaml as error:
             line = first_line + error.line if error.line is not None else None
-            return _by_lines(front), body, [Finding("broken_yaml", f"frontmatter: {error.reason}", line=line)]
-        return metadata, body, [Finding("duplicate_key", f"key {key!r} is written twice") for key in duplicates]
+            broken = Finding("broken_yaml", f"frontmatter: {error.reason}", line=line)
+            return Document(_by_lines(front), body, (*findings, broken), lines, begins)
+        twice = [Finding("duplicate_key", f"key {key!r} is written twice", line=lines.get(key)) for key in duplicates]
+        return Document(metadata, body, (*findings, *twice), lines, begins)
 
 
 MARKDOWN: Codec = MarkdownCodec()
@@ -168,6 +181,8 @@ CAXTON = Schema(
     {"description": _text, "user_prompt_template": _text},
 )
 PUBLIC = Schema("public", {"name": _text, "description": _text}, {"tools": _text_or_texts, "model": _text_or_texts})
+SCHEMAS: Mapping[str, Schema | None] = {"auto": None, "caxton": CAXTON, "public": PUBLIC}
+"""By the name that journal.yaml gives them; ``auto`` holds a file against the style that it is written in."""
 
 
 def schema_of(metadata: Mapping[str, Any]) -> Schema:
@@ -175,17 +190,31 @@ def schema_of(metadata: Mapping[str, Any]) -> Schema:
     return CAXTON if metadata.keys() & {"system_prompt", "capabilities"} else PUBLIC
 
 
-def _findings_of_schema(metadata: Mapping[str, Any], schema: Schema) -> list[Finding]:
+def _findings_of_schema(document: Document, schema: Schema) -> list[Finding]:
+    metadata = document.metadata
     findings = [
-        Finding("missing_key", f"frontmatter has no {key!r}, which the {schema.name} style needs")
+        Finding("missing_key", f"frontmatter has no {key!r}, which the {schema.name} style needs", line=document.begins)
         for key in schema.required
         if key not in metadata
     ]
     for key, check in {**schema.required, **schema.optional}.items():
         complaint = check(metadata[key]) if key in metadata else None
         if complaint is not None:
-            findings.append(Finding("bad_value", f"{key!r} {complaint}"))
+            findings.append(Finding("bad_value", f"{key!r} {complaint}", line=document.lines.get(key)))
     return findings
+
+
+def minimal(name: str, schema: Schema | None = None) -> bytes:
+    """The smallest config that the schema takes, for an agent of which nothing else is left. It says what it is."""
+    quoted = json.dumps(name, ensure_ascii=False)
+    told = "This configuration takes the place of one that was damaged and could not be brought back."
+    front = [f"name: {quoted}", f"description: {json.dumps(told)}"]
+    if schema is None or schema is CAXTON:
+        front += ['version: "0.0.0"', "capabilities: []", "tools: []", "system_prompt: |", f"  {told}"]
+        front += ["  Say so to whoever asks, and do nothing else until you are configured."]
+    lines = ["---", *front, "---", "", f"# {name}", "", f"{told} Write it anew, or bring an earlier version back", ""]
+    lines[-2] += f" (`journal agents history {shlex.quote(name)}`)."
+    return "\n".join(lines).encode()
 
 
 # -- the judgement ----------------------------------------------------------------------------------------------------
@@ -212,9 +241,10 @@ def validate(
     document = codec.parse(content)
     findings = list(document.findings)
     if not any(finding.level == "error" for finding in findings):
-        findings += _findings_of_schema(document.metadata, schema or schema_of(document.metadata))
+        findings += _findings_of_schema(document, schema or schema_of(document.metadata))
     own_name = document.metadata.get("name")
     if isinstance(own_name, str) and own_name != name:
-        findings.append(Finding("name_differs", f"calls itself {own_name!r}; the file is {name!r}", "note"))
+        line = document.lines.get("name")
+        findings.append(Finding("name_differs", f"calls itself {own_name!r}; the file is {name!r}", "note", line))
     accepted = mode == "lenient" or all(finding.level == "note" for finding in findings)
     return Verdict(accepted, tuple(findings))

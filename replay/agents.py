@@ -57,7 +57,9 @@ class AgentFact:
     ``ok``: the current bytes. ``missing``. ``stale``: an older journaled version, or that of a removed agent.
     ``drift``: bytes that the journal never saw, a hand edit. ``damaged``: nothing that a person wrote. ``unjournaled``:
     a file of no agent, left alone. ``refused``: a row that is not made into a file. ``detail`` says more, ``found``
-    and ``expected`` are sha256 in hex, ``expected`` is None where no such agent exists now.
+    and ``expected`` are sha256 in hex, ``expected`` is None where no such agent exists now. ``complaint`` is what the
+    validator forbids the version in force for, the journaled one or an unjournaled file's own; empty where it was not
+    asked.
     """
 
     name: str
@@ -67,6 +69,7 @@ class AgentFact:
     kind: Kind = "missing"
     found: str | None = None
     expected: str | None = None
+    complaint: str = ""
 
 
 @dataclass(slots=True)
@@ -143,14 +146,22 @@ def judge(name: str, seen: Seen, expected: str | None, versions: Versions) -> Ag
     return fact("damaged", detail, message)
 
 
+def damage_in(content: bytes) -> tuple[Detail, str]:
+    """What no person writes into an agent file, and in words; nothing where the bytes may be somebody's."""
+    if not content:
+        return "empty", "the file is empty"
+    if b"\x00" in content:
+        return "nul_bytes", f"{content.count(0)} of {len(content)} bytes are NUL"
+    return "", ""
+
+
 def _oddity(seen: Seen) -> tuple[Detail, str]:
     """What a file that is no journaled version has about it."""
     if seen.content is None:
         return seen.detail, seen.message
-    if not seen.content:
-        return "empty", "the file is empty"
-    if b"\x00" in seen.content:
-        return "nul_bytes", f"{seen.content.count(0)} of {len(seen.content)} bytes are NUL"
+    detail, message = damage_in(seen.content)
+    if detail:
+        return detail, message
     from replay.agent_format import MARKDOWN  # the YAML behind it takes longer to import than most commands to run
 
     for finding in MARKDOWN.parse(seen.content).findings:

@@ -1,4 +1,4 @@
-"""Journaling the journal's own doings where no live state is open: they make no rows, so nothing can refuse them."""
+"""Journaling the journal's own doings where no live state is open: nothing can refuse them."""
 
 from __future__ import annotations
 
@@ -29,9 +29,14 @@ class Unprojected:
 
 def journal_event(log: Log, event: Event, *, actor: str = ACTOR) -> Receipt:
     """Appends one event and returns its receipt once it is durable. Raises as `Log.append` does."""
+    return journal_events(log, (event,), actor=actor)[0]
+
+
+def journal_events(log: Log, events: Sequence[Event], *, actor: str = ACTOR) -> list[Receipt]:
+    """The same for a group, all or none."""
     committer = Committer(log, Unprojected(), remember_op_ids=False)
-    request = ticket((draft(event, None, actor, None),), None)
+    request = ticket([draft(event, None, actor, None) for event in events], None)
     committer.submit(request)
     with log.into_reserve():
         committer.run()
-    return request.result()[0]
+    return request.result()

@@ -12,12 +12,13 @@ import msgspec
 import pytest
 
 from recovery.decide import decide, decide_agent, decide_memory, exit_code
-from recovery.facts import Facts, JournalFacts, MemoryFacts, MemoryKind, PositionIs
+from recovery.facts import Facts, JournalFacts, MemoryFacts, MemoryKind, PositionIs, Rescue, Strategy, Try
 from recovery.plan import Kind, make_plan
-from recovery.rows import Action, Decision
+from recovery.rows import Action, Decision, first
 from recovery.tables.agents import AGENT
 from recovery.tables.directory import DIRECTORY
 from recovery.tables.memory import MEMORY
+from recovery.tables.rescue import RESCUE
 from replay.agents import AgentFact, Condition, Detail, action_for
 from replay.schema import PROJECTION_VERSION
 
@@ -87,8 +88,10 @@ def test_memory_db_is_left_as_it_is_only_where_it_is_proven_and_here() -> None:
 
 
 def agents() -> Iterator[AgentFact]:
-    for condition, detail, expected in product(get_args(Condition), get_args(Detail), (None, "ab" * 32)):
-        yield AgentFact("wri ter", condition, detail, expected=expected)
+    for condition, detail, kind, expected, complaint in product(
+        get_args(Condition), get_args(Detail), ("file", "missing"), (None, "ab" * 32), ("", "line 3: no")
+    ):
+        yield AgentFact("wri ter", condition, detail, kind=kind, expected=expected, complaint=complaint)
 
 
 def test_every_agent_file_has_one_case_and_the_action_that_is_then_taken() -> None:
@@ -98,6 +101,11 @@ def test_every_agent_file_has_one_case_and_the_action_that_is_then_taken() -> No
         decision = decide_agent(fact)
         seen.add(decision.case.partition("_" + fact.detail)[0] if fact.detail else decision.case)
         wanted = fact.expected is not None
+        if fact.complaint and (wanted or fact.condition == "unjournaled") and fact.condition != "refused":
+            assert (decision.case, decision.action) == (
+                "broken" if fact.condition == "unjournaled" else "invalid", "keep",
+            ), "nothing was found that could take its place"  # fmt: skip
+            continue
         possible = wanted or fact.condition in ("ok", "stale", "drift", "unjournaled", "refused")
         if possible and not (fact.condition == "unjournaled" and wanted):
             done = {"keep": "keep", "refuse": "keep"}.get(action_for(fact, drift="set_aside"))
@@ -105,6 +113,36 @@ def test_every_agent_file_has_one_case_and_the_action_that_is_then_taken() -> No
         if not wanted:
             assert decision.action not in ("write", "set_aside_and_write"), "there is nothing to write"
     assert seen >= {row.case for row in AGENT} - {"damaged"}
+
+
+def rescues() -> Iterator[Rescue]:
+    """Every subset of the strategies gives something good; those before the good one are passed over."""
+    order = get_args(Strategy)
+    for good in (None, *order):
+        before = order[: order.index(good)] if good else order
+        for missing in range(len(before) + 1):
+            tries = [Try(each, "there", "it is bad") for each in before[missing:]]
+            yield Rescue("a", "it is empty", (*tries, *([Try(good, "there")] if good else [])))
+
+
+def test_a_config_that_is_not_valid_gets_exactly_one_that_is() -> None:
+    """The line is the first strategy that gave something, and what was passed over is told with it."""
+    fact = AgentFact("a", "ok", expected="ab" * 32, complaint="it is empty")
+    seen = set()
+    for rescue in rescues():
+        row = first(RESCUE, rescue)
+        seen.add(row.case)
+        assert [each.case for each in RESCUE if each.holds(rescue)] == list(dict.fromkeys((row.case, "none")))
+        assert row.case == (rescue.chosen.strategy if rescue.chosen else "none")
+        decision = decide_agent(fact, rescue)
+        assert decision.action == ("rescue" if rescue.chosen else "keep")
+        assert all(each in decision.reason for each in rescue.passed_over)
+        for target in ("all", "agents", "memory"):
+            steps = make_plan([decision], target=target, recovery_id="x").steps
+            assert [step.kind for step in steps] == (
+                ["rescue_agents"] if rescue.chosen and target != "memory" else []
+            )
+    assert seen == {row.case for row in RESCUE}
 
 
 def test_the_next_command_can_be_pasted() -> None:
@@ -190,7 +228,7 @@ def test_a_plan_follows_from_any_decisions() -> None:
                 any(each.health != "healthy" and each.component in needed for each in decisions) or "recovery" in odd
             )
         kinds_seen |= {step.kind for step in plans["all"].steps}
-    assert kinds_seen == set(get_args(Kind)), "a kind of step that no decision asks for"
+    assert kinds_seen | {"rescue_agents"} == set(get_args(Kind)), "a kind of step that no decision asks for"
 
 
 def test_only_what_is_still_a_state_is_told_that_it_was_superseded() -> None:

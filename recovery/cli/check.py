@@ -25,7 +25,7 @@ def command(app: App, quick: bool) -> int:
     from recovery.diagnose import diagnose
 
     with app.out.progress("checking", "events") as bar:
-        facts = diagnose(app.data, deep=not quick, progress=bar.step)
+        facts = diagnose(app.data, deep=not quick, progress=bar.step, asked=())
     decisions = decide(facts)
     code = exit_code(decisions)
     health = {0: "healthy", 3: "degraded"}.get(code, "failed")

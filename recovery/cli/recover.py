@@ -86,6 +86,9 @@ def command(
             app.out.line(f"passed over checkpoint {seq}: {reason}")
     if result.agents_written or result.agents_removed:
         app.out.line(f"agents: {len(result.agents_written)} written, {len(result.agents_removed)} removed")
+    for each in result.rescued:
+        app.out.line(f"agent {each.name}: {each.strategy}, {each.source} (seq {each.seq})")
+        app.out.lines(f"  passed over {line}" for line in each.passed_over)
     for path in result.quarantined:
         app.out.line(f"kept aside: {path}")
     app.out.line(f"at seq {result.seq}, digest {result.digest}, in {result.seconds:.2f} s")
