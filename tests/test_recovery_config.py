@@ -33,7 +33,7 @@ checkpoint:
   weights: {critical: 9}
 retention: {checkpoints_min: 3, gap_events: 5, gap_ratio: 0}
 quarantine: {days: 0, bytes_max: 1}
-agents: {validation: strict}
+agents: {validation: strict, schema: caxton, backup: /mnt/agents}
 embeddings: {model: /opt/minilm, batch_size: 8}
 disk: {reserve_bytes: 0}
 """
@@ -64,6 +64,7 @@ def test_every_key_can_be_set():
     assert config.segment_bytes_max == 1 << 20
     assert (config.quarantine.days, config.quarantine.bytes_max) == (0, 1)
     assert config.agents.validation == "strict"
+    assert (config.agents.schema, config.agents.backup) == ("caxton", "/mnt/agents")
     assert (config.model_path("/d"), config.embeddings.batch_size) == ("/opt/minilm", 8)
     assert config.disk.reserve_bytes == 0
     assert config.policy() == Policy(
