@@ -6,13 +6,14 @@ from collections.abc import Sequence
 
 import msgspec
 
-from journal.commit import draft, ticket
-from journal.errors import JournalError, Refused, UsageError
+from journal.errors import Refused, UsageError
 from journal.events import ConfigWritten
+from journal.limits import admit
+from recovery.appending import append_groups
 from recovery.data import Data
 from recovery.decide import decide_journal
 from recovery.diagnose import diagnose
-from recovery.server import open_core, stop_error
+from recovery.server import stop_error
 from replay.agents import SUFFIX, look
 
 _DIFFERENT = ("drift", "unjournaled", "damaged")
@@ -54,27 +55,11 @@ def adopt_agents(data: Data, names: Sequence[str] = (), *, dry_run: bool = False
             result.left_out.append(f"agent {fact.name}: {fact.message or seen.message or seen.kind}")
             continue
         try:
-            events.append(draft(ConfigWritten(fact.name, seen.content, origin="import"), None, "operator", None))
+            events.append(admit(ConfigWritten(fact.name, seen.content, origin="import"))[0])
         except Refused as error:
             result.left_out.append(f"agent {fact.name}: {error.message}")
             continue
         result.agents.append(fact.name)
     if events and not dry_run:
-        _journal(data, [ticket((each,), None) for each in events])
+        append_groups(data, [(event,) for event in events])
     return result
-
-
-def _journal(data: Data, requests: Sequence[object]) -> None:
-    from journal.commit import Ticket
-
-    core = open_core(data, check="quick").core
-    try:
-        with core.lock:
-            for request in requests:
-                assert isinstance(request, Ticket)
-                core.committer.commit_now(request)
-                request.result()
-    except JournalError:
-        raise
-    finally:
-        core.close()

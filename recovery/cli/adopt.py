@@ -5,13 +5,14 @@ from __future__ import annotations
 import click
 
 from recovery.cli.app import App, Verb
+from recovery.cli.names import AGENT_NAME
 
 
 @click.command(
     cls=Verb, examples=("journal adopt agents", "journal adopt agents writer reviewer", "journal adopt --dry-run")
 )
 @click.argument("component", type=click.Choice(("agents",)), default="agents")
-@click.argument("names", nargs=-1)
+@click.argument("names", nargs=-1, type=AGENT_NAME)
 @click.option("--dry-run", is_flag=True, help="Say what would be journaled, and stop.")
 @click.pass_obj
 def command(app: App, component: str, names: tuple[str, ...], dry_run: bool) -> int | None:

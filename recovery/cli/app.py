@@ -45,6 +45,7 @@ VERBS = {
     "verify": "read every byte, name all damage, prove receipts",
     "recover": "rebuild what is damaged from the journal",
     "adopt": "journal what lies on disk now",
+    "agents": "list, show and validate agents; suspend and resume",
     "checkpoint": "make, list, verify and thin checkpoints",
     "backup": "copy the journal while writing goes on",
     "replay": "restore a past moment, beside or in place",

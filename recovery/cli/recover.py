@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from recovery.cli.app import App, Verb
+from recovery.cli.names import AGENT_NAME
 
 
 @click.command(
@@ -20,7 +21,10 @@ from recovery.cli.app import App, Verb
 )
 @click.argument("component", type=click.Choice(("all", "memory", "agents", "journal")), default="all")
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
-@click.option("--agent", "agents", multiple=True, metavar="NAME", help="Only this agent's file. May be repeated.")
+@click.option(
+    "--agent", "agents", multiple=True, metavar="NAME", type=AGENT_NAME,
+    help="Only this agent's file. May be repeated.",
+)
 @click.option("--from", "backup", metavar="DIR", help="Bring the journal back from this backup first.")
 @click.option("--accept-tail", is_flag=True, help="With journal: set an ambiguous tail aside. --yes never implies it.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
