@@ -49,6 +49,7 @@ VERBS = {
     "checkpoint": "make, list, verify and thin checkpoints",
     "backup": "copy the journal while writing goes on",
     "replay": "restore a past moment, beside or in place",
+    "revert": "undo exactly the changes that are named",
     "diff": "say what changed between two moments",
     "tag": "give a moment a name",
     "embed": "compute the vectors that are pending",

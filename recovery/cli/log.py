@@ -72,7 +72,7 @@ def command(
     data = app.data
     reader = data.reader()
     weigh_tail(data, reader)
-    first, last = _bounds(data, reader, since, until)
+    first, last = bounds(data, reader, since, until)
     show = _objects(app) if app.json else _Lines(app).show
     show(_selected(reader, wanted, first, last, count))
     if follow:
@@ -85,7 +85,7 @@ def _objects(app: App) -> Callable[[Iterable[Entry]], None]:
     return lambda found: app.out.documents(entry.to_json() for entry in found)
 
 
-def _bounds(data: Data, reader: LogReader, since: str | None, until: str | None) -> tuple[int, int | None]:
+def bounds(data: Data, reader: LogReader, since: str | None, until: str | None) -> tuple[int, int | None]:
     """The seqs that are asked for; without --until there is no last one, so that damage behind it is met and named."""
     from recovery.moments import resolve_moment
 
