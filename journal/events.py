@@ -314,13 +314,20 @@ class CheckpointCreated(Event, frozen=True, tag=26, tag_field="type"):
 class EpochStarted(Event, frozen=True, tag=27, tag_field="type"):
     """A writer took over after one that did not close: what its opening found and did.
 
-    ``carried`` counts the records copied past the last durable seq, ``torn_bytes`` what was set aside.
+    ``carried`` counts the records copied past the last durable seq, from ``carried_from`` on (0: none): they survived,
+    though their callers may have been told `outcome_unknown`. ``op_ids`` are those that callers gave them, the first
+    `CARRIED_OP_IDS`. ``torn_bytes`` were set aside.
     """
 
     epoch: int
     previous_epoch: int
     carried: int = 0
     torn_bytes: int = 0
+    carried_from: int = 0
+    op_ids: list[str] = []
+
+
+CARRIED_OP_IDS = 1000
 
 
 @register("drill.completed")
@@ -343,3 +350,16 @@ class JournalForked(Event, frozen=True, tag=30, tag_field="type"):
     seq: int
     chain: str = ""
     lost: list[list[int]] = []
+
+
+@register("journal.event_lost")
+class JournalEventLost(Event, frozen=True, tag=31, tag_field="type"):
+    """Stands in a successor for an event of its parent that could not be read: it keeps the seq, and changes no state.
+
+    Each record of a lost range names the whole range; its last one carries ``chain``, the parent's chain behind the
+    range, where something survived there: what follows can be proven to be the parent's from it.
+    """
+
+    first_seq: int
+    last_seq: int
+    chain: str = ""

@@ -25,6 +25,7 @@ from journal.events import (
     ConfigWritten,
     EpochStarted,
     Event,
+    JournalEventLost,
     JournalForked,
     StateRestored,
     StatusChanged,
@@ -54,7 +55,7 @@ INTEGER_MAX = (1 << 63) - 1
 
 STATUSES = ("active", "suspended", "failed")
 ORIGINS = ("hook", "watch", "recovery", "import")
-RESERVED = (StateRestored, EpochStarted, JournalForked, CheckpointCreated)
+RESERVED = (StateRestored, EpochStarted, JournalForked, JournalEventLost, CheckpointCreated)
 
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 _TRACEPARENT = re.compile("(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")

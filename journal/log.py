@@ -290,6 +290,9 @@ def take_lock(storage: Storage, directory: str) -> Lock:
     lock = storage.lock(f"{directory}/lock")
     if lock is None:
         raise _locked(storage, directory)
+    if not lock.is_held():  # the directory, or the file, was put aside between opening and locking it
+        lock.release()
+        raise Locked("the journal was replaced a moment ago", path=f"{directory}/lock", hint="try again")
     return lock
 
 

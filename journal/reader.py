@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 from journal.errors import Corrupt, Diverged, NotAJournal
 from journal.format import CHAIN_GENESIS, SegmentHeader, decode_segment_header
-from journal.regions import Verdict, error_for, verdict_on
+from journal.lineage import Parent, parent_of
+from journal.regions import CORRUPT_HINT, Verdict, error_for, verdict_on
 from journal.scan import BadRegion, Batch, Scanner
 from journal.segment import parse_segment_name
 from journal.storage import Storage
@@ -111,6 +112,11 @@ class LogReader:
     def last_time(self) -> int:
         """Time (UTC ns) of the last record, 0 in an empty journal."""
         return self.batch_of(self.last_seq).heads()[-1].time if self.last_seq else 0
+
+    @property
+    def parent(self) -> Parent | None:
+        """The journal that this one succeeds after a loss, as its first segment's header names it."""
+        return parent_of(self._header(self.segments[0])[0], self.segments[0].path)
 
     # -- batches ------------------------------------------------------------------------------------------------------
 
@@ -249,7 +255,7 @@ class LogReader:
                 path=segment.path,
                 offset=scanner.offset,
                 seq=scanner.next_seq,
-                hint="journal verify names all damage; journal recover --from DIR brings a backup back",
+                hint=CORRUPT_HINT,
             )
         if successor and (scanner.chain != successor.previous_chain or scanner.next_seq != successor.first_seq):
             raise two_histories(successor, self.segments[index + 1].path)

@@ -15,6 +15,11 @@ from typing import NamedTuple
 from journal.errors import AmbiguousTail, Corrupt, DataError
 from journal.scan import BadRegion
 
+CORRUPT_HINT = (
+    "journal verify names all damage; journal recover --from DIR brings a backup back; with none, "
+    "journal recover journal --accept-loss goes on with the rest"
+)
+
 
 class Verdict(Enum):
     """What a bad region is."""
@@ -114,5 +119,5 @@ def error_for(verdict: Verdict, region: BadRegion, path: str, evidence_seq: int)
         path=path,
         offset=region.offset,
         seq=region.first_seq,
-        hint="journal verify names all damage; journal recover --from DIR brings a backup back",
+        hint=CORRUPT_HINT,
     )

@@ -15,7 +15,9 @@ import msgspec
 
 from journal.checkpoint import CheckpointStore
 from journal.errors import Corrupt, DataError, JournalError
-from journal.format import KIND_PLAN, SegmentHeader, decode_header, decode_segment_header
+from journal.events import JournalEventLost
+from journal.format import KIND_PLAN, Record, SegmentHeader, decode_header, decode_segment_header
+from journal.lineage import Parent, parent_of
 from journal.reader import LogReader, SegmentRef, list_segments, two_histories
 from journal.regions import Verdict, error_for, verdict_on
 from journal.repaired import PENDING
@@ -108,9 +110,14 @@ def verify(
             report.add(error, store.part_path(part))
         if progress:
             progress(report.bytes, total)
+    if chains.parent is not None and not report.exit_code and chains.lost != chains.parent.lost:
+        told = Corrupt("the events marked as lost are not those that the header names", path=segments[0].path, offset=0)
+        report.add(told, segments[0].path)
     _strays(storage, directory, {part.sha256 for part in parts}, report)
     if head is not None:
-        wrong = judge_head(head, chains.at.get(head.seq), chains.journal_id, report.last_seq, directory)
+        wrong = judge_head(
+            head, chains.at.get(head.seq), chains.journal_id, report.last_seq, directory, chains.parent
+        )
         report.head_proven = wrong is None and not report.exit_code
         if wrong is not None:
             report.add(wrong, directory)
@@ -143,10 +150,19 @@ class _Chains:
         self.wanted = sorted(wanted)
         self.journal_id = ""
         self.at: dict[int, Head] = {}
+        self.parent: Parent | None = None
+        self.epoch = 0  # of the successor's making: only its own marks count, not those that its parent inherited
+        self.lost: list[tuple[int, int]] = []
         self.end: tuple[int, bytes] | None = None  # next seq and chain where the last segment that could be read ended
 
-    def note(self, batch: Batch, journal_id: bytes) -> None:
+    def note(self, batch: Batch, journal_id: bytes, records: list[Record]) -> None:
         """Takes what is wanted of one batch."""
+        if self.parent is not None and batch.epoch == self.epoch:
+            self.lost += [
+                (each.event.first_seq, each.event.last_seq)
+                for seq, each in enumerate(records, batch.first_seq)
+                if isinstance(each.event, JournalEventLost) and seq == each.event.last_seq
+            ]
         for index in range(bisect_left(self.wanted, batch.first_seq), bisect_right(self.wanted, batch.last_seq)):
             self.at[self.wanted[index]] = head_in(batch, self.wanted[index], journal_id)
 
@@ -167,6 +183,12 @@ def _segments(
             report.add(error, segment.path)
             headers.append(None)
     chains.journal_id = next((found[0].journal_id.hex() for found in headers if found), "")
+    if headers and headers[0] is not None:
+        chains.epoch = headers[0][0].epoch
+        try:
+            chains.parent = parent_of(headers[0][0], segments[0].path)
+        except Corrupt as error:
+            report.add(error, segments[0].path)
     for index, segment in enumerate(segments):
         found = headers[index]
         after = headers[index + 1] if index + 1 < len(segments) else None
@@ -207,10 +229,10 @@ def _segment(
             data = data[: after[0].previous_end]
         scanner = Scanner(data, start, header, segment.path)
         for batch in scanner:
-            batch.records()
+            records = batch.records()
             report.batches += 1
             report.events += batch.count
-            chains.note(batch, header.journal_id)
+            chains.note(batch, header.journal_id, records)
     except JournalError as error:
         report.add(error, segment.path)
         return

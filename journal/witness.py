@@ -6,13 +6,16 @@ Only something outside can: a receipt, or a head, exported before. Knows one jou
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated
 
 import msgspec
 
 from journal.commit import Receipt
 from journal.errors import Corrupt, DataError, Diverged, UsageError
-from journal.format import CHAIN_GENESIS, generated_op_id
+from journal.events import JournalEventLost, JournalForked
+from journal.format import CHAIN_GENESIS, generated_op_id, next_chain
+from journal.lineage import Parent
 from journal.reader import LogReader
 from journal.scan import Batch
 
@@ -44,11 +47,24 @@ def head_of(reader: LogReader) -> Head:
     return head_in(reader.batch_of(reader.last_seq), reader.last_seq, reader.journal_id)
 
 
-def judge_head(head: Head, found: Head | None, journal_id: str, last_seq: int, path: str) -> DataError | None:
-    """What speaks against a journal, where `head` was exported from it earlier; None if nothing does.
+def judge_head(
+    head: Head, found: Head | None, journal_id: str, last_seq: int, path: str, parent: Parent | None = None
+) -> DataError | None:
+    """What speaks against a journal, where `head` was exported from it, or from its parent, earlier; None if nothing.
 
     `found` is what the journal says of the head's seq now, None where it has no such event.
     """
+    if parent is not None and head.journal_id == parent.journal_id.hex():
+        if head.seq > parent.seq:
+            lost = ", ".join(f"{first}-{last}" for first, last in parent.lost if first <= head.seq)
+            return Corrupt(
+                f"this journal succeeded that of the head after a loss: of the events up to seq {head.seq} it lost "
+                f"{lost or 'none that it names'}",
+                path=path,
+                seq=parent.seq + 1,
+                hint="what survived is proven by receipts: journal verify --receipt FILE",
+            )
+        head = msgspec.structs.replace(head, journal_id=journal_id)  # up to the first loss they are one history
     if head.journal_id != journal_id:
         return Diverged(
             f"the head is of journal {head.journal_id}, this is {journal_id}",
@@ -79,7 +95,39 @@ def judge_head(head: Head, found: Head | None, journal_id: str, last_seq: int, p
     return None
 
 
-def prove(reader: LogReader, receipt: Receipt) -> None:
+class ParentChains:
+    """The chain that the parent had after each batch that survived it, computed once from what the losses left."""
+
+    def __init__(self, reader: LogReader) -> None:
+        self.parent = reader.parent
+        self._reader = reader
+        self._after: dict[int, str] | None = None
+
+    def after(self, batch: Batch) -> str | None:
+        """The parent's chain (hex) after a batch; None where there is no parent, or the batch was not its."""
+        if self.parent is None:
+            return None
+        if batch.last_seq <= self.parent.seq:
+            return batch.chain.hex()
+        if self._after is None:
+            self._after = dict(self._walk())
+        return self._after.get(batch.first_seq)
+
+    def _walk(self) -> Iterator[tuple[int, str]]:
+        assert self.parent is not None
+        chain: bytes | None = self.parent.chain
+        for batch in self._reader.batches(self.parent.seq + 1, self._reader.last_seq):
+            event = batch.records()[-1].event
+            if isinstance(event, JournalForked) and event.parent_journal_id == self.parent.journal_id.hex():
+                return
+            if isinstance(event, JournalEventLost) and self.parent.has_lost(batch.first_seq):
+                chain = bytes.fromhex(event.chain) if event.chain else None
+            elif chain is not None:
+                chain = next_chain(chain, batch.first_seq, batch.count, batch.payload)
+                yield batch.first_seq, chain.hex()
+
+
+def prove(reader: LogReader, receipt: Receipt, parents: ParentChains | None = None) -> None:
     """Proves that the receipt's event is in this journal, unchanged. Raises Corrupt or UsageError if it is not."""
     if not 1 <= receipt.seq <= reader.last_seq:
         raise Corrupt(
@@ -88,13 +136,25 @@ def prove(reader: LogReader, receipt: Receipt) -> None:
             seq=receipt.seq,
             hint="the journal lost its end, or the receipt is of another one",
         )
-    prove_in(reader.batch_of(receipt.seq), receipt, reader.directory)
+    prove_in(reader.batch_of(receipt.seq), receipt, reader.directory, parents or ParentChains(reader))
 
 
-def prove_in(batch: Batch, receipt: Receipt, path: str) -> None:
-    """As `prove`, where the batch that contains the receipt's seq was read already."""
+def prove_in(batch: Batch, receipt: Receipt, path: str, parents: ParentChains) -> None:
+    """As `prove`, where the batch that contains the receipt's seq was read already.
+
+    A receipt that the journal's parent gave is proven by the parent's chain, where its event survived.
+    """
     head = batch.heads()[receipt.seq - batch.first_seq]
-    if (batch.chain.hex(), batch.epoch) != (receipt.chain, receipt.epoch):
+    chains = (batch.chain.hex(), batch.epoch) == (receipt.chain, receipt.epoch)
+    if not chains and (parents.after(batch), batch.epoch) != (receipt.chain, receipt.epoch):
+        if parents.parent is not None and parents.parent.has_lost(receipt.seq):
+            raise Corrupt(
+                f"the event at seq {receipt.seq} was lost when this journal succeeded journal "
+                f"{parents.parent.journal_id.hex()}",
+                path=path,
+                seq=receipt.seq,
+                hint="its bytes, as far as there are any, lie beside: journal.parent-*",
+            )
         raise Corrupt(
             f"the chain at seq {receipt.seq} is {batch.chain.hex()} (epoch {batch.epoch}), the receipt says otherwise",
             path=path,

@@ -158,7 +158,7 @@ def bring_back(data: Data, directory: str) -> str | None:
         if not _is_needed(storage, target, LogReader(storage, source)):
             return None
         building = f"{target}.restoring"
-        _remove_tree(storage, building)
+        remove_tree(storage, building)
         _copy_tree(storage, source, building)
         aside = None
         if storage.kind(target) != "missing":
@@ -222,13 +222,14 @@ def _copy_tree(storage: Storage, source: str, target: str) -> None:
             write_file(storage, f"{target}/{name}", storage.read(path))
 
 
-def _remove_tree(storage: Storage, path: str) -> None:
+def remove_tree(storage: Storage, path: str) -> None:
+    """Removes a directory with all that is in it, if it is there."""
     if storage.kind(path) != "directory":
         return
     for name in storage.list(path):
         below = f"{path}/{name}"
         if storage.kind(below) == "directory":
-            _remove_tree(storage, below)
+            remove_tree(storage, below)
         else:
             storage.remove(below)
     storage.remove_directory(path)

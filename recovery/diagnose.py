@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import sqlite3
 import tempfile
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 
 import msgspec
 
 from journal.errors import DataError, NotAJournal
 from journal.format import decode_segment_header
 from journal.reader import LogReader, list_segments
-from journal.storage import Kind
+from journal.storage import Kind, Storage
 from recovery.data import Data
 from recovery.facts import Facts, JournalFacts, MemoryFacts, Rescue
 from recovery.known import Known
@@ -86,16 +86,20 @@ def evidence_seq(data: Data) -> int:
 
 def _journal_id(data: Data) -> str | None:
     """As the first segment says that can tell."""
-    for segment in list_segments(data.storage, data.layout.journal):
+    return next(journal_ids(data.storage, data.layout.journal), None)
+
+
+def journal_ids(storage: Storage, directory: str) -> Iterator[str]:
+    """The id that each segment under `directory` (a journal's) names, as far as its header can be read."""
+    for segment in list_segments(storage, directory):
         try:
-            file = data.storage.open(segment.path)
+            file = storage.open(segment.path)
             try:
-                return decode_segment_header(file.read_at(0, 64 << 10), segment.path)[0].journal_id.hex()
+                yield decode_segment_header(file.read_at(0, 64 << 10), segment.path)[0].journal_id.hex()
             finally:
                 file.close()
         except (DataError, FileNotFoundError):
             continue
-    return None
 
 
 def _journal(data: Data) -> tuple[LogReader | None, JournalFacts]:

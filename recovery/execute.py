@@ -99,7 +99,7 @@ def _id_of(plan: str) -> str | None:
         return None
 
 
-def open_log(data: Data, *, accept_tail: bool = False) -> Log:
+def open_log(data: Data, *, accept_tail: bool = False, evidence: int = 0) -> Log:
     """The journal's writer, with everything outside the log as evidence of what was durable.
 
     Repairs of the journal's files, by this open or before it, are journaled first of all.
@@ -107,7 +107,7 @@ def open_log(data: Data, *, accept_tail: bool = False) -> Log:
     log = Log.open(
         data.storage,
         data.layout.journal,
-        evidence_seq=evidence_seq(data),
+        evidence_seq=max(evidence, evidence_seq(data)),
         holder=Holder(pid=os.getpid(), command=" ".join([os.path.basename(sys.argv[0]), *sys.argv[1:2]]).strip()),
         segment_bytes_max=data.config.segment_bytes_max,
         reserve_bytes=data.config.disk.reserve_bytes,

@@ -17,7 +17,7 @@ from journal.commit import Receipt
 from journal.errors import DataError, JournalError, UsageError
 from journal.reader import LogReader
 from journal.scan import Batch
-from journal.witness import prove, prove_in
+from journal.witness import ParentChains, prove, prove_in
 
 _FIELDS = ", ".join(Receipt.__struct_fields__)
 
@@ -71,6 +71,7 @@ def _lines(text: str) -> list[tuple[int, dict[str, object]]]:
 
 def prove_all(reader: LogReader, receipts: list[Receipt]) -> list[Proof]:
     """Each receipt with its verdict, in order. Each segment that holds any of their events is read once."""
+    parents = ParentChains(reader)
     firsts = [segment.first_seq for segment in reader.segments]
     by_seq = sorted(range(len(receipts)), key=lambda index: receipts[index].seq)
     verdicts: dict[int, JournalError | None] = {}
@@ -81,24 +82,26 @@ def prove_all(reader: LogReader, receipts: list[Receipt]) -> list[Proof]:
             for batch in reader.batches(max(1, seqs[0]), min(seqs[1], reader.last_seq)):
                 while indexes and receipts[indexes[0]].seq <= batch.last_seq:
                     index = indexes.popleft()
-                    verdicts[index] = _verdict(reader, receipts[index], batch)
+                    verdicts[index] = _verdict(reader, receipts[index], batch, parents)
         except DataError as error:  # what lies in damaged bytes is not proven
             verdicts |= dict.fromkeys(indexes, error)
             indexes.clear()
         for index in indexes:
-            verdicts[index] = _verdict(reader, receipts[index], None)
+            verdicts[index] = _verdict(reader, receipts[index], None, parents)
     return [Proof(receipt, verdicts[index]) for index, receipt in enumerate(receipts)]
 
 
-def _verdict(reader: LogReader, receipt: Receipt, batch: Batch | None) -> JournalError | None:
+def _verdict(
+    reader: LogReader, receipt: Receipt, batch: Batch | None, parents: ParentChains
+) -> JournalError | None:
     try:
         if batch is not None and batch.first_seq <= receipt.seq:
-            prove_in(batch, receipt, reader.directory)
+            prove_in(batch, receipt, reader.directory, parents)
         else:
             if receipt.seq > reader.last_seq:  # the receipt is evidence: what lies at the tail was durable
                 reader.evidence_seq = max(reader.evidence_seq, receipt.seq)
                 reader.raise_for_tail()
-            prove(reader, receipt)
+            prove(reader, receipt, parents)
     except JournalError as error:
         return error
     return None

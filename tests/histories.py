@@ -261,6 +261,7 @@ def _without_rows(make: _Maker) -> Event:
         events.CheckpointCreated(seq - 1, "00" * 32),
         events.EpochStarted(2, 1),
         events.JournalForked("00" * 16, seq, lost=[[1, 2]]),
+        events.JournalEventLost(seq, seq),
     )
     return make.source.choose(accepted + reserved if make.loose else accepted)
 

@@ -119,6 +119,7 @@ class Segment:
     previous_chain: bytes
     types: dict[int, str]
     durable_seq: int
+    parent: dict[str, Any] | None
     start: int
 
 
@@ -159,7 +160,7 @@ def read_segment(data: bytes) -> Segment:
     durable = about.get("durable_seq", first - 1)
     return Segment(
         journal_id, salt, epoch, first, previous_first, previous_epoch, previous_end, chain, types, durable,
-        20 + len(body),
+        about.get("parent"), 20 + len(body),
     )  # fmt: skip
 
 
@@ -248,7 +249,29 @@ def read_journal(directory: Path) -> Journal:
         if not last and read.end != len(valid):
             raise Wrong(f"{path.name} is bad at {read.end}")
         before, read.path, read.left = (segment.first_seq, segment.epoch), str(path), valid[read.end :]
+    if segments and segments[0][2].parent is not None:
+        check_successor(segments[0][2], read)
     return read
+
+
+def check_successor(first: Segment, read: Journal) -> None:
+    """What the header says of the parent is what the records say."""
+    told, marked = first.parent, []
+    assert told is not None
+    epochs = {seq: batch["epoch"] for batch in read.batches
+              for seq in range(batch["first_seq"], batch["first_seq"] + batch["count"])}  # fmt: skip
+    for record in read.records:
+        event = record["event"]
+        if event["type"] == "journal.event_lost" and epochs[record["seq"]] == first.epoch:
+            if not event["first_seq"] <= record["seq"] <= event["last_seq"]:
+                raise Wrong("a mark stands outside of its range")
+            if record["seq"] == event["last_seq"]:
+                marked.append([event["first_seq"], event["last_seq"]])
+    if marked != told["lost"]:
+        raise Wrong(f"the header says that {told['lost']} is lost, the records {marked}")
+    chains = {batch["first_seq"] + batch["count"] - 1: batch["chain"] for batch in read.batches} | {0: bytes(32).hex()}
+    if chains[told["seq"]] != told["chain"].hex():
+        raise Wrong("the chain where the parent was whole up to is another one")
 
 
 # -- the state digest -------------------------------------------------------------------------------------------------

@@ -70,13 +70,26 @@ def spelled(record: dict[str, Any]) -> dict[str, Any]:
     return {**record, "event": event}
 
 
+def as_noted(record: dict[str, Any], noted: dict[str, Any]) -> dict[str, Any]:
+    """The record without fields that its type got since, which must have their defaults."""
+    event = dict(record["event"])
+    cls = type_named(event["type"])
+    for name in set(event) - set(noted["event"]):
+        (field,) = (each for each in msgspec.structs.fields(cls) if each.name == name)
+        assert event.pop(name) == (field.default if field.default is not msgspec.NODEFAULT else field.default_factory())
+    return {**record, "event": event}
+
+
 # -- golden journals --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", JOURNALS)
 def test_a_golden_journal_reads_as_what_was_handed_to_its_writer(name: str) -> None:
     wanted = expected(name)
-    assert read_with_the_project(GOLDEN / name / "journal") == (wanted["batches"], wanted["records"])
+    batches, records = read_with_the_project(GOLDEN / name / "journal")
+    assert (batches, [as_noted(*pair) for pair in zip(records, wanted["records"], strict=True)]) == (
+        wanted["batches"], wanted["records"],
+    )  # fmt: skip
     assert LogReader(RealStorage(), str(GOLDEN / name / "journal")).journal_id.hex() == wanted["journal_id"]
 
 

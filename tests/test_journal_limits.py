@@ -21,6 +21,7 @@ from journal.events import (
     EpochStarted,
     Event,
     ImportCompleted,
+    JournalEventLost,
     JournalForked,
     MessageRecorded,
     ModelVerified,
@@ -295,7 +296,7 @@ def test_a_bad_envelope_is_refused_by_its_field(envelope: dict[str, Any]) -> Non
 
 def test_only_the_journal_records_its_own_doings() -> None:
     refuse_reserved(entity())
-    for event in (StateRestored(1), EpochStarted(2, 1), JournalForked("00", 1)):
+    for event in (StateRestored(1), EpochStarted(2, 1), JournalForked("00", 1), JournalEventLost(1, 1)):
         with pytest.raises(Refused) as refused:
             refuse_reserved(event)
         assert refused.value.code == "reserved_type"

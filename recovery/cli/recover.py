@@ -16,6 +16,7 @@ from recovery.cli.names import AGENT_NAME
         "journal recover memory",
         "journal recover agents --agent writer --yes",
         "journal recover journal --accept-tail",
+        "journal recover journal --accept-loss --dry-run",
         "journal recover --from /mnt/backup/server --data /var/lib/server/data",
     ),
 )
@@ -27,6 +28,8 @@ from recovery.cli.names import AGENT_NAME
 )
 @click.option("--from", "backup", metavar="DIR", help="Bring the journal back from this backup first.")
 @click.option("--accept-tail", is_flag=True, help="With journal: set an ambiguous tail aside. --yes never implies it.")
+@click.option("--accept-loss", is_flag=True, help="With journal: go on with what can be read. --yes never implies it.")
+@click.option("--receipt", "receipt", metavar="JSON|FILE|-", help="With journal: receipts, as evidence of what was.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.pass_obj
 def command(
@@ -36,6 +39,8 @@ def command(
     agents: tuple[str, ...],
     backup: str | None,
     accept_tail: bool,
+    accept_loss: bool,
+    receipt: str | None,
     yes: bool,
 ) -> int | None:
     """Rebuild what is damaged from the last good checkpoint and the journal.
@@ -47,7 +52,13 @@ def command(
 
     `journal recover journal --accept-tail` is for a journal whose last batch is complete but wrong (exit code 13):
     either it was never acknowledged, or it was and has rotted, and only you can know. It moves that batch to
-    quarantine and says how many events it claimed; the journal then ends before it.
+    quarantine and says how many events it claimed; the journal then ends before it. A receipt of it says that it was
+    acknowledged: give those that you have with --receipt, and none of theirs is dropped.
+
+    `journal recover journal --accept-loss` is for corruption (exit code 12) that nothing repairs and no backup mends.
+    It lists what is lost, asks, and makes a successor: a journal of its own id that holds every event which is provably
+    whole, before and behind the damage, each under its old seq, with a mark in the place of each lost one. The damaged
+    journal stays beside, as journal.parent-ID. With --dry-run it lists and stops.
     """
     from msgspec import to_builtins
 
@@ -55,8 +66,13 @@ def command(
     from recovery.execute import recover
     from recovery.server import stop_error
 
-    if accept_tail or component == "journal":
-        return _accept_tail(app, component, accept_tail, dry_run)
+    if accept_tail or accept_loss or receipt is not None or component == "journal":
+        from recovery.cli.accepting import accept
+
+        if component != "journal":
+            asked = "--accept-loss" if accept_loss else "--accept-tail" if accept_tail else "--receipt"
+            raise UsageError(f"{asked} belongs to the journal", hint=f"journal recover journal {asked}")
+        return accept(app, tail=accept_tail, loss=accept_loss, given=receipt, dry_run=dry_run, yes=yes)
     if agents and component == "memory":
         raise UsageError("--agent names an agent, and memory is none", hint="journal recover agents --agent NAME")
     if backup is not None and not _bring_back(app, backup, dry_run, yes):
@@ -114,43 +130,3 @@ def _bring_back(app: App, backup: str, dry_run: bool, yes: bool) -> bool:
     if not app.json:
         app.out.line(f"the journal is that of {backup}" + (f"; what was here is kept in {aside}" if aside else ""))
     return True
-
-
-def _accept_tail(app: App, component: str, accept: bool, dry_run: bool) -> int | None:
-    """Opens the log with its owner's word that an ambiguous tail was never acknowledged."""
-    from journal.errors import AmbiguousTail, UsageError
-    from recovery.diagnose import evidence_seq
-    from recovery.execute import open_log
-
-    data = app.data
-    if component != "journal":
-        raise UsageError("--accept-tail belongs to the journal", hint="journal recover journal --accept-tail")
-    reader = data.reader(evidence_seq(data))
-    region = reader.tail.region
-    try:
-        reader.raise_for_tail()
-        found = None
-    except AmbiguousTail as error:
-        if not accept or region is None:
-            raise
-        found = error
-    if found is None or region is None or dry_run:
-        claimed = f"would set aside {region.length} bytes: {found.message}" if found and region else "nothing to accept"
-        if app.json:
-            app.out.document({"accepted": False, "message": claimed})
-        else:
-            app.out.line(claimed)
-        return None
-    log = open_log(data, accept_tail=True)
-    opening = log.opening
-    log.close()
-    if app.json:
-        repaired = [each.words() for each in opening.repaired]
-        told = {"accepted": opening.torn_bytes > 0, "bytes": opening.torn_bytes, "quarantined": opening.quarantined}
-        app.out.document({**told, "seq": log.next_seq - 1, "repaired": repaired})
-    elif opening.repaired:  # nothing was to be given up: one bit explained it
-        app.out.lines(f"repaired {each.words()}" for each in opening.repaired)
-    else:
-        app.out.line(f"set aside {opening.torn_bytes} bytes ({found.message}): {opening.quarantined}")
-        app.out.line(f"the journal ends at seq {log.next_seq - 1}")
-    return None

@@ -66,7 +66,7 @@ def _verify(app: App, data: Data, deep: bool, given: str | None) -> int:
     from recovery.diagnose import evidence_seq
     from recovery.heads import parse_head
 
-    head = parse_head(_text(given, "journal head")) if given is not None else None
+    head = parse_head(text_of(given, "journal head")) if given is not None else None
     evidence = evidence_seq(data)
     with app.out.progress("verifying", "bytes") as bar:
         report = verify(data.storage, data.layout.journal, evidence_seq=evidence, head=head, progress=bar.advance)
@@ -170,7 +170,7 @@ def _compare(app: App, data: Data, other: str) -> int:
 def _prove(app: App, data: Data, given: str) -> int:
     from recovery.receipts import parse_receipts, prove_all
 
-    receipts = parse_receipts(_text(given, "journal append"))
+    receipts = parse_receipts(text_of(given, "journal append"))
     proofs = prove_all(data.reader(), receipts)
     wrong = [proof.error for proof in proofs if proof.error is not None]
     if app.json:
@@ -193,7 +193,7 @@ def _prove(app: App, data: Data, given: str) -> int:
     return wrong[0].exit_code if wrong else 0
 
 
-def _text(given: str, verb: str) -> str:
+def text_of(given: str, verb: str) -> str:
     """What --receipt or --head names: JSON as it is, `-` for stdin, else a file."""
     from journal.errors import UsageError
 

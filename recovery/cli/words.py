@@ -132,7 +132,8 @@ def _import_completed(event: e.ImportCompleted, limit: int) -> str:
 
 
 def _epoch(event: e.EpochStarted, limit: int) -> str:
-    found = f"{counted(event.carried, 'event')} carried over, {counted(event.torn_bytes, 'torn byte')} set aside"
+    which = f" from seq {event.carried_from} on" if event.carried_from else ""
+    found = f"{counted(event.carried, 'event')} carried over{which}, {counted(event.torn_bytes, 'torn byte')} set aside"
     return f"epoch {event.epoch} took over from epoch {event.previous_epoch}, which did not close: {found}"
 
 
@@ -195,6 +196,9 @@ _TOLD: dict[type[e.Event], Callable[[Any, int], str]] = {
     e.EpochStarted: _epoch,
     e.DrillCompleted: _drill,
     e.ScrubCompleted: _scrub,
+    e.JournalEventLost: lambda v, n: (
+        f"LOST: events {v.first_seq}-{v.last_seq} could not be read when this journal succeeded its parent"
+    ),
     e.JournalForked: lambda v, n: (
         f"forked from journal {v.parent_journal_id} at seq {v.seq}"
         + (f", {counted(len(v.lost), 'range')} lost" if v.lost else "")
