@@ -16,7 +16,7 @@ import os
 import stat as stat_module
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Literal, Protocol
 
 from journal.errors import EnvironmentFault, IOFault, NoSpace, NotAJournal, ReadOnly
@@ -144,16 +144,24 @@ def _faults(path: str) -> Iterator[None]:
     except (FileNotFoundError, FileExistsError):
         raise
     except OSError as error:
-        raise _declared(error, path) from error
+        raise os_fault(error, path) from error
 
 
-def _declared(error: OSError, path: str) -> Exception:
+def os_fault(error: OSError, path: str) -> EnvironmentFault:
+    """The declared error for one of the operating system's."""
     reason = error.strerror or str(error)
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return NoSpace(f"no space: {reason}", path=path, hint="free some disk space, then try again")
     if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
         return ReadOnly(f"not writable: {reason}", path=path, hint="check the mount and the owner of the directory")
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return IOFault(f"no descriptor is free: {reason}", path=path, hint="raise the limit on open files (ulimit -n)")
     return IOFault(f"input/output failed: {reason}", path=path, hint="check the disk (dmesg, smartctl)")
+
+
+def _close(fd: int) -> None:
+    with suppress(OSError):
+        os.close(fd)
 
 
 if sys.platform == "darwin":  # fsync(2) there stops at the drive's cache; F_FULLFSYNC goes through it
@@ -190,13 +198,13 @@ class RealFile:
             while written < len(data):
                 written += os.pwrite(self.fd, memoryview(data)[written:], offset + written)
         except OSError as error:
-            raise _declared(error, self.path) from error
+            raise os_fault(error, self.path) from error
 
     def sync(self) -> None:
         try:
             _sync(self.fd)
         except OSError as error:
-            raise _declared(error, self.path) from error
+            raise os_fault(error, self.path) from error
 
     def truncate(self, length: int) -> None:
         with _faults(self.path):
@@ -207,9 +215,10 @@ class RealFile:
             return os.fstat(self.fd).st_size
 
     def close(self) -> None:
+        """The descriptor is gone whatever close(2) says, and what matters was synced before: its errors say nothing."""
         if self.fd >= 0:
             fd, self.fd = self.fd, -1
-            os.close(fd)
+            _close(fd)
 
 
 class RealLock:
@@ -225,14 +234,13 @@ class RealLock:
         self._identity = (status.st_dev, status.st_ino)
 
     def read(self) -> bytes:
-        with _faults(self.path):
-            return os.pread(self.fd, 65536, 0)
+        return RealFile(self.fd, self.path).read_at(0, 65536)
 
     def write(self, data: bytes) -> None:
-        with _faults(self.path):
-            os.pwrite(self.fd, data, 0)
-            os.ftruncate(self.fd, len(data))
-            _sync(self.fd)
+        file = RealFile(self.fd, self.path)
+        file.write_at(0, data)
+        file.truncate(len(data))
+        file.sync()
 
     def is_held(self) -> bool:
         if os.getpid() != self._owner:
@@ -246,7 +254,7 @@ class RealLock:
     def release(self) -> None:
         if self.fd >= 0:
             fd, self.fd = self.fd, -1
-            os.close(fd)  # closing drops the flock
+            _close(fd)  # which drops the flock
 
 
 # File systems whose locks and syncs are another machine's promise. Types as in proc(5)'s mountinfo.
@@ -371,7 +379,7 @@ class RealStorage:
             try:
                 os.fsync(fd)
             finally:
-                os.close(fd)
+                _close(fd)
 
     def lock(self, path: str) -> RealLock | None:
         with _faults(path):
@@ -379,11 +387,10 @@ class RealStorage:
             try:
                 _refuse_network(path, fd)
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                os.close(fd)
-                return None
-            except BaseException:
-                os.close(fd)
+            except BaseException as error:
+                _close(fd)
+                if isinstance(error, BlockingIOError):
+                    return None
                 raise
             return RealLock(fd, path)
 

@@ -32,6 +32,7 @@ from recovery.rows import Decision
 from replay.background import Background
 from replay.core import Core
 from replay.encoder import Model, NoModel, is_available
+from replay.faults import declared
 from replay.holders import holders
 from replay.hook import Hook, SyncHook
 from replay.live import LiveState
@@ -63,8 +64,13 @@ def open_core(
     `check` "full" compares memory.db by digest with what the journal makes; "quick" looks only at whether it can be
     read, belongs to this journal and stands on its history: for states so large that a scan at each start is too
     slow, and whose unit runs `journal recover all` before the server starts. Raises Locked, NotAJournal, Corrupt,
-    AmbiguousTail, Diverged, Unsupported.
+    AmbiguousTail, Diverged, Unsupported, and what the disk says as NoSpace, ReadOnly or IOFault.
     """
+    with declared(data.layout.memory_db):
+        return _open(data, check, progress, importing)
+
+
+def _open(data: Data, check: Check, progress: Progress | None, importing: bool) -> Opened:
     if not importing and data.pending_import() is not None:
         raise UsageError("an import was cut", path=data.import_path, hint="finish it with: journal init --adopt")
     known = Known()

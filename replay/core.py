@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from journal.commit import Committer, Ticket
 from journal.log import Log
+from replay.faults import declared
 from replay.live import LiveState
 from replay.restore import Restored, restore_in_place
 
@@ -99,11 +100,12 @@ class Core:
             log, state = self.log, self.state
             head = log.next_seq
             try:
-                done = restore_in_place(
-                    state.storage, state.layout, log, to_seq, reason=reason, actor=actor, before_swap=state.close,
-                    progress=progress,
-                )  # fmt: skip
-                renewed = LiveState.open(state.storage, state.layout)
+                with declared(state.layout.memory_db):
+                    done = restore_in_place(
+                        state.storage, state.layout, log, to_seq, reason=reason, actor=actor, before_swap=state.close,
+                        progress=progress,
+                    )  # fmt: skip
+                    renewed = LiveState.open(state.storage, state.layout)
             except BaseException as error:
                 if log.next_seq > head:
                     log.poison(f"the restore at seq {head} is journaled, but applying it failed: {error}")

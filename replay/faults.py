@@ -3,10 +3,24 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from journal.errors import Corrupt, IOFault, JournalError, Locked, NoSpace, ReadOnly
+from journal.storage import os_fault
 
 _HINT = "run: journal check"
+
+
+@contextmanager
+def declared(path: str) -> Iterator[None]:
+    """Around what a server calls: errors of SQLite and of the system come out as the declared ones, naming `path`."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise sqlite_fault(error, path) from error
+    except OSError as error:
+        raise os_fault(error, error.filename if isinstance(error.filename, str) else path) from error
 
 
 def sqlite_fault(error: sqlite3.Error, path: str) -> JournalError:

@@ -29,7 +29,10 @@ def holders(paths: Iterable[str]) -> list[Holder] | None:
     if not wanted:
         return []
     if os.path.isdir("/proc/self/fd"):
-        return [Holder(pid, _command(pid)) for pid in _pids() if not wanted.isdisjoint(_open_files(pid))]
+        try:
+            return [Holder(pid, _command(pid)) for pid in _pids() if not wanted.isdisjoint(_open_files(pid))]
+        except OSError:  # no descriptor is free, say: that nobody was seen does not mean that nobody is there
+            return None
     return _ask_lsof(paths)
 
 
@@ -49,7 +52,7 @@ def _open_files(pid: int) -> set[tuple[int, int]]:
     directory = f"/proc/{pid}/fd"
     try:
         descriptors = os.listdir(directory)
-    except OSError:  # it ended, or is another user's
+    except (FileNotFoundError, ProcessLookupError, PermissionError):  # it ended, or is another user's
         return set()
     found = (_identity(f"{directory}/{descriptor}") for descriptor in descriptors)
     return {identity for identity in found if identity is not None}

@@ -92,7 +92,8 @@ class LiveState:
         """Ends the snapshot, where nothing was applied to it."""
         self._begun = False
         if self.connection.in_transaction:
-            self.connection.execute("ROLLBACK")
+            with suppress(sqlite3.Error):  # it read only; what is wrong shows in the next one
+                self.connection.execute("ROLLBACK")
 
     def check(self, event: Event, seq: int) -> None:
         if self.validation == "strict" and isinstance(event, ConfigWritten):
@@ -246,7 +247,7 @@ class LiveState:
     def _wal_bytes(self) -> int:
         try:
             return os.stat(f"{self.generation}-wal").st_size
-        except FileNotFoundError:
+        except OSError:  # none; or the next look finds it
             return 0
 
     def fold(self) -> None:

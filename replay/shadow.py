@@ -22,6 +22,7 @@ from journal.errors import EnvironmentFault, JournalError, OutcomeUnknown, Refus
 from journal.events import type_dictionary, type_named
 from journal.storage import RealStorage
 from replay.checkpoints import Shadow, make_checkpoint
+from replay.faults import declared
 from replay.layout import Layout
 
 NICENESS = 10
@@ -128,7 +129,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     root = os.path.dirname(memory)
     layout = Layout(root, memory, f"{root}/agents", f"{root}/models", journal)
     try:
-        made = make_checkpoint(RealStorage(), layout, time_ns, _reporter())
+        with declared(memory):
+            made = make_checkpoint(RealStorage(), layout, time_ns, _reporter())
     except JournalError as error:
         print(msgspec.json.encode({"error": error.to_json()}).decode())
         return error.exit_code
