@@ -19,7 +19,8 @@ from journal.events import ConfigWritten, Event, StateRestored
 from journal.format import RECORD_CONTINUES_GROUP
 from journal.reader import LogReader
 from journal.storage import RealStorage
-from journal.verify import prove, verify
+from journal.verify import verify
+from journal.witness import prove
 from recovery.data import Data
 from recovery.decide import decide
 from recovery.diagnose import diagnose
