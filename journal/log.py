@@ -133,7 +133,7 @@ class Log:
         """Takes the lock, raises the epoch, and settles what an interrupted writer left (see `settle`).
 
         `evidence_seq` is the last seq that something outside the log knows to have been durable (memory.db's position,
-        a checkpoint, a receipt). Raises NotAJournal, Locked, Corrupt, AmbiguousTail, Unsupported.
+        a checkpoint, a receipt). Raises NotAJournal, Locked, Corrupt, AmbiguousTail, Diverged, Unsupported.
         """
         if storage.kind(f"{directory}/segments") != "directory":
             raise NotAJournal("no journal here", path=directory, hint="create one with: journal init")

@@ -54,6 +54,8 @@ def settle(
     """
     repaired = _repair_tail(storage, directory, reader)
     tail = reader.tail
+    if tail.region is None:
+        reader.raise_for_end()
     if tail.closed and tail.region is None:
         return Opening(clean=True, previous_epoch=previous_epoch, repaired=repaired), None
     quarantined = None

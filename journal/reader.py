@@ -147,6 +147,21 @@ class LogReader:
         if verdict is not Verdict.TORN_TAIL:
             raise error_for(verdict, region, self.tail.path, self.evidence_seq)
 
+    def raise_for_end(self) -> None:
+        """As `raise_for_tail`; Diverged too, where a seq behind the end was durable.
+
+        Then the end is gone without a trace: an older copy of the last segment lies there, or the segment is missing.
+        """
+        self.raise_for_tail()
+        if self.evidence_seq > self.last_seq:
+            raise Diverged(
+                f"the journal ends at seq {self.last_seq}, but seq {self.evidence_seq} was durable",
+                path=self.tail.path,
+                offset=self.tail.offset,
+                seq=self.last_seq + 1,
+                hint="bring the newer segments back: journal recover --from DIR",
+            )
+
     def batch_of(self, seq: int) -> Batch:
         """The batch that contains `seq` (1 ≤ seq ≤ last_seq)."""
         if not 1 <= seq <= self.last_seq:
@@ -266,7 +281,7 @@ class LogReader:
                 f"segment belongs to journal {header.journal_id.hex()}",
                 path=segment.path,
                 offset=0,
-                hint=f"move it away; this is journal {self.journal_id.hex()}",
+                hint=f"the first segment is of journal {self.journal_id.hex()}: one of the two does not belong here",
             )
 
     def _check_link(self, segment: SegmentRef, successor: SegmentHeader, after: SegmentRef) -> None:

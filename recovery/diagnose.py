@@ -121,6 +121,8 @@ def _journal(data: Data) -> tuple[LogReader | None, JournalFacts]:
             torn_bytes=tail.region.length if tail.region else 0,
         )  # fmt: skip
         reader.raise_for_tail()
+        if facts.newest_checkpoint > reader.last_seq:  # memory.db beyond the end is judged where memory.db is
+            reader.raise_for_end()
     except NotAJournal:
         raise
     except DataError as error:

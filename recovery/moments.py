@@ -26,34 +26,37 @@ def resolve_moment(
 
     The log is read only for a tag (what follows the newest checkpoint) and for a time (one segment). Raises UsageError
     for what is no moment, a seq beyond the end and an unknown tag; Corrupt or AmbiguousTail where the answer would be
-    the end and the end is damaged, since what lies there may belong to the moment too.
+    the end and the end is damaged, since what lies there may belong to the moment too; Diverged where it is gone.
     """
     moment = parse(text)
     tags: dict[str, int] = {}
     if isinstance(moment, AtTag):
         tags = read_history(reader, data.checkpoints).tags
     elif isinstance(moment, AtSeq) and moment.seq > reader.last_seq:
-        raise_for_tail(data, reader)
+        raise_for_end(data, reader)
     seq = resolve(
         moment, last_seq=reader.last_seq, seq_at=reader.seq_at, tags=tags, now_ns=clock(), exclusive=exclusive
     )
     if seq == reader.last_seq and not isinstance(moment, AtSeq | AtTag):
-        raise_for_tail(data, reader)
+        raise_for_end(data, reader)
     return seq
 
 
-def raise_for_tail(data: Data, reader: LogReader) -> None:
-    """Raises the error that the bytes behind the log's last batch deserve; nothing for zeros or a torn tail."""
-    weigh_tail(data, reader)
-    reader.raise_for_tail()
+def raise_for_end(data: Data, reader: LogReader) -> None:
+    """Raises the error that the log's end deserves: a bad region there, or an end that once lay further on."""
+    weigh_end(data, reader)
+    reader.raise_for_end()
 
 
-def weigh_tail(data: Data, reader: LogReader) -> None:
-    """Tells the reader what checkpoints and memory.db know of its tail, if there is anything in doubt there.
+def weigh_end(data: Data, reader: LogReader) -> None:
+    """Tells the reader what checkpoints and memory.db know of the log's end.
 
-    Without it, an acknowledged batch that lost its last sectors would pass for one that was never finished.
+    Without it, an acknowledged batch that lost its last sectors would pass for one that was never finished, and an
+    older copy of the last segment for the journal.
     """
-    if reader.tail.region is not None:
-        from recovery.diagnose import evidence_seq
+    from recovery.diagnose import evidence_seq
 
-        reader.evidence_seq = max(reader.evidence_seq, evidence_seq(data))
+    known = evidence_seq(data)
+    if known > reader.last_seq:
+        reader.refresh()  # a writer at work: what was applied was durable before
+    reader.evidence_seq = max(reader.evidence_seq, known)

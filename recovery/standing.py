@@ -143,7 +143,7 @@ def _log(data: Data, manifests: list[Manifest], position: Position | None) -> tu
     reader.evidence_seq = max(known, default=0)
     problem, exit_code = None, 0
     try:
-        reader.raise_for_tail()
+        reader.raise_for_end()
     except DataError as error:
         problem, exit_code = str(error), error.exit_code
     tail = reader.tail

@@ -81,7 +81,7 @@ def make_checkpoint(
         before = verified[0].of_kind(KIND_EMBEDDINGS) if verified else []
         live, vectors, new_bytes = _look_at(reader, layout, checkpoints, before)
         reader.evidence_seq = max(live.claims, *(manifest.seq for manifest in verified), 0)
-        reader.raise_for_tail()  # a checkpoint that ends where the damage begins would pass for the journal's end
+        reader.raise_for_end()  # a checkpoint that ends where the damage begins would pass for the journal's end
         target_seq = reader.last_seq if live.seq is None else live.seq
         history = read_history(reader, checkpoints, target_seq)
         built = build_state(

@@ -153,7 +153,9 @@ def test_a_memory_db_beyond_the_journals_end_is_damage_of_the_journal(journal, t
         segment.unlink()
     for segment in segment_files(str(old / "journal")):
         (journal.data / "journal" / "segments" / segment.name).write_bytes(segment.read_bytes())
-    assert journal.json("status")["memory"]["position_is"] == "beyond"
+    ran = journal("status", "--json")
+    assert (ran.code, ran.json()["memory"]["position_is"]) == (14, "beyond")
+    assert "seq 11 was durable" in ran.json()["journal"]["problem"]
     assert "BEYOND" in journal("status").out
 
 

@@ -64,20 +64,20 @@ def command(
     """
     from journal.errors import UsageError
     from recovery.cli.records import Filter
-    from recovery.moments import weigh_tail
+    from recovery.moments import weigh_end
 
     if follow and until is not None:
         raise UsageError("--follow has no end", hint="leave out --until")
     wanted = Filter(agents, actors, types, entities, scopes, op_ids)
     data = app.data
     reader = data.reader()
-    weigh_tail(data, reader)
+    weigh_end(data, reader)
     first, last = bounds(data, reader, since, until)
     show = _objects(app) if app.json else _Lines(app).show
     show(_selected(reader, wanted, first, last, count))
     if follow:
         app.out.flush()
-        reader.raise_for_tail()
+        reader.raise_for_end()
         _follow(app, reader, wanted, show)
 
 
@@ -101,10 +101,12 @@ def _selected(reader: LogReader, wanted: Filter, first: int, last: int | None, c
         first = max(first, (reader.last_seq if last is None else last) - count + 1)
     if first > reader.last_seq:
         if last is None:
-            reader.raise_for_tail()
+            reader.raise_for_end()
         return
     found = wanted.select(entries(reader.batches(first, last), first, last))
     yield from found if count is None or not wanted else _newest(found, count)
+    if last is None:
+        reader.raise_for_end()
 
 
 def _newest(found: Iterator[Entry], count: int) -> Iterator[Entry]:
