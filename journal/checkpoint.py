@@ -21,7 +21,7 @@ from typing import Annotated, Literal, NamedTuple
 import msgspec
 
 from journal.errors import Corrupt, DataError, Locked
-from journal.format import KIND_MANIFEST, PROLOGUE_BYTES, decode_header, encode_header
+from journal.format import KIND_MANIFEST, PROLOGUE_BYTES, decode_file, encode_header
 from journal.storage import Storage, write_file
 
 PART_BYTES = 1 << 20
@@ -145,9 +145,7 @@ class CheckpointStore:
         if self.storage.kind(path) not in ("file", "missing"):
             raise Corrupt("manifest is no regular file", path=path, hint=_HINT)
         data = self.storage.read(path)
-        body = decode_header(data, KIND_MANIFEST, path)
-        if len(data) != PROLOGUE_BYTES + len(body):
-            raise Corrupt("bytes follow the manifest", path=path, offset=PROLOGUE_BYTES + len(body), hint=_HINT)
+        body = decode_file(data, KIND_MANIFEST, path)
         try:
             manifest = msgspec.json.decode(body, type=Manifest)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:

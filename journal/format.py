@@ -205,6 +205,15 @@ def decode_header(data: bytes | memoryview, kind: int, path: str) -> bytes:
     return body
 
 
+def decode_file(data: bytes | memoryview, kind: int, path: str) -> bytes:
+    """As `decode_header`, of a file that is nothing but prologue and body: what follows them is damage."""
+    body = decode_header(data, kind, path)
+    end = PROLOGUE_BYTES + len(body)
+    if len(data) != end:
+        raise Corrupt(f"{len(data) - end} bytes follow the end of the file's content", path=path, offset=end)
+    return body
+
+
 # -- segment header ---------------------------------------------------------------------------------------------------
 
 

@@ -16,7 +16,7 @@ import msgspec
 from journal.checkpoint import CheckpointStore
 from journal.errors import Corrupt, DataError, JournalError
 from journal.events import JournalEventLost
-from journal.format import KIND_PLAN, Record, SegmentHeader, decode_header, decode_segment_header
+from journal.format import KIND_PLAN, Record, SegmentHeader, decode_file, decode_segment_header
 from journal.lineage import Parent, parent_of
 from journal.reader import LogReader, SegmentRef, list_segments, two_histories
 from journal.regions import Verdict, error_for, verdict_on
@@ -339,6 +339,6 @@ def _strays(storage: Storage, directory: str, parts: set[str], report: Verified)
     for plan in (f"{directory}/recovery.json", f"{directory}/import.json", f"{directory}/{PENDING}"):
         if storage.kind(plan) == "file":
             try:
-                decode_header(storage.read(plan), KIND_PLAN, plan)
+                decode_file(storage.read(plan), KIND_PLAN, plan)
             except DataError as error:
                 report.add(error, plan)

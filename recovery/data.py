@@ -11,7 +11,7 @@ from functools import cached_property
 
 from journal.checkpoint import CheckpointStore
 from journal.errors import JournalError
-from journal.format import KIND_PLAN, decode_header
+from journal.format import KIND_PLAN, decode_file
 from journal.reader import LogReader
 from journal.storage import RealStorage, Storage
 from recovery.config import Config
@@ -85,6 +85,6 @@ class Data:
 
     def _read_plan(self, path: str) -> bytes | None:
         try:
-            return decode_header(self.storage.read(path), KIND_PLAN, path)
+            return decode_file(self.storage.read(path), KIND_PLAN, path)
         except FileNotFoundError:
             return None
