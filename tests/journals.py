@@ -18,11 +18,13 @@ def record(number: int, event: Event | None = None, *, op_id: str | None = None,
     return encode_record(Record(0, START + number * 1000, None, op_id, agent, None, None, event))
 
 
-def journal_in(path: Path, storage: Storage | None = None) -> tuple[Storage, str]:
+def journal_in(
+    path: Path, storage: Storage | None = None, journal_id: bytes = bytes(range(16))
+) -> tuple[Storage, str]:
     """An empty journal under `path`; returns its storage and directory."""
     storage = storage or RealStorage()
     directory = str(path / "journal")
-    create(storage, directory, journal_id=bytes(range(16)))
+    create(storage, directory, journal_id)
     return storage, directory
 
 
