@@ -17,7 +17,7 @@ from typing import Literal
 import msgspec
 
 from journal.errors import DataError, IOFault
-from journal.format import KIND_PLAN, decode_header, encode_header
+from journal.format import KIND_PLAN, decode_file, encode_header
 from journal.repair_segment import Step
 from journal.storage import Storage, write_file
 
@@ -112,7 +112,7 @@ def read_pending(storage: Storage, directory: str) -> list[Repair]:
     """Repairs that nobody has journaled yet. A list that cannot be read tells nothing."""
     path = f"{directory}/{PENDING}"
     try:
-        return msgspec.json.decode(decode_header(storage.read(path), KIND_PLAN, path), type=list[Repair])
+        return msgspec.json.decode(decode_file(storage.read(path), KIND_PLAN, path), type=list[Repair])
     except (FileNotFoundError, DataError, msgspec.MsgspecError):
         return []
 

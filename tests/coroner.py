@@ -40,9 +40,9 @@ class Coroner:
     counts: Counter[str] = field(default_factory=Counter)
 
     def judge(self, damage: Damage, *, deep: bool = True) -> str:
-        """The outcome: `refused`, `padding`, `passed over`, `ignored`. `deep` builds the state as well.
+        """The outcome: `refused`, `repaired`, `padding`, `passed over` or `ignored by design`. Raises WrongAnswer.
 
-        Raises WrongAnswer.
+        `deep` builds the state as well.
         """
         try:
             outcome = self._judge(damage, deep)
@@ -84,11 +84,11 @@ class Coroner:
         if report.exit_code not in ((0,) if padding else (12, 13, 15)):
             raise WrongAnswer(f"verify ends with {report.exit_code}")
         opened = self._open(damage)
-        if error is None and not padding and not opened:
+        if error is None and not padding and opened == "open":
             raise WrongAnswer("neither reading nor opening refuses it")
         if deep:
             self._build(damage)
-        return "padding" if padding else "refused"
+        return "padding" if padding else "repaired" if opened == "repaired" else "refused"
 
     def _read(self, damage: Damage) -> DataError | NotAJournal | None:
         """What reading all of it ends with; what was read before that must be true."""
@@ -134,22 +134,33 @@ class Coroner:
             view, self.specimen.root, evidence_seq=self.specimen.last_seq, entropy=lambda count: ENTROPY[:count]
         )
 
-    def _open(self, damage: Damage) -> bool:
-        """Opening for writing: True if it was refused. A flip of what opening never reads cannot matter to it."""
+    def _open(self, damage: Damage) -> str:
+        """Opening for writing: `open`, `refused`, or `repaired` to the very bytes that were there before the damage.
+
+        A flip of what opening never reads cannot matter to it.
+        """
         if damage.is_flip and not is_read(self._opening_reads, damage.path, damage.offset or 0):
-            return False
+            return "open"
         view = self.specimen.view(damage.changes)
         try:
             log = self._opened_log(view)
         except DECLARED as error:
             self._named(damage, error, "opening")
-            return True
+            return "refused"
         if log.next_seq != self.specimen.last_seq + 1 or log.opening.torn_bytes:
             raise WrongAnswer(
                 f"opening goes on at seq {log.next_seq} after {self.specimen.last_seq}, "
                 f"{log.opening.torn_bytes} bytes set aside"
             )
-        return False
+        if not log.opening.repaired:
+            return "open"
+        path = damage.path
+        if view.content(path) != self.specimen.image[path]:
+            raise WrongAnswer("repaired to other bytes than there were")
+        (kept,) = {each.quarantined for each in log.opening.repaired}
+        if kept is None or view.content(kept) != damage.changes[path]:
+            raise WrongAnswer("the damaged file is not kept")
+        return "repaired"
 
     # -- the state ----------------------------------------------------------------------------------------------------
 
@@ -215,7 +226,7 @@ class Coroner:
 
     def _judge_lock(self, damage: Damage) -> str:
         """Ignored by design: what it says costs an epoch at most, and never an event."""
-        if self._open(damage):
+        if self._open(damage) != "open":
             raise WrongAnswer("a damaged lock file stops the opening")
         return "ignored by design"
 
