@@ -28,11 +28,11 @@ def command(app: App, output: str | None) -> None:
     """
     from journal.witness import head_of
     from recovery.heads import head_json, head_lines
-    from recovery.moments import weigh_tail
+    from recovery.moments import weigh_end
 
     data = app.data
     reader = data.reader()
-    weigh_tail(data, reader)
+    weigh_end(data, reader)
     head = head_of(reader)
     if output is not None:
         _write(app, output, head_json(head))
