@@ -41,7 +41,7 @@ def head_in(batch: Batch, seq: int, journal_id: bytes) -> Head:
 
 def head_of(reader: LogReader) -> Head:
     """The head of the journal as it can be read now. Raises what reading the tail raises."""
-    reader.raise_for_tail()
+    reader.raise_for_end()
     if not reader.last_seq:
         return Head(reader.journal_id.hex(), 0, CHAIN_GENESIS.hex(), 0, 0)
     return head_in(reader.batch_of(reader.last_seq), reader.last_seq, reader.journal_id)

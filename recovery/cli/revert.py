@@ -64,7 +64,7 @@ def command(
     from journal.errors import UsageError
     from recovery.cli.log import bounds
     from recovery.cli.records import Filter, entries
-    from recovery.moments import weigh_tail
+    from recovery.moments import weigh_end
     from recovery.revert import plan_revert, revert
 
     wanted = Filter(agents, actors, types, entities, scopes, op_ids)
@@ -72,7 +72,7 @@ def command(
         raise UsageError("nothing says which changes to undo", hint="name them by --agent, --since, …, as for the log")
     data = app.data
     reader = data.reader()
-    weigh_tail(data, reader)
+    weigh_end(data, reader)
     reader.raise_for_tail()
     first, last = bounds(data, reader, since, until)
     batches = reader.batches(first, last) if first <= reader.last_seq else ()
