@@ -10,19 +10,19 @@ from __future__ import annotations
 import errno
 import os
 import random
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 from journal.errors import IOFault, NoSpace, NotAJournal, ReadOnly
 from journal.storage import Kind
 from tests.simfaults import CHANGES, Counts, Fault, PowerCut
 from tests.simfiles import SimFile, SimLock
-from tests.simnodes import SECTOR_BYTES, DirectoryNode, FileNode, LinkNode, Mode, NameChange, Names, Node, apply_write
+from tests.simnodes import SECTOR_BYTES, DirectoryNode, FileNode, LinkNode, Mode, NameChange, Names, Node, tree_after
 from tests.simtree import (
     child,
     directory_at,
     file_at,
     holds,
+    image_of,
     is_directory,
     node_at,
     node_bytes,
@@ -42,6 +42,8 @@ class SimDisk:
         self.counts = Counts()
         self.cut_at: int | None = None
         """The power goes at this change, counted from 1 over the disk's life: see `Counts.changes`."""
+        self.before_change: Callable[[], None] | None = None
+        """Called before each change: between two of them every cut leaves the same (`simcuts.images`)."""
         self.is_off = False
         self.read_only = False
         self.capacity: int | None = None
@@ -57,9 +59,40 @@ class SimDisk:
         `torn` keeps any legal part of what was not synced, `none` keeps nothing of it, `all` everything.
         """
         after = SimDisk()
-        after._root = self._names.after_cut(rng, mode, self._root)
+        arrived = self._names.arriving(rng, mode)
+        after._root = tree_after(self._root, arrived, lambda node: node.after_cut(rng, mode))
         after.capacity = self.capacity
         return after
+
+    def pending(self) -> tuple[list[list[NameChange]], list[FileNode]]:
+        """Changes of names and files with writes that a power cut may let arrive or not."""
+        files: dict[int, FileNode] = {}
+
+        def walk(node: Node) -> None:
+            if isinstance(node, DirectoryNode):
+                for names in (node.live, node.durable) if node.live != node.durable else (node.live,):
+                    for each in names.values():
+                        walk(each)
+            elif isinstance(node, FileNode) and node.pending:
+                files[id(node)] = node
+
+        walk(self._root)
+        for together in self._names.pending:
+            for change in together:
+                if change.node is not None:
+                    walk(change.node)
+        return self._names.pending, list(files.values())
+
+    def after(self, arrived: list[list[NameChange]], contents: dict[int, bytes]) -> SimDisk:
+        """The disk after a cut that let these names arrive, and of the files with pending writes (by id) these."""
+        disk = SimDisk()
+        disk._root = tree_after(self._root, arrived, lambda node: contents.get(id(node), node.durable))
+        disk.capacity = self.capacity
+        return disk
+
+    def image(self) -> tuple[int, bool]:
+        """A number that tells images apart: of every name and every byte. And whether there is any byte."""
+        return image_of(self._root)
 
     def fail(self, operation: str, **options: object) -> Fault:
         """Adds a fault; the test should assert that it ``fired``."""
@@ -73,9 +106,7 @@ class SimDisk:
 
     def poke(self, path: str, offset: int, data: bytes) -> None:
         """Changes bytes behind the program's back, durably, as rot or a stray writer does."""
-        node = file_at(self._root, path)
-        apply_write(node.live, offset, data)
-        apply_write(node.durable, offset, data)
+        file_at(self._root, path).poke(offset, data)
 
     def set_free_bytes(self, count: int) -> None:
         """From now on only this much can be added to files."""
@@ -83,7 +114,7 @@ class SimDisk:
 
     def durable(self, path: str) -> bytes:
         """What of a file is on the platter."""
-        return bytes(file_at(self._root, path).durable)
+        return file_at(self._root, path).durable
 
     def unsynced_paths(self) -> list[str]:
         """Files whose content, and directories whose names, a power cut could change."""
@@ -251,39 +282,14 @@ class SimDisk:
 
     # -- within -------------------------------------------------------------------------------------------------------
 
-    @contextmanager
     def does(
         self, operation: str, path: str, *, changes: bool = False, on_fault: Callable[[Fault], None] | None = None
-    ) -> Iterator[bool]:
-        """One operation: counted, cut or failed if it is due; yields True if it must be skipped in silence.
+    ) -> Operation:
+        """One operation, as a context: counted, cut or failed if it is due; True if it must be skipped in silence.
 
         At a cut, names and writes get as far as the cache, a sync does not even begin: `crash` says what became of it.
         """
-        if self.is_off:
-            raise PowerCut(path)
-        self.counts.operations[operation] += 1
-        cut = self.cut_at is not None and operation in CHANGES and self.counts.changes == self.cut_at
-        self.is_off = cut
-        if cut and operation in ("sync", "sync_dir"):
-            raise PowerCut(path)
-        try:
-            if self.read_only and (changes or operation in CHANGES - {"sync", "sync_dir"}):
-                raise os_error(errno.EROFS)
-            skipped = False
-            for fault in [each for each in self.faults if each.meets(operation, path)]:
-                skipped = fault.silent
-                if not skipped:
-                    if on_fault is not None:
-                        on_fault(fault)
-                    raise os_error(fault.error)
-            yield skipped
-        except (FileNotFoundError, FileExistsError) as error:
-            error.filename = path
-            raise
-        except OSError as error:
-            raise _declared(error, path) from error
-        if cut:
-            raise PowerCut(path)
+        return Operation(self, operation, path, changes, on_fault)
 
     def room(self, node: FileNode, length: int) -> int:
         """How long a file may get that is to be `length` long."""
@@ -305,6 +311,68 @@ class SimDisk:
             return not self.is_off and node_at(self._root, path) is node
         except OSError:
             return False
+
+
+class Operation:
+    """One operation on a disk; a context in plain methods, because there are very many of them."""
+
+    __slots__ = ("_changes", "_cut", "_disk", "_on_fault", "_operation", "_path")
+
+    def __init__(
+        self, disk: SimDisk, operation: str, path: str, changes: bool, on_fault: Callable[[Fault], None] | None
+    ) -> None:
+        self._disk = disk
+        self._operation = operation
+        self._path = path
+        self._changes = changes
+        self._on_fault = on_fault
+        self._cut = False
+
+    def __enter__(self) -> bool:
+        disk, operation = self._disk, self._operation
+        if disk.is_off:
+            raise PowerCut(self._path)
+        is_change = operation in CHANGES
+        if is_change and disk.before_change is not None:
+            disk.before_change()
+        disk.counts.operations[operation] += 1
+        if is_change and disk.cut_at is not None and disk.counts.changes == disk.cut_at:
+            self._cut = disk.is_off = True
+            if operation in ("sync", "sync_dir"):
+                raise PowerCut(self._path)
+        if not disk.faults and not disk.read_only:
+            return False
+        try:
+            return self._meet_faults(is_change)
+        except OSError as error:
+            raise self._told(error) from error
+
+    def _meet_faults(self, is_change: bool) -> bool:
+        disk, operation, skipped = self._disk, self._operation, False
+        if disk.read_only and (self._changes or (is_change and operation not in ("sync", "sync_dir"))):
+            raise os_error(errno.EROFS)
+        for fault in [each for each in disk.faults if each.meets(operation, self._path)]:
+            skipped = fault.silent
+            if not skipped:
+                if self._on_fault is not None:
+                    self._on_fault(fault)
+                raise os_error(fault.error)
+        return skipped
+
+    def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
+        if isinstance(error, OSError):
+            told = self._told(error)
+            if told is not error:
+                raise told from error
+        elif error is None and self._cut:
+            raise PowerCut(self._path)
+
+    def _told(self, error: OSError) -> Exception:
+        """As the protocol promises it: with the path, and but for two kinds as a declared error."""
+        if isinstance(error, FileNotFoundError | FileExistsError):
+            error.filename = self._path
+            return error
+        return _declared(error, self._path)
 
 
 def _declared(error: OSError, path: str) -> Exception:

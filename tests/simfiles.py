@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from tests.simfaults import Fault
@@ -12,7 +11,7 @@ from tests.simnodes import SECTOR_BYTES, DirectoryNode, FileNode
 from tests.simtree import node_bytes, os_error
 
 if TYPE_CHECKING:
-    from tests.simdisk import SimDisk
+    from tests.simdisk import Operation, SimDisk
 
 LOCK_BYTES_MAX = 65536
 
@@ -30,8 +29,8 @@ class SimFile:
         with self._disk.does("read", self.path):
             node = self._file()
             data = bytes(node.live[offset : offset + length])
-            for sector in range(offset // SECTOR_BYTES, (offset + len(data) - 1) // SECTOR_BYTES + 1):
-                if sector in node.bad_sectors:
+            for sector in sorted(node.bad_sectors):
+                if offset < (sector + 1) * SECTOR_BYTES and sector * SECTOR_BYTES < offset + len(data):
                     if not node.bad_sectors[sector]:
                         raise os_error(errno.EIO)
                     data = data[: max(0, sector * SECTOR_BYTES - offset)]
@@ -78,15 +77,16 @@ class SimFile:
     def close(self) -> None:
         self._node = None
 
-    def _does(self, operation: str, on_fault: Callable[[Fault], None] | None = None) -> AbstractContextManager[bool]:
+    def _does(self, operation: str, on_fault: Callable[[Fault], None] | None = None) -> Operation:
         return self._disk.does(operation, self.path, on_fault=on_fault)
 
     def _write(self, offset: int, data: bytes) -> None:
         node = self._file()
         node.write(offset, data)
         self._disk.counts.bytes_written += len(data)
-        for sector in range(offset // SECTOR_BYTES, (offset + len(data) - 1) // SECTOR_BYTES + 1):
-            node.bad_sectors.pop(sector, None)  # drives remap a bad sector when it is written
+        if node.bad_sectors:
+            for sector in range(offset // SECTOR_BYTES, (offset + len(data) - 1) // SECTOR_BYTES + 1):
+                node.bad_sectors.pop(sector, None)  # drives remap a bad sector when it is written
 
     def _open(self) -> FileNode | DirectoryNode:
         if self._node is None:

@@ -13,6 +13,7 @@ Rules of a power cut, harsher than most file systems and never kinder:
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -34,40 +35,62 @@ class Truncate:
 
 @dataclass(slots=True, eq=False)
 class FileNode:
-    """A file: what a reader sees (``live``), what is on the platter (``durable``) and what is on its way there."""
+    """A file: what a reader sees (``live``), what is on the platter (``durable``) and what is on its way there.
 
-    live: bytearray = field(default_factory=bytearray)
-    durable: bytearray = field(default_factory=bytearray)
+    Whoever only reads shares its bytes with the disk that it came from: they are copied when it is written.
+    """
+
+    live: bytes | bytearray = b""
+    durable: bytes = b""
     pending: list[Write | Truncate] = field(default_factory=list)
     bad_sectors: dict[int, bool] = field(default_factory=dict)  # number → True if reads just end there
+    has_lost: bool = False  # a write that readers see and the disk never will: the two are no longer one
 
     def write(self, offset: int, data: bytes) -> None:
         if data:
-            apply_write(self.live, offset, data)
+            apply_write(self._writable(), offset, data)
             self.pending.append(Write(offset, bytes(data)))
 
     def truncate(self, length: int) -> None:
-        apply_truncate(self.live, length)
+        apply_truncate(self._writable(), length)
         self.pending.append(Truncate(length))
+
+    def poke(self, offset: int, data: bytes) -> None:
+        """Bytes that change behind everybody's back, on the platter and in the cache."""
+        apply_write(self._writable(), offset, data)
+        durable = bytearray(self.durable)
+        apply_write(durable, offset, data)
+        self.durable = bytes(durable)
+
+    def _writable(self) -> bytearray:
+        if not isinstance(self.live, bytearray):
+            self.live = bytearray(self.live)
+        return self.live
 
     def sync(self) -> None:
         """The pending writes become durable: those, and not what readers see, which lost writes still show."""
-        for each in self.pending:
-            _apply(self.durable, each)
-        self.pending.clear()
+        if self.pending:
+            self.durable = self._all_arrived() if self.has_lost else bytes(self.live)
+            self.pending.clear()
 
     def lose_pending(self) -> None:
         """What a kernel does after a failed sync: the pages count as clean, readers see them, the disk never will."""
+        self.has_lost = True
         self.pending.clear()
 
-    def after_cut(self, rng: random.Random, mode: Mode) -> bytearray:
-        if mode == "none":
-            return bytearray(self.durable)
+    def _all_arrived(self) -> bytes:
         content = bytearray(self.durable)
+        for each in self.pending:
+            _apply(content, each)
+        return bytes(content)
+
+    def after_cut(self, rng: random.Random, mode: Mode) -> bytes:
+        """What one cut leaves: nothing of what is pending, all of it, or any legal part."""
+        if mode == "none" or not self.pending:
+            return self.durable
         if mode == "all":
-            for each in self.pending:
-                _apply(content, each)
-            return content
+            return self._all_arrived()
+        content = bytearray(self.durable)
         run: list[Write] = []
         for each in self.pending:
             if isinstance(each, Write):
@@ -78,26 +101,38 @@ class FileNode:
             content = torn(rng, content, run)
             apply_truncate(content, each.length)
             run = []
-        return torn(rng, content, run)
+        return bytes(torn(rng, content, run))
+
+
+def pieces_of(writes: list[Write]) -> dict[int, list[Write]]:
+    """The writes by the sector that they fall into, each sector's in their order."""
+    pieces: dict[int, list[Write]] = {}
+    for write in writes:
+        stop = write.offset + len(write.data)
+        for sector in range(write.offset // SECTOR_BYTES, (stop - 1) // SECTOR_BYTES + 1):
+            start, end = max(write.offset, sector * SECTOR_BYTES), min(stop, (sector + 1) * SECTOR_BYTES)
+            piece = Write(start, write.data[start - write.offset : end - write.offset])
+            pieces.setdefault(sector, []).append(piece)
+    return pieces
+
+
+def lengths_of(length: int, writes: list[Write]) -> list[int]:
+    """Every length that a file of `length` bytes has on the way through these writes, ascending."""
+    lengths = [length]
+    for write in writes:
+        lengths.append(max(lengths[-1], write.offset + len(write.data)))
+    return lengths
 
 
 def torn(rng: random.Random, durable: bytes | bytearray, writes: list[Write]) -> bytearray:
     """The content after a cut with these writes under way."""
     if not writes:
         return bytearray(durable)
-    pieces: dict[int, list[Write]] = {}
-    lengths = [len(durable)]
-    for write in writes:
-        stop = write.offset + len(write.data)
-        lengths.append(max(lengths[-1], stop))
-        for sector in range(write.offset // SECTOR_BYTES, (stop - 1) // SECTOR_BYTES + 1):
-            start, end = max(write.offset, sector * SECTOR_BYTES), min(stop, (sector + 1) * SECTOR_BYTES)
-            piece = Write(start, write.data[start - write.offset : end - write.offset])
-            pieces.setdefault(sector, []).append(piece)
+    lengths = lengths_of(len(durable), writes)
     length = rng.choice(lengths)
     content = bytearray(durable).ljust(lengths[-1], b"\0")
     likelihood = rng.choice((0.0, 0.1, 0.5, 0.9, 1.0))  # from "the head never came by" to "only the length is missing"
-    for versions in pieces.values():
+    for versions in pieces_of(writes).values():
         if rng.random() < likelihood:
             for piece in versions[: rng.randint(1, len(versions))]:
                 apply_write(content, piece.offset, piece.data)
@@ -161,53 +196,62 @@ class Names:
     """The unsynced changes of names on one disk, oldest first; those in one list arrive together or not at all."""
 
     def __init__(self) -> None:
-        self._pending: list[list[NameChange]] = []
+        self.pending: list[list[NameChange]] = []
 
     def change(self, *changes: NameChange) -> None:
         for each in changes:
             each.arrive(each.directory.live)
-        self._pending.append(list(changes))
+        self.pending.append(list(changes))
 
     def sync(self, directory: DirectoryNode) -> None:
-        for together in self._pending:
+        for together in self.pending:
             for each in together:
                 if each.directory is directory:
                     each.arrive(directory.durable)
             together[:] = [each for each in together if each.directory is not directory]
-        self._pending = [together for together in self._pending if together]
+        self.pending = [together for together in self.pending if together]
 
-    def after_cut(self, rng: random.Random, mode: Mode, root: DirectoryNode) -> DirectoryNode:
-        """The tree that is found afterwards: new nodes, everything in it durable."""
+    def arriving(self, rng: random.Random, mode: Mode) -> list[list[NameChange]]:
+        """Those of the pending changes that one cut lets arrive."""
         if mode == "all":
-            arrived = self._pending
-        elif mode == "none":
-            arrived = []
-        else:
-            likelihood = rng.choice((0.1, 0.5, 0.9))
-            arrived = [together for together in self._pending if rng.random() < likelihood]
-        names: dict[int, dict[str, Node]] = {}
-        for together in arrived:
-            for each in together:
-                each.arrive(names.setdefault(id(each.directory), dict(each.directory.durable)))
-        copies: dict[int, Node] = {}
+            return self.pending
+        if mode == "none":
+            return []
+        likelihood = rng.choice((0.1, 0.5, 0.9))
+        return [together for together in self.pending if rng.random() < likelihood]
 
-        def copy(node: Node) -> Node:
-            if id(node) in copies:
-                return copies[id(node)]  # two names of one file, left by half a rename
-            if isinstance(node, DirectoryNode):
-                found = names.get(id(node), node.durable)
-                made: Node = (directory := DirectoryNode())
-                copies[id(node)] = made
-                directory.live = {name: copy(found[name]) for name in sorted(found)}
-                directory.durable = dict(directory.live)
-            elif isinstance(node, FileNode):
-                content = node.after_cut(rng, mode)
-                made = FileNode(content, bytearray(content), bad_sectors=dict(node.bad_sectors))
-            else:
-                made = LinkNode(node.target)
+
+def tree_after(
+    root: DirectoryNode, arrived: list[list[NameChange]], content_of: Callable[[FileNode], bytes]
+) -> DirectoryNode:
+    """The tree that is found after a cut: new nodes, everything in it durable.
+
+    ``arrived`` are the changes of names that made it, ``content_of`` says what became of a file.
+    """
+    names: dict[int, dict[str, Node]] = {}
+    for together in arrived:
+        for each in together:
+            each.arrive(names.setdefault(id(each.directory), dict(each.directory.durable)))
+    copies: dict[int, Node] = {}
+
+    def copy(node: Node) -> Node:
+        made = copies.get(id(node))
+        if made is not None:
+            return made  # two names of one file, left by half a rename
+        if isinstance(node, FileNode):
+            content = content_of(node)
+            made = FileNode(content, content, bad_sectors=dict(node.bad_sectors))
+        elif isinstance(node, DirectoryNode):
+            found = names.get(id(node), node.durable)
+            made = directory = DirectoryNode()
             copies[id(node)] = made
-            return made
+            directory.live = {name: copy(found[name]) for name in sorted(found)}
+            directory.durable = dict(directory.live)
+        else:
+            made = LinkNode(node.target)
+        copies[id(node)] = made
+        return made
 
-        after = copy(root)
-        assert isinstance(after, DirectoryNode)
-        return after
+    after = copy(root)
+    assert isinstance(after, DirectoryNode)
+    return after

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from functools import lru_cache
 
 from tests.simnodes import DirectoryNode, FileNode, LinkNode, Node
 
@@ -16,9 +17,26 @@ def os_error(number: int) -> OSError:
     return OSError(number, os.strerror(number))
 
 
+@lru_cache(maxsize=4096)
+def _parts(path: str) -> tuple[str, ...]:
+    return tuple(part for part in path.split("/") if part)
+
+
 def node_at(root: DirectoryNode, path: str, *, follow: bool = True) -> Node:
     """The node that a path names. Links on the way are followed, the last one only with `follow`."""
-    todo = [part for part in path.split("/") if part]
+    node: Node | None = root
+    for part in _parts(path):
+        if type(node) is not DirectoryNode:
+            return _walked(root, path, follow)
+        node = node.live.get(part)
+    if node is None or type(node) is LinkNode:
+        return _walked(root, path, follow)
+    return node
+
+
+def _walked(root: DirectoryNode, path: str, follow: bool) -> Node:
+    """As `node_at`, where there is more to it than names that are there."""
+    todo = list(_parts(path))
     todo.reverse()
     way: list[DirectoryNode] = [root]
     links = 0
@@ -50,14 +68,15 @@ def node_at(root: DirectoryNode, path: str, *, follow: bool = True) -> Node:
 
 def parent_of(root: DirectoryNode, path: str) -> tuple[DirectoryNode, str]:
     """The directory that holds the last name of a path, and that name."""
-    parent, name = os.path.split(path)
+    parent, _, name = path.rpartition("/")
     return directory_at(root, parent), name
 
 
 def child(directory: DirectoryNode, name: str) -> Node | None:
-    if len(name.encode()) > NAME_BYTES_MAX:
+    found = directory.live.get(name)
+    if found is None and len(name.encode()) > NAME_BYTES_MAX:
         raise os_error(errno.ENAMETOOLONG)
-    return directory.live.get(name)
+    return found
 
 
 def directory_at(root: DirectoryNode, path: str) -> DirectoryNode:
@@ -95,3 +114,13 @@ def node_bytes(node: Node) -> int:
 def used_bytes(node: Node) -> int:
     """The lengths of everything at and below a node."""
     return sum(map(used_bytes, node.live.values())) if isinstance(node, DirectoryNode) else node_bytes(node)
+
+
+def image_of(node: Node) -> tuple[int, bool]:
+    """A hash of every name and byte at and below a node, and whether there is any byte. Links count by their target."""
+    if isinstance(node, FileNode):
+        return hash(("file", bytes(node.live))), bool(node.live)
+    if isinstance(node, LinkNode):
+        return hash(("link", node.target)), False
+    below = [(name, *image_of(each)) for name, each in sorted(node.live.items())]
+    return hash(tuple(below)), any(has_bytes for _, _, has_bytes in below)

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 
-from tests.crashes import run
+from tests import crash_lives, crashes
 from tests.faults.frame import Check, Run
+
+
+def server(run: Run) -> Counter[str]:
+    return run.seeds(crash_lives.run)
 
 
 def log(run: Run) -> Counter[str]:
@@ -13,16 +17,28 @@ def log(run: Run) -> Counter[str]:
 
 
 def log_seed(seed: int) -> Counter[str]:
-    run(seed, "none")
-    run(seed, "torn")
-    return Counter({"lives cut": 8})
+    crashes.run(seed, "none")
+    crashes.run(seed, "torn")
+    return Counter({"lives cut": 2 * crashes.LIVES})
 
 
 CHECKS = (
+    Check(
+        "crashes.server",
+        "Whatever a power cut leaves of a server's files, and of the recovery after it, and of that one's: the next "
+        "open has every receipt with its chain, nothing that was not sent, the state of exactly these events, whole "
+        "agent files, checkpoints and backups, and `verify` finds no damage.",
+        "the journal, hook, agent files, generations, checkpoints, prune and backup run on a simulated disk; before "
+        "each change every image that a cut may leave (sectors of 512 bytes and names in any order) is counted out or, "
+        "where they are many, drawn; each distinct one is opened, settled and held against the reference projection",
+        server,
+        20.0,
+    ),
     Check(
         "crashes.log",
         "After a power cut at any change, every receipt proves, nothing unsent appears, and no epoch is used twice.",
         "four lives of a writer on the simulated disk, each cut at a random change, and the open after it as well",
         log,
+        3.0,
     ),
 )

@@ -1,0 +1,352 @@
+"""A whole server on the simulated disk: log, hook, agent files, generations, checkpoints, backups.
+
+Everything runs on the Storage protocol and is the product's own code, but for one thing: SQLite does its own input and
+output, which no simulated disk sees. So memory.db is a real SQLite database in memory here, and what a power cut leaves
+of its file is what SQLite promises of one in WAL mode that is not synced: the state after any of its commits since the
+generation was swapped in (`Memory`). `crashes.files` takes that promise to real files.
+"""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+from collections.abc import Sequence
+from contextlib import closing
+from functools import cache
+
+from journal.checkpoint import KIND_MEMORY, CheckpointStore, Manifest, ladder
+from journal.commit import Committer, Receipt, draft, ticket
+from journal.events import CheckpointCreated, EpochStarted, Event, StateRestored
+from journal.log import Log, create
+from journal.reader import LogReader
+from journal.retention import Policy, plan_prune
+from recovery.backup import back_up
+from recovery.config import Config
+from recovery.data import Data
+from replay import schema
+from replay.agents import bring_current, inspect
+from replay.background import Background
+from replay.catchup import catch_up
+from replay.core import Core
+from replay.digest import DIGEST_VERSION, state_digest
+from replay.generations import Generations
+from replay.history import read_history
+from replay.hook import SyncHook
+from replay.layout import Layout
+from replay.live import LiveState
+from replay.memory import apply_records
+from replay.own_events import Unprojected
+from replay.rebuild import journaled_versions
+from replay.records import position_at, records_of
+from replay.schema import PROJECTION_VERSION
+from replay.timeline import branches, lineage_from
+from tests.simdisk import SimDisk
+
+LAYOUT = Layout.under("/data")
+BACKUP = "/backup"
+QUARANTINE = f"{LAYOUT.journal}/quarantine"
+PART_BYTES = 8192
+PRUNING = Policy(keep_min=2, gap_events=6, gap_ratio=0.0)
+
+
+@cache
+def _empty() -> bytes:
+    """A database with the tables of memory.db, in pages so small that copying it costs little."""
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+        connection.execute("PRAGMA page_size=512")
+        schema.create(connection)
+        return connection.serialize()
+
+
+class Known:
+    """What was made once and is equal for equal bytes: idle connections that changed nothing, and digests."""
+
+    IDLE_MAX = 16
+
+    def __init__(self) -> None:
+        self.idle: dict[bytes, sqlite3.Connection] = {}
+        self.digests: dict[bytes, str] = {}
+
+    def connection(self, image: bytes) -> sqlite3.Connection:
+        """A connection of one's own to a database of these bytes."""
+        connection = self.idle.pop(image, None)
+        if connection is None:
+            connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+            connection.deserialize(image)
+            connection.execute("PRAGMA foreign_keys=ON")
+        return connection
+
+    def give_back(self, image: bytes, connection: sqlite3.Connection) -> None:
+        """Of a connection that is done with, and whose database is still these bytes."""
+        if image in self.idle:
+            connection.close()
+            return
+        if len(self.idle) >= self.IDLE_MAX:
+            self.idle.pop(next(iter(self.idle))).close()
+        self.idle[image] = connection
+
+
+class Memory:
+    """memory.db in memory, and what a cut may leave of each of its files.
+
+    ``bases`` are the files as they were swapped in, ``images`` (oldest first) the states since that a cut may leave.
+    """
+
+    def __init__(
+        self, known: Known, bases: dict[str, bytes] | None = None, images: dict[str, list[bytes]] | None = None
+    ) -> None:
+        self.known = known
+        self.bases = bases or {}
+        self.images = images or {}
+        self.path = ""
+        self.connection: sqlite3.Connection | None = None
+        self._image = b""  # what the connection shows, as of `_noted` changes
+        self._noted = -1
+
+    def load(self, path: str, image: bytes | None) -> sqlite3.Connection:
+        """Connects to the database at `path` in this state; to one of empty tables without an image."""
+        self.let_go()
+        self._image = _empty() if image is None else image
+        self.path, self.connection = path, self.known.connection(self._image)
+        self._noted = self.connection.total_changes
+        return self.connection
+
+    def make_current(self, path: str) -> bytes:
+        """What is loaded was written to a file at `path`, whole and synced; returns its bytes."""
+        self.path = path
+        self.bases[path] = self.content()
+        self.images[path] = [self.bases[path]]
+        return self.bases[path]
+
+    def content(self) -> bytes:
+        """The bytes of the database as it was last committed."""
+        assert self.connection is not None
+        if self.connection.total_changes != self._noted:
+            self._image, self._noted = self.connection.serialize(), self.connection.total_changes
+        return self._image
+
+    def digest(self) -> str:
+        """The digest of what is loaded; equal bytes are scanned once."""
+        assert self.connection is not None
+        content = self.content()
+        if content not in self.known.digests:
+            self.known.digests[content] = state_digest(self.connection)
+        return self.known.digests[content]
+
+    def note(self) -> None:
+        """Keeps the image after a commit. Called at every place for a cut, of which none lies within a transaction
+        that has changed anything."""
+        if self.connection is not None and self.path in self.images:
+            content = self.content()
+            if content is not self.images[self.path][-1]:
+                self.images[self.path].append(content)
+
+    def after_cut(self, rng: random.Random) -> Memory:
+        """What one cut leaves of each file: often the last commit, else any."""
+        found = {path: images[-1] if rng.random() < 0.5 else rng.choice(images) for path, images in self.images.items()}
+        return Memory(self.known, dict(self.bases), {path: [image] for path, image in found.items()})
+
+    def let_go(self) -> None:
+        """Done with the connection; what was committed stays."""
+        if self.connection is None:
+            return
+        self.note()
+        connection, self.connection = self.connection, None
+        if connection.in_transaction:
+            connection.close()
+        else:
+            self.known.give_back(self._image, connection)
+
+
+class Clock:
+    """UTC ns; stands still while a batch is committed, so that who sends it knows the time it gets."""
+
+    def __init__(self, now: int = 1_764_000_000_000_000_000) -> None:
+        self.now = now
+
+    def __call__(self) -> int:
+        return self.now
+
+
+class Server:
+    """One open server. `Server.open` is what a start does: settle, catch up or rebuild, agent files."""
+
+    def __init__(self, disk: SimDisk, core: Core, memory: Memory, clock: Clock, rng: random.Random) -> None:
+        self.disk = disk
+        self.core = core
+        self.memory = memory
+        self.clock = clock
+        self.rng = rng
+        self.hook = SyncHook(core, Background(core, PRUNING, lambda: None, checkpoints=False, embeddings=False))
+        self.checkpoints = CheckpointStore(disk, f"{LAYOUT.journal}/checkpoints")
+        self.takeover: Event | None = None
+        """What the open has to journal: that it took over from a writer that did not close."""
+        self.reader: LogReader
+        """Of the log as it was when the open returned."""
+
+    @classmethod
+    def open(
+        cls, disk: SimDisk, memory: Memory, clock: Clock, rng: random.Random, *, accept_tail: bool = False
+    ) -> Server:
+        """Opens the journal on `disk`, or creates one; `memory` has what the cut left of each generation."""
+        if not any(name.endswith(".seg") for name in disk.list(f"{LAYOUT.journal}/segments")):
+            create(disk, LAYOUT.journal, journal_id=rng.randbytes(16))
+        generations = Generations(disk, LAYOUT.memory_db, QUARANTINE)
+        current = generations.current()
+        assert current.kind in ("missing", "generation"), f"a cut left the link {current.kind}"
+        connection, seq = None, 0
+        if current.path is not None:
+            assert disk.read(current.path) == memory.bases[current.path], f"{current.path} is not whole, and current"
+            connection = memory.load(current.path, memory.images[current.path][-1])
+            position = schema.read_position(connection)
+            assert position is not None
+            seq = position.seq
+        store = CheckpointStore(disk, f"{LAYOUT.journal}/checkpoints")
+        log = Log.open(
+            disk, LAYOUT.journal, evidence_seq=max([seq, *(each.seq for each in store.manifests())]), reserve_bytes=0,
+            segment_bytes_max=rng.choice((2500, 20_000, 1 << 20)), entropy=rng.randbytes,
+            accept_tail=accept_tail,
+        )  # fmt: skip
+        try:
+            reader = log.reader()
+            path = current.path
+            if connection is None or catch_up(connection, reader).restore is not None:
+                path = rebuild(disk, memory, reader, rng)
+            assert path is not None
+            memory.note()
+            generations.clean()
+            assert memory.connection is not None
+            state = LiveState(disk, LAYOUT, memory.connection, path)
+            agents = {name: (sha, content) for name, sha, content in state.connection.execute(_AGENTS)}
+            facts = inspect(disk, LAYOUT.agents, agents, journaled_versions(reader))
+            odd = [fact for fact in facts if fact.condition not in ("ok", "missing", "stale")]
+            assert not odd, f"an agent file that is no journaled version: {odd}"
+            bring_current(
+                disk, LAYOUT.agents, facts, agents, drift="set_aside", quarantine=QUARANTINE, time=clock.now, reason=""
+            )
+            core = Core(log, state)
+            core.committer._clock = clock
+        except BaseException:
+            log.close()
+            raise
+        server = cls(disk, core, memory, clock, rng)
+        server.reader = reader
+        opening = log.opening
+        if not opening.clean and (opening.carried or opening.torn_bytes):
+            server.takeover = EpochStarted(log.epoch, opening.previous_epoch, len(opening.carried), opening.torn_bytes)
+        return server
+
+    def say(self, event: Event) -> Receipt:
+        """Journals one of the journal's own events through the core."""
+        request = ticket((draft(event, None, "journal", None),), None)
+        with self.core.lock:
+            self.core.committer.submit(request)
+            self.core.commit()
+        return request.result()[0]
+
+    def checkpoint(self) -> tuple[Manifest, CheckpointCreated]:
+        """A checkpoint of the state as it stands, published, read back and verified; its event is the caller's."""
+        connection = self.core.state.connection
+        position = schema.read_position(connection)
+        assert position is not None
+        store, digest, image = self.checkpoints, state_digest(connection), connection.serialize()
+        history = read_history(self.core.log.reader(), store, position.seq)
+        with store.exclusive():
+            store.remove([each for each in store.manifests() if each.state != "verified"])
+            store.sweep()
+            parts = [store.put_part(KIND_MEMORY, each)[0] for each in _chunks(image)]
+            manifest = Manifest(
+                journal_id=position.journal_id, seq=position.seq, chain=position.chain, epoch=position.epoch,
+                time=self.clock.now, digest=digest, digest_version=DIGEST_VERSION, parts=parts, tags=history.tags,
+                projection_version=PROJECTION_VERSION, restores=[(each.seq, each.to_seq) for each in history.restores],
+            )  # fmt: skip
+            store.publish(manifest)
+            assert b"".join(store.read_part(part) for part in parts) == image
+            verified = store.mark_verified(manifest, self.clock.now)
+        return verified, CheckpointCreated(position.seq, digest)
+
+    def prunable(self) -> list[int]:
+        """Seqs of the checkpoints that a prune now would take."""
+        return [manifest.seq for manifest, _ in self._prune_plan().drop]
+
+    def prune(self) -> None:
+        self._prune_plan().execute(self.checkpoints)
+
+    def _prune_plan(self):  # type: ignore[no-untyped-def]
+        reader = self.core.log.reader()
+        restores = read_history(reader, self.checkpoints).restores
+        return plan_prune(self.checkpoints.manifests(), reader.last_seq, branches(restores, reader.last_seq), PRUNING)
+
+    def restore(self, to_seq: int) -> Receipt:
+        """A restore in place, as `replay.restore` orders it: journaled and synced, built beside, swapped in."""
+        committer = Committer(self.core.log, Unprojected(), self.clock, remember_op_ids=False)
+        request = ticket((draft(StateRestored(to_seq, ""), None, "journal", None),), None)
+        committer.submit(request)
+        committer.run()
+        receipt = request.result()[0]
+        self.memory.note()
+        self.memory.connection = None
+        self.core.state.close()
+        reader = self.core.log.reader()
+        path = rebuild(self.disk, self.memory, reader, self.rng)
+        assert self.memory.connection is not None
+        state = LiveState(self.disk, LAYOUT, self.memory.connection, path)
+        agents = {name: (sha, content) for name, sha, content in state.connection.execute(_AGENTS)}
+        facts = inspect(self.disk, LAYOUT.agents, agents, journaled_versions(reader))
+        bring_current(
+            self.disk, LAYOUT.agents, facts, agents, drift="set_aside", quarantine=QUARANTINE, time=receipt.time,
+            reason="restore",
+        )  # fmt: skip
+        Generations(self.disk, LAYOUT.memory_db, QUARANTINE).retire()
+        self.core.state = self.core.committer.machine = state
+        return receipt
+
+    def back_up(self) -> int:
+        return back_up(Data(LAYOUT.root, Config(), self.disk), BACKUP).last_seq
+
+    def close(self) -> None:
+        self.memory.note()
+        self.memory.connection = None  # the core closes it
+        self.core.close()
+
+
+_AGENTS = "SELECT name, sha256, content FROM agents"
+
+
+def rebuild(disk: SimDisk, memory: Memory, reader: LogReader, rng: random.Random) -> str:
+    """State(end) from the newest usable checkpoint, or from genesis, as the next generation, swapped in."""
+    reader.raise_for_tail()
+    store = CheckpointStore(disk, f"{LAYOUT.journal}/checkpoints")
+    history = read_history(reader, store)
+    target = reader.last_seq
+
+    def unfit(manifest: Manifest) -> str | None:
+        return None if lineage_from(history.restores, target, manifest.seq) is not None else "another timeline"
+
+    rungs = ladder(store.manifests(), unfit, target)[0] if rng.random() < 0.7 else []
+    image = b"".join(store.read_part(part) for part in rungs[0].parts) if rungs else None
+    connection = memory.load("", image)
+    if rungs:
+        assert state_digest(connection) == rungs[0].digest
+    for first_seq, records in records_of(reader, lineage_from(history.restores, target, rungs[0].seq if rungs else 0)):  # type: ignore[arg-type]
+        apply_records(connection, first_seq, records)
+    connection.execute("BEGIN")
+    schema.write_position(connection, position_at(reader, target))
+    connection.execute("COMMIT")
+    generations = Generations(disk, LAYOUT.memory_db, QUARANTINE)
+    generations.clean()
+    built = generations.building_path()
+    path = built.removesuffix(".building")
+    file = disk.open(built, write=True, create=True)
+    try:
+        file.write_at(0, memory.make_current(path))
+        file.sync()
+    finally:
+        file.close()
+    disk.sync_dir(LAYOUT.root)
+    generations.swap(built, mark=False)
+    return path
+
+
+def _chunks(data: bytes) -> Sequence[bytes]:
+    return [data[at : at + PART_BYTES] for at in range(0, len(data), PART_BYTES)]

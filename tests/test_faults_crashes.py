@@ -1,0 +1,69 @@
+"""A seeded share of the power cuts on the simulated disk: `python -m tests.faults crashes` goes on from here."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.crash_lives import run
+from tests.simcuts import contents, images
+from tests.simdisk import SimDisk
+from tests.simtree import file_at
+
+
+@pytest.mark.parametrize("seed", [1, 8])
+def test_every_image_that_a_cut_leaves_of_a_server_keeps_every_promise(seed: int) -> None:
+    counts = run(seed)
+    assert counts["crash states"] > 200
+    assert counts["of a recovery that was cut"] > 20
+
+
+# -- the images that are tried are those that the rules allow, all of them where they are few -------------------------
+
+
+def disk_with(content: bytes) -> SimDisk:
+    disk = SimDisk()
+    disk.make_directory("/d")
+    file = disk.open("/d/a", write=True, create=True)
+    file.write_at(0, content)
+    file.sync()
+    disk.sync_dir("/d")
+    return disk
+
+
+def test_two_sectors_under_way_make_four_contents() -> None:
+    disk = disk_with(bytes(1024))
+    disk.open("/d/a", write=True).write_at(0, b"a" * 1024)
+    half = b"a" * 512
+    found = {image.read("/d/a") for image in images(disk, None, 100)}  # type: ignore[arg-type]
+    assert found == {bytes(1024), half + bytes(512), bytes(512) + half, half + half}
+
+
+def test_a_grown_file_may_have_each_length_and_zeros_where_nothing_arrived() -> None:
+    disk = disk_with(b"")
+    disk.open("/d/a", write=True).write_at(0, b"a" * 600)
+    node = file_at(disk._root, "/d/a")
+    first, second = b"a" * 512, b"a" * 88
+    assert set(contents(node, None, 100)) == {  # type: ignore[arg-type]
+        b"", bytes(600), first + bytes(88), bytes(512) + second, first + second,
+    }  # fmt: skip
+
+
+def test_names_arrive_in_any_combination_and_independently_of_contents() -> None:
+    disk = disk_with(b"old")
+    disk.open("/d/b", write=True, create=True)
+    disk.replace("/d/a", "/d/c")
+    found = {tuple(image.list("/d")) for image in images(disk, None, 100)}  # type: ignore[arg-type]
+    assert found == {("a",), ("a", "b"), ("c",), ("b", "c")}
+
+
+def test_what_was_synced_is_in_every_image() -> None:
+    disk = disk_with(b"synced")
+    (only,) = images(disk, None, 100)  # type: ignore[arg-type]
+    assert only.read("/d/a") == b"synced"
+
+
+def test_images_differ_by_number_exactly_where_a_name_or_a_byte_does() -> None:
+    one, same, other = disk_with(b"x"), disk_with(b"x"), disk_with(b"y")
+    assert one.image() == same.image() != other.image()
+    one.replace("/d/a", "/d/b")
+    assert one.image() != same.image()
