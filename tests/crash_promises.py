@@ -10,7 +10,8 @@ from journal.checkpoint import Manifest
 from journal.commit import Receipt
 from journal.events import Event
 from journal.reader import LogReader
-from journal.verify import prove, verify
+from journal.verify import verify
+from journal.witness import prove
 from replay.model import Model, State
 from tests.crash_server import BACKUP, LAYOUT, Server
 from tests.simdisk import SimDisk
