@@ -142,17 +142,13 @@ class CheckpointStore:
         return self.scan()[1]
 
     def _read(self, path: str) -> Manifest:
+        return decode_manifest(self.encoded(path), path)
+
+    def encoded(self, path: str) -> bytes:
+        """A manifest's bytes as they lie there. FileNotFoundError if there is none."""
         if self.storage.kind(path) not in ("file", "missing"):
             raise Corrupt("manifest is no regular file", path=path, hint=_HINT)
-        data = self.storage.read(path)
-        body = decode_file(data, KIND_MANIFEST, path)
-        try:
-            manifest = msgspec.json.decode(body, type=Manifest)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            raise Corrupt(f"manifest cannot be decoded: {error}", path=path, offset=PROLOGUE_BYTES) from error
-        if self.manifest_path(manifest.seq) != path:
-            raise Corrupt(f"manifest of seq {manifest.seq} under another name", path=path, hint=_HINT)
-        return manifest
+        return self.storage.read(path)
 
     def publish(self, manifest: Manifest) -> None:
         """Makes the checkpoint visible; its parts must have been put."""
@@ -243,6 +239,18 @@ class CheckpointStore:
                     self.storage.remove(path)
                     files += 1
         return Swept(files, size)
+
+
+def decode_manifest(data: bytes, path: str) -> Manifest:
+    """The manifest in the bytes of a file, whose name says its seq. Raises Corrupt or Unsupported."""
+    body = decode_file(data, KIND_MANIFEST, path)
+    try:
+        manifest = msgspec.json.decode(body, type=Manifest)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise Corrupt(f"manifest cannot be decoded: {error}", path=path, offset=PROLOGUE_BYTES) from error
+    if path.rsplit("/", 1)[1] != f"{manifest.seq:016d}{MANIFEST_SUFFIX}":
+        raise Corrupt(f"manifest of seq {manifest.seq} under another name", path=path, hint=_HINT)
+    return manifest
 
 
 _HINT = "restores use the next checkpoint; make a new one with: journal checkpoint create"

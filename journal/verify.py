@@ -18,6 +18,8 @@ from journal.errors import Corrupt, DataError, JournalError
 from journal.events import JournalEventLost
 from journal.format import KIND_PLAN, Record, SegmentHeader, decode_file, decode_segment_header
 from journal.lineage import Parent, parent_of
+from journal.parity_check import check_store
+from journal.parity_store import ParityStore
 from journal.reader import LogReader, SegmentRef, list_segments, two_histories
 from journal.regions import Verdict, error_for, verdict_on
 from journal.repaired import PENDING
@@ -52,6 +54,7 @@ class Verified(msgspec.Struct):
     events: int = 0
     bytes: int = 0
     checkpoints: int = 0
+    parity: int = 0
     last_seq: int = 0
     chain: str = ""
     head_proven: bool = False
@@ -73,8 +76,9 @@ def verify(
     evidence_seq: int = 0,
     head: Head | None = None,
     progress: Progress | None = None,
+    parity: ParityStore | None = None,
 ) -> Verified:
-    """Checks every byte under `directory` (the journal's) but lock and quarantine.
+    """Checks every byte under `directory` (the journal's) but lock and quarantine, and its parity wherever that lies.
 
     `evidence_seq` is the last seq known elsewhere to be durable: it tells a torn tail from lost events. A `head` that
     was exported earlier must still be in the history. Raises NotAJournal where there is none; damage is in the result,
@@ -88,7 +92,9 @@ def verify(
         LogReader(storage, directory)  # says whether the log is lost or was never there
     report = Verified()
     parts = {part for manifest in manifests for part in manifest.parts}
+    parity = parity or ParityStore(storage, directory)
     total = sum(storage.size(segment.path) for segment in segments) + sum(part.length for part in parts)
+    total += sum(storage.size(parity.path_of(name)) for name in parity.names())
     wanted = {manifest.seq for manifest in manifests} | ({head.seq} if head else set())
     if head is not None and head.journal_id == _journal_id(storage, segments):
         evidence_seq = max(evidence_seq, head.seq)
@@ -113,6 +119,7 @@ def verify(
     if chains.parent is not None and not report.exit_code and chains.lost != chains.parent.lost:
         told = Corrupt("the events marked as lost are not those that the header names", path=segments[0].path, offset=0)
         report.add(told, segments[0].path)
+    _parity(parity, report, lambda: progress and progress(report.bytes, total))
     _strays(storage, directory, {part.sha256 for part in parts}, report)
     if head is not None:
         wrong = judge_head(
@@ -131,6 +138,20 @@ def _of_another_history(seq: int, path: str) -> Corrupt:
         seq=seq,
         hint="it comes from a copy that was written separately; move it away, then: journal checkpoint create",
     )
+
+
+def _parity(store: ParityStore, report: Verified, tick: Callable[[], Any]) -> None:
+    def read(length: int) -> None:
+        report.parity, report.bytes = report.parity + 1, report.bytes + length
+        tick()
+
+    damaged = {finding.path for finding in report.findings if finding.severity == "damage"}
+    for found in check_store(store, damaged, read):
+        if found.is_damage:
+            report.add(found.error, found.path)
+        else:
+            hint = found.error.hint
+            report.findings.append(Finding("note", "parity_late", found.error.message, found.path, hint=hint))
 
 
 def _journal_id(storage: Storage, segments: list[SegmentRef]) -> str:
@@ -314,7 +335,8 @@ def _link(
 
 def _strays(storage: Storage, directory: str, parts: set[str], report: Verified) -> None:
     """Reads what is neither segment, manifest nor listed part: a plan must decode, anything else is a note."""
-    known = {"segments", "checkpoints", "quarantine", "lock", "recovery.json", "import.json", PENDING, "control.sock"}
+    known = {"segments", "checkpoints", "parity", "quarantine", "lock", "control.sock"}
+    known |= {"recovery.json", "import.json", PENDING}
     names = [(directory, name) for name in storage.list(directory) if name not in known]
     ours = {segment.path for segment in list_segments(storage, directory)}
     names += [

@@ -1,0 +1,58 @@
+"""Reading all parity files: which are damaged, which protect other bytes than are there now."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+
+from journal.checkpoint import MANIFEST_SUFFIX
+from journal.errors import Corrupt, DataError
+from journal.parity_file import HINT, check_parity, protects, read_parity
+from journal.parity_store import ParityStore
+
+
+@dataclass(frozen=True, slots=True)
+class ParityFinding:
+    """What is wrong with one parity file. ``is_damage`` is False for one that is merely late: a note."""
+
+    path: str
+    error: DataError
+    is_damage: bool
+
+
+def check_store(
+    store: ParityStore, damaged: Collection[str], tick: Callable[[int], None] | None = None
+) -> Iterator[ParityFinding]:
+    """Reads every parity file, and the files they are of but for the paths in `damaged`, which are known to be bad.
+
+    `tick` is called with the bytes of each parity file.
+    """
+    storage = store.storage
+    for name in store.names():
+        path = store.path_of(name)
+        try:
+            if tick is not None:
+                tick(storage.size(path))
+            parity = read_parity(storage, path)
+            if parity.header.name != name:
+                raise Corrupt(f"it is the parity of {parity.header.name}", path=path, offset=0, hint=HINT)
+            yield from (ParityFinding(path, error, True) for error in check_parity(storage, parity)[:1])
+            target = f"{store.journal}/{name}"
+            if target in damaged:
+                continue
+            file = storage.open(target)
+            try:
+                same = protects(parity, file.read_at)
+            finally:
+                file.close()
+            if not same:
+                late = name.endswith(MANIFEST_SUFFIX)  # the checkpoint was proven anew since
+                told = "its parity is that of an earlier version" if late else "its parity is that of other bytes"
+                yield ParityFinding(path, Corrupt(told, path=path, hint=HINT), not late)
+        except FileNotFoundError:  # the file, or the parity, went while this looked
+            if name.startswith("segments/"):
+                continue  # named by the segment that comes after it
+            gone = Corrupt("what it protected is gone", path=path, hint="journal scrub takes it away")
+            yield ParityFinding(path, gone, False)
+        except DataError as error:
+            yield ParityFinding(path, error, True)

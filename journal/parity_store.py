@@ -1,0 +1,250 @@
+"""Which files of a journal have parity, making what is missing, and taking away what protects nothing any more.
+
+    PARITY/segments/NAME.seg.par                  segments that are sealed: a successor or a clean close ends them
+    PARITY/checkpoints/SEQ.manifest.par           verified checkpoints
+    PARITY/checkpoints/parts/SHA256.par
+    PARITY/lock                                   held by whoever makes or removes parity
+
+PARITY is `parity` in the journal's directory, or another directory, on another device if possible. Runs beside a live
+writer: what it protects never changes again, but for a manifest that is proven anew. Nothing gets parity that was not
+proven just before, by its chain or its SHA-256.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import msgspec
+
+from journal.checkpoint import MANIFEST_SUFFIX, CheckpointStore, Manifest, Part, decode_manifest
+from journal.errors import DataError, Locked
+from journal.format import SegmentHeader, decode_segment_header
+from journal.parity import SHARE
+from journal.parity_file import Parity, read_parity, write_parity
+from journal.reader import LogReader, SegmentRef, list_segments
+from journal.scan import Scanner
+from journal.storage import Storage
+
+SUFFIX = ".par"
+_FOLDERS = ("segments", "checkpoints", "checkpoints/parts")
+
+Progress = Callable[[int, int], None]
+"""Called with bytes done and bytes to do."""
+
+
+class Protected(NamedTuple):
+    """A file that parity belongs to: its name relative to the journal's directory, and how many bytes of it count.
+
+    ``end``, of a segment, is (next seq, chain) where it ends, as its successor says.
+    """
+
+    name: str
+    length: int
+    end: tuple[int, bytes] | None = None
+
+
+class Filled(msgspec.Struct):
+    """What a run made, in files and bytes, and what it took away. ``skipped`` are names that could not be proven."""
+
+    files: int = 0
+    bytes: int = 0
+    protected_bytes: int = 0
+    removed: int = 0
+    skipped: list[str] = []
+
+
+class ParityStore:
+    """The parity files of one journal."""
+
+    def __init__(self, storage: Storage, journal: str, directory: str | None = None, share: float = SHARE) -> None:
+        self.storage = storage
+        self.journal = journal
+        self.directory = directory or f"{journal}/parity"
+        self.share = share
+        self._checkpoints = CheckpointStore(storage, f"{journal}/checkpoints")
+
+    def path_of(self, name: str) -> str:
+        """Where the parity of the file `name` (relative to the journal's directory) lies."""
+        return f"{self.directory}/{name}{SUFFIX}"
+
+    def names(self) -> list[str]:
+        """Files that have parity, damaged or not, in order of their names."""
+        found = []
+        for folder in _FOLDERS:
+            for name in self.storage.list(f"{self.directory}/{folder}"):
+                if name.endswith(SUFFIX) and not name.startswith("."):
+                    found.append(f"{folder}/{name.removesuffix(SUFFIX)}")
+        return found
+
+    def read(self, name: str) -> Parity | None:
+        """The parity of a file, or None where there is none that can be used, or it is another file's."""
+        try:
+            parity = read_parity(self.storage, self.path_of(name))
+        except DataError:
+            return None
+        return parity if parity.header.name == name else None
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Held while parity is made or removed. Raises Locked."""
+        self.storage.make_directory(self.directory)
+        lock = self.storage.lock(f"{self.directory}/lock")
+        if lock is None:
+            raise Locked("another process is making parity", path=f"{self.directory}/lock", hint="wait until it ended")
+        try:
+            yield
+        finally:
+            lock.release()
+
+    # -- making -------------------------------------------------------------------------------------------------------
+
+    def fill(self, *, anew: Collection[str] = (), progress: Progress | None = None) -> Filled:
+        """Makes the parity that is missing, and that of the names in `anew`; takes away what protects nothing.
+
+        Raises Locked, NotAJournal, and what the disk raises: what was made until then stays.
+        """
+        result = Filled()
+        with self.exclusive():
+            result.removed = self._sweep()
+            wanted = list(self._wanted(set(self.names()) - set(anew)))
+            total = sum(each.length for each in wanted)
+            journal_id = LogReader(self.storage, self.journal).journal_id if wanted else b""
+            touched = set()
+            for each in wanted:
+                made = self._make(each, journal_id)
+                if made is None:
+                    result.skipped.append(each.name)
+                else:
+                    result.files, result.bytes = result.files + 1, result.bytes + made
+                    touched.add(self.path_of(each.name).rsplit("/", 1)[0])
+                result.protected_bytes += each.length
+                if progress is not None:
+                    progress(result.protected_bytes, total)
+            for folder in sorted(touched):
+                self.storage.sync_dir(folder)
+        return result
+
+    def _wanted(self, there: Collection[str]) -> Iterator[Protected]:
+        yield from (each for each in self.sealed() if each.name not in there)
+        manifests = [each for each in self._checkpoints.manifests() if each.state == "verified"]
+        for part in listed_parts(manifests):
+            if part.length and (name := _part_name(part)) not in there:
+                yield Protected(name, part.length)
+        for manifest in manifests:
+            name = self._name(self._checkpoints.manifest_path(manifest.seq))
+            try:
+                data = self.storage.read(f"{self.journal}/{name}")
+            except FileNotFoundError:
+                continue  # pruned just now
+            known = self.read(name) if name in there else None
+            if known is None or known.header.sha256 != hashlib.sha256(data).digest():
+                yield Protected(name, len(data))
+
+    def sealed(self) -> Iterator[Protected]:
+        """Segments that will never be written again, and where they end."""
+        segments = list_segments(self.storage, self.journal)
+        for segment, after in itertools.pairwise(segments):
+            header = self._header(after)
+            if header is not None and (header.previous_first_seq, header.previous_epoch) == segment[:2]:
+                end = (header.first_seq, header.previous_chain)
+                yield Protected(self._name(segment.path), header.previous_end, end)
+        if segments and self._header(segments[-1]) is not None:
+            try:
+                tail = LogReader(self.storage, self.journal).tail
+            except DataError:
+                return
+            if tail.closed and tail.region is None and tail.path == segments[-1].path:
+                yield Protected(self._name(tail.path), tail.offset)
+
+    def _header(self, segment: SegmentRef) -> SegmentHeader | None:
+        try:
+            file = self.storage.open(segment.path)
+            try:
+                return decode_segment_header(file.read_at(0, 64 << 10), segment.path)[0]
+            finally:
+                file.close()
+        except (DataError, FileNotFoundError):
+            return None
+
+    def _make(self, wanted: Protected, journal_id: bytes) -> int | None:
+        """Bytes of the parity that was made of a file, or None where the file is not what it should be."""
+        name, length, _ = wanted
+        try:
+            data = self._proven(wanted)
+            if len(data) != length:
+                return None  # a manifest that was replaced just now
+        except (DataError, FileNotFoundError):
+            return None
+        return write_parity(
+            self.storage, self.path_of(name), lambda offset, count: data[offset : offset + count], length, name=name,
+            journal_id=journal_id, share=self.share,
+        )  # fmt: skip
+
+    def _proven(self, wanted: Protected) -> bytes:
+        """The bytes of a protected file, checked by what it is. Raises DataError."""
+        folder, base = wanted.name.rsplit("/", 1)
+        path = f"{self.journal}/{wanted.name}"
+        if folder == "segments":
+            file = self.storage.open(path)
+            try:
+                data = file.read_at(0, wanted.length)
+            finally:
+                file.close()
+            if not is_whole(data, path, wanted.length, wanted.end):
+                raise DataError("the segment is damaged", path=path)
+            return data
+        if folder == "checkpoints":
+            data = self._checkpoints.encoded(path)
+            decode_manifest(data, path)
+            return data
+        return self._checkpoints.read_part(Part("", base, wanted.length))
+
+    # -- taking away --------------------------------------------------------------------------------------------------
+
+    def sweep(self) -> int:
+        """Takes away the parity of pruned checkpoints; returns how many files that were. Raises Locked."""
+        with self.exclusive():
+            return self._sweep()
+
+    def _sweep(self) -> int:
+        """A segment's parity always stays: where the segment is missing, it is what may bring it back."""
+        manifests, damaged = self._checkpoints.scan()
+        listed = {_part_name(part) for manifest in manifests for part in manifest.parts}
+        removed = 0
+        for name in self.names():
+            of_part = name.startswith("checkpoints/parts/")
+            gone = name.endswith(MANIFEST_SUFFIX) and self.storage.kind(f"{self.journal}/{name}") == "missing"
+            if gone or (of_part and name not in listed and not damaged):
+                self.storage.remove(self.path_of(name))
+                removed += 1
+        for folder in _FOLDERS:
+            for name in self.storage.list(f"{self.directory}/{folder}"):
+                if name.startswith(".") and name.endswith(".tmp"):
+                    self.storage.remove(f"{self.directory}/{folder}/{name}")
+        return removed
+
+    def _name(self, path: str) -> str:
+        return path.removeprefix(f"{self.journal}/")
+
+
+def is_whole(data: bytes, path: str, length: int, end: tuple[int, bytes] | None) -> bool:
+    """True if the first `length` bytes are a segment that is whole and ends there, as (next seq, chain) say."""
+    header, start = decode_segment_header(data, path)
+    scanner = Scanner(memoryview(data)[:length], start, header, path)
+    for _ in scanner:
+        pass
+    return scanner.offset == length and (end is None or (scanner.next_seq, scanner.chain) == end)
+
+
+def _part_name(part: Part) -> str:
+    return f"checkpoints/parts/{part.sha256}"
+
+
+def listed_parts(manifests: Collection[Manifest]) -> list[Part]:
+    """Every part once, whatever it is listed as, in order of its name."""
+    parts = {part.sha256: part for manifest in manifests for part in manifest.parts}
+    return [parts[sha256] for sha256 in sorted(parts)]
