@@ -31,10 +31,10 @@ FILE_BYTES_MAX = 1 << 36
 
 # Body of the header:
 #
-#     journal id 16 | SHA-256 of the protected bytes 32 | their length 8 | data shards 2 | parity shards 2
+#     journal id 16 | SHA-256 of the protected bytes 32 | their length 8 | last seq 8 | data shards 2 | parity shards 2
 #     block bytes 4 | name bytes 2 | name | CRC-32 of each block, shard by shard, 4 each
 
-_BODY = struct.Struct("<16s32sQHHIH")
+_BODY = struct.Struct("<16s32sQQHHIH")
 TAIL_BYTES = 4
 
 
@@ -73,13 +73,14 @@ class Shape:
 class ParityHeader:
     """What a parity file says of itself. ``name`` is the protected file's, relative to the journal's directory.
 
-    ``crcs`` has one entry a block: that of shard s and row r at ``s * rows + r``. Bytes beyond the protected length
-    count as zeros.
+    ``last_seq`` is the last seq that a protected segment holds, or held before it; 0 for other files. ``crcs`` has one
+    entry a block: that of shard s and row r at ``s * rows + r``. Bytes beyond the protected length count as zeros.
     """
 
     journal_id: bytes
     sha256: bytes
     name: str
+    last_seq: int
     shape: Shape
     crcs: array[int]
 
@@ -103,8 +104,8 @@ def encode_parity_header(header: ParityHeader) -> bytes:
     """Prologue and body."""
     name, shape = header.name.encode(), header.shape
     fixed = _BODY.pack(
-        header.journal_id, header.sha256, shape.length, shape.data_shards, shape.parity_shards, shape.block_bytes,
-        len(name),
+        header.journal_id, header.sha256, shape.length, header.last_seq, shape.data_shards, shape.parity_shards,
+        shape.block_bytes, len(name),
     )  # fmt: skip
     return encode_header(KIND_PARITY, fixed + name + _swapped(header.crcs).tobytes())
 
@@ -119,7 +120,7 @@ def decode_parity_header(data: bytes, path: str) -> ParityHeader:
     body = decode_header(data, KIND_PARITY, path)
     if len(body) < _BODY.size:
         raise Corrupt("parity header is too short", path=path, offset=PROLOGUE_BYTES)
-    journal_id, sha256, length, k, m, block, name_bytes = _BODY.unpack_from(body)
+    journal_id, sha256, length, last_seq, k, m, block, name_bytes = _BODY.unpack_from(body)
     shape = Shape(length, k, m, block)
     if not (
         1 <= length <= FILE_BYTES_MAX
@@ -138,7 +139,7 @@ def decode_parity_header(data: bytes, path: str) -> ParityHeader:
         raise Corrupt("the name in the parity header is no text", path=path, offset=PROLOGUE_BYTES) from None
     crcs = array("I")
     crcs.frombytes(body[_BODY.size + name_bytes :])
-    return ParityHeader(journal_id, sha256, name, shape, _swapped(crcs))
+    return ParityHeader(journal_id, sha256, name, last_seq, shape, _swapped(crcs))
 
 
 def _swapped(crcs: array[int]) -> array[int]:

@@ -45,7 +45,10 @@ def check_store(
                 same = protects(parity, file.read_at)
             finally:
                 file.close()
-            if not same:
+            if not same and name.startswith("segments/"):
+                told = "the segment is not what it was when it was sealed, as its parity says"
+                yield ParityFinding(target, Corrupt(told, path=target, hint="journal verify --repair"), True)
+            elif not same:
                 late = name.endswith(MANIFEST_SUFFIX)  # the checkpoint was proven anew since
                 told = "its parity is that of an earlier version" if late else "its parity is that of other bytes"
                 yield ParityFinding(path, Corrupt(told, path=path, hint=HINT), not late)

@@ -59,7 +59,15 @@ class Restoration:
 
 
 def write_parity(
-    storage: Storage, path: str, read: Read, length: int, *, name: str, journal_id: bytes, share: float
+    storage: Storage,
+    path: str,
+    read: Read,
+    length: int,
+    *,
+    name: str,
+    journal_id: bytes,
+    share: float,
+    last_seq: int = 0,
 ) -> int:
     """Makes the parity file of `length` bytes, durable but for its name; returns its bytes.
 
@@ -81,7 +89,7 @@ def write_parity(
                 for index in range(count):
                     block = data[index * shape.block_bytes : (index + 1) * shape.block_bytes]
                     crcs[number * shape.rows + row + index] = crc32(block)
-        header = encode_parity_header(ParityHeader(journal_id, digest, name, shape, crcs))
+        header = encode_parity_header(ParityHeader(journal_id, digest, name, last_seq, shape, crcs))
         end = start + shape.parity_shards * shape.shard_bytes
         file.write_at(0, header)
         file.write_at(end, header + len(header).to_bytes(TAIL_BYTES, "little"))

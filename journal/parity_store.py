@@ -39,7 +39,7 @@ Progress = Callable[[int, int], None]
 class Protected(NamedTuple):
     """A file that parity belongs to: its name relative to the journal's directory, and how many bytes of it count.
 
-    ``end``, of a segment, is (next seq, chain) where it ends, as its successor says.
+    ``end``, of a segment, is (next seq, chain) where it ends, as its successor says or its clean close.
     """
 
     name: str
@@ -87,6 +87,14 @@ class ParityStore:
         except DataError:
             return None
         return parity if parity.header.name == name else None
+
+    def sealed_seq(self, journal_id: str | None) -> int:
+        """The last seq that the newest segment with parity held when it was sealed, so that it was durable; else 0."""
+        segments = [name for name in self.names() if name.startswith("segments/")]
+        parity = self.read(segments[-1]) if segments else None
+        if parity is None or (journal_id is not None and parity.header.journal_id.hex() != journal_id):
+            return 0
+        return parity.header.last_seq
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
@@ -158,7 +166,7 @@ class ParityStore:
             except DataError:
                 return
             if tail.closed and tail.region is None and tail.path == segments[-1].path:
-                yield Protected(self._name(tail.path), tail.offset)
+                yield Protected(self._name(tail.path), tail.offset, (tail.last_seq + 1, tail.chain))
 
     def _header(self, segment: SegmentRef) -> SegmentHeader | None:
         try:
@@ -172,7 +180,7 @@ class ParityStore:
 
     def _make(self, wanted: Protected, journal_id: bytes) -> int | None:
         """Bytes of the parity that was made of a file, or None where the file is not what it should be."""
-        name, length, _ = wanted
+        name, length = wanted.name, wanted.length
         try:
             data = self._proven(wanted)
             if len(data) != length:
@@ -181,7 +189,7 @@ class ParityStore:
             return None
         return write_parity(
             self.storage, self.path_of(name), lambda offset, count: data[offset : offset + count], length, name=name,
-            journal_id=journal_id, share=self.share,
+            journal_id=journal_id, share=self.share, last_seq=wanted.end[0] - 1 if wanted.end else 0,
         )  # fmt: skip
 
     def _proven(self, wanted: Protected) -> bytes:
@@ -194,7 +202,7 @@ class ParityStore:
                 data = file.read_at(0, wanted.length)
             finally:
                 file.close()
-            if not is_whole(data, path, wanted.length, wanted.end):
+            if wanted.end is None or not is_whole(data, path, wanted.length, wanted.end):
                 raise DataError("the segment is damaged", path=path)
             return data
         if folder == "checkpoints":
@@ -231,13 +239,13 @@ class ParityStore:
         return path.removeprefix(f"{self.journal}/")
 
 
-def is_whole(data: bytes, path: str, length: int, end: tuple[int, bytes] | None) -> bool:
+def is_whole(data: bytes, path: str, length: int, end: tuple[int, bytes]) -> bool:
     """True if the first `length` bytes are a segment that is whole and ends there, as (next seq, chain) say."""
     header, start = decode_segment_header(data, path)
     scanner = Scanner(memoryview(data)[:length], start, header, path)
     for _ in scanner:
         pass
-    return scanner.offset == length and (end is None or (scanner.next_seq, scanner.chain) == end)
+    return scanner.offset == length and (scanner.next_seq, scanner.chain) == end
 
 
 def _part_name(part: Part) -> str:

@@ -86,13 +86,14 @@ def verify(
     """
     store = CheckpointStore(storage, f"{directory}/checkpoints")
     manifests, damaged = store.scan()
-    evidence_seq = max([evidence_seq, *(manifest.seq for manifest in manifests)])
+    parity = parity or ParityStore(storage, directory)
     segments = list_segments(storage, directory)
     if not segments:
         LogReader(storage, directory)  # says whether the log is lost or was never there
+    sealed_seq = parity.sealed_seq(_journal_id(storage, segments) or None)
+    evidence_seq = max([evidence_seq, sealed_seq, *(manifest.seq for manifest in manifests)])
     report = Verified()
     parts = {part for manifest in manifests for part in manifest.parts}
-    parity = parity or ParityStore(storage, directory)
     total = sum(storage.size(segment.path) for segment in segments) + sum(part.length for part in parts)
     total += sum(storage.size(parity.path_of(name)) for name in parity.names())
     wanted = {manifest.seq for manifest in manifests} | ({head.seq} if head else set())

@@ -24,8 +24,8 @@ from journal.salvage import Spot, Survey, survey
 from journal.storage import Lock, Storage
 from journal.successor import Built, build_successor
 from recovery.backup import remove_tree
-from recovery.data import Data
-from recovery.diagnose import evidence_seq, journal_ids
+from recovery.data import Data, journal_ids
+from recovery.diagnose import evidence_seq
 from recovery.exchange import exchange
 from recovery.reading import peek_position, reading
 from replay.diff import diff

@@ -147,6 +147,22 @@ class Quarantine:
 
 
 @dataclass(frozen=True, slots=True)
+class Parity:
+    share: float = _key(
+        RATIO,
+        0.125,
+        "So much of a sealed segment or of a checkpoint's file may rot and is restored, rounded up to sixteenths; 0 "
+        "makes no parity. A change holds for parity that is made from then on.",
+    )
+    directory: str = _key(
+        OPTIONAL_PATH,
+        "",
+        "Where parity lies, best on another device: there each journal has a directory of its own, named by its id. "
+        "Empty: `parity` in the journal's directory.",
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Agents:
     validation: Literal["strict", "lenient", "off"] = _key(
         _choice("strict", "lenient", "off"),
@@ -192,6 +208,7 @@ class Config:
     checkpoint: Checkpoint = _section(Checkpoint, "When a checkpoint is made: at whichever limit is reached first.")
     retention: Retention = _section(Retention, "Which checkpoints `journal checkpoint prune` keeps.")
     quarantine: Quarantine = _section(Quarantine, "How long damaged and replaced files are kept.")
+    parity: Parity = _section(Parity, "Parity, from which files that rot are restored.")
     agents: Agents = _section(Agents, "How agent configs are judged.")
     embeddings: Embeddings = _section(Embeddings, "The embedding model (extra `embeddings`).")
     disk: Disk = _section(Disk, "Free space.")
@@ -263,6 +280,7 @@ def from_mapping(values: Mapping[str, object]) -> Config:
     """The configuration that a parsed journal.yaml holds. Raises BadKey."""
     config = _read(Config, values, ())
     _refuse_overlaps(config.paths)
+    _refuse_parity_on(config.paths, config.parity.directory)
     return config
 
 
@@ -307,3 +325,14 @@ def _refuse_overlaps(paths: Paths) -> None:
         for other, place in named.items():
             if name != other and (path == place or path.startswith(f"{place}/")):
                 raise BadKey(("paths", name), f"paths.{name} lies in paths.{other}", "give each a place of its own")
+
+
+def _refuse_parity_on(paths: Paths, directory: str) -> None:
+    """Parity in a directory that something else keeps would be taken for its files, or be swept with them."""
+    if not directory:
+        return
+    for each in fields(paths):
+        place = getattr(paths, each.name)
+        if directory == place or directory.startswith(f"{place}/") or place.startswith(f"{directory}/"):
+            raise BadKey(("parity", "directory"), f"parity.directory lies in paths.{each.name}, or around it",
+                         "give it a place of its own, or leave it empty")  # fmt: skip

@@ -6,13 +6,15 @@ Knows where things are and what the user configured; must not know what is wrong
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
 from journal.checkpoint import CheckpointStore
-from journal.errors import JournalError
-from journal.format import KIND_PLAN, decode_file
-from journal.reader import LogReader
+from journal.errors import DataError, JournalError
+from journal.format import KIND_PLAN, decode_file, decode_segment_header
+from journal.parity_store import ParityStore
+from journal.reader import LogReader, list_segments
 from journal.storage import RealStorage, Storage
 from recovery.config import Config
 from recovery.config_file import load
@@ -45,6 +47,20 @@ class Data:
     @cached_property
     def checkpoints(self) -> CheckpointStore:
         return CheckpointStore(self.storage, f"{self.layout.journal}/checkpoints")
+
+    @property
+    def parity(self) -> ParityStore:
+        """Where the parity of this journal's files lies, as configured."""
+        share, directory = self.config.parity.share, self.config.parity.directory
+        journal_id = self.journal_id() if directory else None
+        if journal_id is None:
+            return ParityStore(self.storage, self.layout.journal, share=share)
+        place = os.path.join(self.root, directory, journal_id)
+        return ParityStore(self.storage, self.layout.journal, place, share)
+
+    def journal_id(self) -> str | None:
+        """As the first segment says that can tell; None where none can."""
+        return next(journal_ids(self.storage, self.layout.journal), None)
 
     @property
     def quarantine(self) -> str:
@@ -88,3 +104,16 @@ class Data:
             return decode_file(self.storage.read(path), KIND_PLAN, path)
         except FileNotFoundError:
             return None
+
+
+def journal_ids(storage: Storage, directory: str) -> Iterator[str]:
+    """The id that each segment under `directory` (a journal's) names, as far as its header can be read."""
+    for segment in list_segments(storage, directory):
+        try:
+            file = storage.open(segment.path)
+            try:
+                yield decode_segment_header(file.read_at(0, 64 << 10), segment.path)[0].journal_id.hex()
+            finally:
+                file.close()
+        except (DataError, FileNotFoundError):
+            continue

@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import sqlite3
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 
 import msgspec
 
 from journal.errors import DataError, NotAJournal
-from journal.format import decode_segment_header
-from journal.reader import LogReader, list_segments
-from journal.storage import Kind, Storage
+from journal.reader import LogReader
+from journal.storage import Kind
 from recovery.data import Data
 from recovery.facts import Facts, JournalFacts, MemoryFacts, Rescue
 from recovery.known import Known
@@ -70,36 +69,20 @@ def diagnose(
 
 
 def evidence_seq(data: Data) -> int:
-    """The last seq that something outside the log knows to have been durable: checkpoints, and memory.db's position.
+    """The last seq that something outside the log knows to have been durable: checkpoints, parity, memory.db.
 
-    Only what belongs to this journal is evidence: a memory.db of another one says nothing of this log's end.
+    Only what belongs to this journal is evidence: a memory.db of another one says nothing of this log's end. That a
+    segment has parity says that it was sealed, so all of it was durable.
     """
-    ours = _journal_id(data)
-    seqs = [manifest.seq for manifest in data.checkpoints.manifests() if ours in (None, manifest.journal_id)]
+    ours = data.journal_id()
+    seqs = [data.parity.sealed_seq(ours)]
+    seqs += [manifest.seq for manifest in data.checkpoints.manifests() if ours in (None, manifest.journal_id)]
     current = data.generations.current()
     if current.path is not None and current.kind in ("generation", "file"):
         position = peek_position(current.path)
         if position is not None and ours in (None, position.journal_id):
             seqs.append(position.seq)
     return max(seqs, default=0)
-
-
-def _journal_id(data: Data) -> str | None:
-    """As the first segment says that can tell."""
-    return next(journal_ids(data.storage, data.layout.journal), None)
-
-
-def journal_ids(storage: Storage, directory: str) -> Iterator[str]:
-    """The id that each segment under `directory` (a journal's) names, as far as its header can be read."""
-    for segment in list_segments(storage, directory):
-        try:
-            file = storage.open(segment.path)
-            try:
-                yield decode_segment_header(file.read_at(0, 64 << 10), segment.path)[0].journal_id.hex()
-            finally:
-                file.close()
-        except (DataError, FileNotFoundError):
-            continue
 
 
 def _journal(data: Data) -> tuple[LogReader | None, JournalFacts]:

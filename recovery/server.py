@@ -35,6 +35,7 @@ from replay.encoder import Model, NoModel, is_available
 from replay.faults import declared
 from replay.holders import holders
 from replay.hook import Hook, SyncHook
+from replay.layout import ParityPlace
 from replay.live import LiveState
 
 Check = Literal["full", "quick"]
@@ -113,9 +114,10 @@ def background_of(data: Data, core: Core, *, checkpoints: bool = False, embeddin
         except NoModel:
             return None
 
+    share = data.config.parity.share
     return Background(
         core, data.config.policy(), model, batch_size=data.config.embeddings.batch_size, checkpoints=checkpoints,
-        embeddings=embeddings,
+        embeddings=embeddings, parity=ParityPlace(data.parity.directory, share) if share else None,
     )  # fmt: skip
 
 

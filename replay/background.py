@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING
 from journal.checkpoint import CheckpointStore
 from journal.commit import Ticket, draft, ticket
 from journal.events import CheckpointCreated
+from journal.parity_store import ParityStore
 from journal.reader import LogReader
 from journal.retention import Policy, Tally, due, plan_prune
 from replay.history import read_history
+from replay.layout import ParityPlace
 from replay.schema import connect
 from replay.timeline import branches
 
@@ -44,9 +46,11 @@ class Background:
         batch_size: int = 32,
         checkpoints: bool = True,
         embeddings: bool = True,
+        parity: ParityPlace | None = None,
     ) -> None:
         self.core = core
         self.policy = policy
+        self.parity = parity
         self.last_error: str | None = None
         self._find_model = model
         self._model: Model | None = None
@@ -98,7 +102,7 @@ class Background:
         with self._building:
             self._tally, self._since = Tally(), monotonic()
             core = self.core
-            made = run_shadow(core.state.layout, progress)
+            made = run_shadow(core.state.layout, progress, self.parity)
             event = CheckpointCreated(made.seq, made.digest, made.bytes, made.drift)
             request = ticket((draft(event, None, "journal", None),), None)
             with core.lock:
@@ -117,6 +121,8 @@ class Background:
         )
         if plan.drop:
             plan.execute(store)
+            if self.parity is not None:
+                ParityStore(state.storage, state.layout.journal, self.parity.directory).sweep()
 
     def _checkpoint_when_due(self) -> None:
         while not self._stop.wait(_LOOK_SECONDS):

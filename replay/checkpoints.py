@@ -48,6 +48,9 @@ class Shadow(msgspec.Struct, frozen=True, kw_only=True):
     live_digest: str | None = None
     live_problem: str | None = None
     embeddings_parts: int = 0
+    parity_files: int = 0  # made, of this checkpoint and of segments that were sealed since the last
+    parity_bytes: int = 0
+    parity_problem: str | None = None  # why some is missing: the checkpoint is none the worse
     passed_over: list[PassedOver] = []
     seconds: float = 0.0
 

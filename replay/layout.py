@@ -18,3 +18,10 @@ class Layout(NamedTuple):
     def under(cls, root: str) -> Layout:
         """The default layout below `root` (absolute, without a trailing slash)."""
         return cls(root, f"{root}/memory.db", f"{root}/agents", f"{root}/models", f"{root}/journal")
+
+
+class ParityPlace(NamedTuple):
+    """Where parity lies, an absolute path, and for which share of a file it is made."""
+
+    directory: str
+    share: float

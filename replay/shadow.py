@@ -20,21 +20,27 @@ import msgspec
 
 from journal.errors import EnvironmentFault, JournalError, OutcomeUnknown, Refused
 from journal.events import type_dictionary, type_named
+from journal.parity import SHARE
+from journal.parity_store import ParityStore
 from journal.storage import RealStorage
 from replay.checkpoints import Shadow, make_checkpoint
 from replay.faults import declared
-from replay.layout import Layout
+from replay.layout import Layout, ParityPlace
 
 NICENESS = 10
 _PROGRESS_SECONDS = 0.1
 
 
-def run_shadow(layout: Layout, progress: Callable[[int, int], None] | None = None) -> Shadow:
+def run_shadow(
+    layout: Layout, progress: Callable[[int, int], None] | None = None, parity: ParityPlace | None = None
+) -> Shadow:
     """Makes and verifies a checkpoint in a child process and returns what it did. Raises what stopped it.
 
-    The caller then journals `checkpoint.created`.
+    The child then makes the parity that is missing, if `parity` says where. The caller journals `checkpoint.created`.
     """
     command = [sys.executable, "-P", "-m", "replay.shadow", "--journal", layout.journal, "--memory", layout.memory_db]
+    if parity is not None:
+        command += ["--parity", parity.directory, "--share", repr(parity.share)]
     for module in _event_modules():
         command += ["--import", module]
     # The child imports what this process would, and nothing from the directory that it is started in.
@@ -120,6 +126,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--memory", required=True, metavar="PATH", help="the live memory.db, to compare with")
     parser.add_argument("--import", action="append", default=[], dest="modules", metavar="MODULE",
                         help="a module that registers event types")  # fmt: skip
+    parser.add_argument("--parity", metavar="DIR", help="make the parity that is missing there")
+    parser.add_argument("--share", type=float, default=SHARE, metavar="X", help="of a file that may rot")
     parser.add_argument("--nice", type=int, default=NICENESS, metavar="N", help="added to the niceness (default 10)")
     options = parser.parse_args(arguments)
     os.nice(options.nice)
@@ -129,8 +137,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     root = os.path.dirname(memory)
     layout = Layout(root, memory, f"{root}/agents", f"{root}/models", journal)
     try:
+        storage = RealStorage()
         with declared(memory):
-            made = make_checkpoint(RealStorage(), layout, time_ns, _reporter())
+            made = make_checkpoint(storage, layout, time_ns, _reporter())
+        if options.parity is not None:
+            made = with_parity(made, ParityStore(storage, journal, os.path.abspath(options.parity), options.share))
     except JournalError as error:
         print(msgspec.json.encode({"error": error.to_json()}).decode())
         return error.exit_code
@@ -138,6 +149,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     print(msgspec.json.encode(made).decode())
     return 0
+
+
+def with_parity(made: Shadow, store: ParityStore) -> Shadow:
+    """Makes what parity is missing. What keeps that from happening is told, and the checkpoint stands."""
+    try:
+        filled = store.fill()
+    except JournalError as error:
+        return msgspec.structs.replace(made, parity_problem=str(error))
+    return msgspec.structs.replace(made, parity_files=filled.files, parity_bytes=filled.bytes)
 
 
 def _reporter() -> Callable[[int, int], None]:

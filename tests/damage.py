@@ -210,7 +210,7 @@ def assert_tidy(root: Path) -> None:
     generation = os.readlink(root / "memory.db")
     beside = set(os.listdir(root)) - {"models", f"{generation}-wal", f"{generation}-shm"}
     assert beside == {"memory.db", generation, "agents", "journal"}
-    journal = set(os.listdir(root / "journal")) - {"quarantine", "checkpoints"}
+    journal = set(os.listdir(root / "journal")) - {"quarantine", "checkpoints", "parity"}
     assert journal - {"lock"} == {"segments"}
     half = [name for name in files(root) if name.endswith(".tmp")]
     assert not [name for name in half if not name.startswith(("journal/quarantine/", "journal/checkpoints/"))]

@@ -35,6 +35,7 @@ retention: {checkpoints_min: 3, gap_events: 5, gap_ratio: 0}
 quarantine: {days: 0, bytes_max: 1}
 agents: {validation: strict, schema: caxton, backup: /mnt/agents}
 embeddings: {model: /opt/minilm, batch_size: 8}
+parity: {share: 0.25, directory: /mnt/parity}
 disk: {reserve_bytes: 0}
 """
 
@@ -66,6 +67,7 @@ def test_every_key_can_be_set():
     assert config.agents.validation == "strict"
     assert (config.agents.schema, config.agents.backup) == ("caxton", "/mnt/agents")
     assert (config.model_path("/d"), config.embeddings.batch_size) == ("/opt/minilm", 8)
+    assert (config.parity.share, config.parity.directory) == (0.25, "/mnt/parity")
     assert config.disk.reserve_bytes == 0
     assert config.policy() == Policy(
         events=10,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from time import time_ns
 
 import click
@@ -41,6 +42,10 @@ def create(app: App) -> int | None:
             f"{'checkpoint ' + str(made.base_seq) if made.base_seq else 'genesis'}, "
             f"{made.seconds:.2f} s"
         )
+        if made.parity_files:
+            app.out.line(f"parity of {counted(made.parity_files, 'file')}, {bytes_text(made.parity_bytes)}")
+        if made.parity_problem:
+            app.out.line(f"no parity: {made.parity_problem}")
         for seq, reason in made.passed_over:
             app.out.line(f"passed over checkpoint {seq}: {reason}")
         if made.drift:
@@ -108,6 +113,9 @@ def verify(app: App, seq: int | None) -> int | None:
                 results.append({"seq": proven.seq, "digest": proven.digest, "verified_at": proven.verified_at})
             except JournalError as error:
                 results.append({"seq": manifest.seq, "error": error.to_json()})
+    if app.data.config.parity.share:
+        with suppress(JournalError):  # of the manifests as they are now; what keeps it from that harms no checkpoint
+            app.data.parity.fill()
     failed = [each for each in results if "error" in each]
     if app.json:
         app.out.document({"checkpoints": results, "damaged": len(failed)})
@@ -148,6 +156,7 @@ def prune(app: App, dry_run: bool, yes: bool) -> int | None:
     if not app.out.confirm(f"Remove {len(plan.drop)} checkpoints?", yes=yes):
         return 1
     swept = plan.execute(data.checkpoints)
+    data.parity.sweep()
     if app.json:
         app.out.document({**plan.to_json(), "done": True, "files": swept.files, "bytes": swept.bytes})
     else:

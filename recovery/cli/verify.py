@@ -1,4 +1,4 @@
-"""`journal verify`: every byte of the journal, the states it makes, and receipts. Changes nothing."""
+"""`journal verify`: every byte of the journal, the states it makes, and receipts. Only --repair changes anything."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ LOOKS = {"damage": "red", "note": "yellow"}
     examples=(
         "journal verify",
         "journal verify --deep",
+        "journal verify --repair --dry-run",
+        "journal verify --repair",
         "journal verify --receipt receipts.jsonl",
         "journal append < events.jsonl | journal verify --receipt -",
         "journal verify --head head.json",
@@ -30,18 +32,27 @@ LOOKS = {"damage": "red", "note": "yellow"}
     ),
 )
 @click.option("--deep", is_flag=True, help="Replay from genesis, and compare every checkpoint and memory.db by digest.")
+@click.option("--repair", is_flag=True, help="Put right what can be proven, then verify.")
+@click.option("--dry-run", is_flag=True, help="With --repair: say what would be put right, and stop.")
 @click.option("--receipt", "receipt", metavar="JSON|FILE|-", help="Prove receipts instead: that their events are here.")
 @click.option("--head", "head", metavar="FILE|-", help="Hold it against what journal head printed earlier, too.")
 @click.option("--against", "other", metavar="DIR", help="Compare with another copy instead: which seq differs first.")
 @click.pass_obj
-def command(app: App, deep: bool, receipt: str | None, head: str | None, other: str | None) -> int:
+def command(
+    app: App, deep: bool, repair: bool, dry_run: bool, receipt: str | None, head: str | None, other: str | None
+) -> int:
     """Read every byte under journal/ but lock and quarantine, and name all damage: file, offset, events, what to do.
 
     Unlike a reader it goes on behind damage. A torn tail of a write that was never acknowledged is a note, no damage;
     one that memory.db, a checkpoint or the log itself knows to have been durable is. --deep also replays the events
     from the first and compares the digest with every checkpoint's and memory.db's. --receipt takes what `journal
     append` printed, and proves that each event is in this journal, unchanged. Exit code: 0 without damage, else that of
-    the first damage. Takes no lock and changes nothing.
+    the first damage. Takes no lock and changes nothing, unless --repair is given.
+
+    --repair puts right what can be proven: by another place that holds the same events, by the one flipped bit that
+    explains a wrong CRC, or by parity; the chain or a SHA-256 must confirm it. The damaged file goes to quarantine and
+    a new one takes its place. It needs the journal's lock, so no writer may be at work (exit code 11), and journals
+    what it did. What is left is named as ever; run again it does nothing.
 
     --head FILE reads everything and then asks whether the history still leads through a head that was exported earlier:
     12 if the journal ends before it, 14 if another history stands there. --against DIR compares with the data directory
@@ -49,19 +60,45 @@ def command(app: App, deep: bool, receipt: str | None, head: str | None, other: 
     """
     from journal.errors import UsageError
 
-    if sum((deep or head is not None, receipt is not None, other is not None)) > 1:
-        raise UsageError("--receipt, --against, and --deep or --head are three runs", hint="ask for one at a time")
+    if dry_run and not repair:
+        raise UsageError("--dry-run belongs to --repair", hint="journal verify changes nothing anyway")
+    if sum((deep or repair or head is not None, receipt is not None, other is not None)) > 1:
+        told = "--receipt, --against, and --deep, --repair or --head are three runs"
+        raise UsageError(told, hint="ask for one at a time")
     if receipt is not None:
         return _prove(app, app.data, receipt)
     if other is not None:
         return _compare(app, app.data, other)
-    return _verify(app, app.data, deep, head)
+    repaired = _repair(app, app.data, dry_run) if repair else None
+    return _verify(app, app.data, deep, head, repaired)
 
 
 # -- bytes and states -------------------------------------------------------------------------------------------------
 
 
-def _verify(app: App, data: Data, deep: bool, given: str | None) -> int:
+def _repair(app: App, data: Data, dry_run: bool) -> dict[str, object]:
+    """Puts right what can be, tells it, and returns the same for --json."""
+    from msgspec import to_builtins
+
+    from recovery.repairs import plan, run
+
+    with app.out.progress("looking for repairs", "segments") as bar:
+        planned = plan(data, bar.advance)
+    if dry_run or planned.is_empty:
+        repairs = planned.repairs()
+        if not app.json:
+            app.out.lines([f"would repair {each.words()}" for each in repairs] or ["nothing to repair"])
+        return {"done": False, "repairs": to_builtins(repairs)}
+    outcome = run(data, planned)
+    if not app.json:
+        for each in outcome.repairs:
+            app.out.line(f"repaired {each.words()}" + (f"; kept in {each.quarantined}" if each.quarantined else ""))
+        if outcome.problem:
+            app.out.note(f"not journaled yet: {outcome.problem}")
+    return {"done": True, **to_builtins(outcome)}
+
+
+def _verify(app: App, data: Data, deep: bool, given: str | None, repaired: dict[str, object] | None) -> int:
     from journal.verify import verify
     from recovery.diagnose import evidence_seq
     from recovery.heads import parse_head
@@ -69,12 +106,17 @@ def _verify(app: App, data: Data, deep: bool, given: str | None) -> int:
     head = parse_head(text_of(given, "journal head")) if given is not None else None
     evidence = evidence_seq(data)
     with app.out.progress("verifying", "bytes") as bar:
-        report = verify(data.storage, data.layout.journal, evidence_seq=evidence, head=head, progress=bar.advance)
+        report = verify(
+            data.storage, data.layout.journal, evidence_seq=evidence, head=head, progress=bar.advance,
+            parity=data.parity,
+        )  # fmt: skip
     states = _deep(app, data, evidence, report) if deep else None
     if app.json:
         from msgspec import to_builtins
 
         document = {"ok": not report.exit_code, **to_builtins(report)}
+        if repaired is not None:
+            document["repair"] = repaired
         if states is not None:
             document["states"] = [{**to_builtins(each), "matches": each.matches} for each in states.states]
         if head is not None:
@@ -126,10 +168,9 @@ def _summary(report: Verified) -> str:
 
     damages = sum(each.severity == "damage" for each in report.findings)
     notes = len(report.findings) - damages
-    read = (
-        f"{counted(report.segments, 'segment')}, {counted(report.events, 'event')}, "
-        f"{counted(report.checkpoints, 'checkpoint')}, {bytes_text(report.bytes)} read"
-    )
+    files = [(report.segments, "segment"), (report.events, "event"), (report.checkpoints, "checkpoint")]
+    files += [(report.parity, "parity file")] if report.parity else []
+    read = ", ".join([*(counted(*each) for each in files), f"{bytes_text(report.bytes)} read"])
     verdict = counted(damages, "damage") if damages else "no damage"
     return f"{read}: {verdict}" + (f", {counted(notes, 'note')}" if notes else "")
 
