@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from journal.checkpoint import KIND_EMBEDDINGS, KIND_MEMORY, CheckpointStore, Manifest
 from journal.events import StateRestored, TagCreated
+from journal.format import CHAIN_GENESIS, SegmentHeader, encode_segment_header
 from journal.log import Log, create
 from journal.parity_store import ParityStore
 from journal.reader import LogReader
@@ -21,6 +22,7 @@ from tests.journals import START, abandon, append, record
 from tests.simdisk import SimDisk
 
 JOURNAL = "/data/journal"
+FRONT_BYTES = len(encode_segment_header(SegmentHeader(bytes(16), bytes(8), 1, 1, 0, 0, 0, CHAIN_GENESIS)))
 
 
 @dataclass
@@ -86,7 +88,7 @@ def build(*, parity: bool = True, closed: bool = True, part_bytes: int = 1500, e
     rng, disk, number = random.Random(1), SimDisk(), 1
     create(disk, JOURNAL, journal_id=bytes(range(16)))
     for life, batches in enumerate((2, 3, 4)):
-        log = Log.open(disk, JOURNAL, segment_bytes_max=1200 * events, reserve_bytes=0, entropy=rng.randbytes)
+        log = Log.open(disk, JOURNAL, segment_bytes_max=FRONT_BYTES + 450 * events, reserve_bytes=0, entropy=rng.randbytes)
         for _ in range(batches):
             append(log, number, events)
             number += events
