@@ -88,7 +88,8 @@ def build(*, parity: bool = True, closed: bool = True, part_bytes: int = 1500, e
     rng, disk, number = random.Random(1), SimDisk(), 1
     create(disk, JOURNAL, journal_id=bytes(range(16)))
     for life, batches in enumerate((2, 3, 4)):
-        log = Log.open(disk, JOURNAL, segment_bytes_max=FRONT_BYTES + 450 * events, reserve_bytes=0, entropy=rng.randbytes)
+        size = FRONT_BYTES + 450 * events
+        log = Log.open(disk, JOURNAL, segment_bytes_max=size, reserve_bytes=0, entropy=rng.randbytes)
         for _ in range(batches):
             append(log, number, events)
             number += events
