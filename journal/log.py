@@ -224,8 +224,9 @@ class Log:
         if before is not None:
             link = (before.header.first_seq, before.header.epoch, before.offset)
         else:
+            # Before its clean close: nothing says that the close's own sync did not fail, and a cut may take it.
             previous = self._previous
-            link = (*segment_key(previous.path), previous.offset)
+            link = (*segment_key(previous.path), previous.records_end)
         if self._reserve_bytes and self.storage.free_bytes(self.directory) < self._reserve_bytes:
             raise NoSpace("no space for the next segment", path=self.directory, hint="free some disk space")
         header = SegmentHeader(

@@ -113,7 +113,7 @@ def _carry(
         kept_end, first_seq, chain = batches[0].offset, batches[0].first_seq, batches[0].previous_chain
     header = SegmentHeader(
         reader.journal_id, entropy(8), epoch, first_seq, segment_first_seq, segment_epoch,
-        tail.offset if kept_end is None else kept_end, chain, extra={"durable_seq": tail.last_seq},
+        tail.records_end if kept_end is None else kept_end, chain, extra={"durable_seq": tail.last_seq},
     )  # fmt: skip
     offset = len(encode_segment_header(header))
     parts: list[bytes] = []

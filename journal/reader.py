@@ -30,10 +30,11 @@ class SegmentRef(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Tail:
-    """Where the valid bytes of the last segment end, and what lies there."""
+    """Where the valid bytes of the last segment end, and what lies there. ``records_end`` is before a clean close."""
 
     path: str
     offset: int
+    records_end: int
     last_seq: int
     chain: bytes
     durable_seq: int
@@ -312,6 +313,6 @@ class LogReader:
         if len(self.segments) > 1:
             self._check_link(self.segments[-2], header, segment)
         return Tail(
-            segment.path, scanner.offset, scanner.next_seq - 1, scanner.chain, scanner.durable_seq, header.epoch,
-            scanner.closed, region,
+            segment.path, scanner.offset, scanner.records_end, scanner.next_seq - 1, scanner.chain,
+            scanner.durable_seq, header.epoch, scanner.closed, region,
         )  # fmt: skip

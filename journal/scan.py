@@ -83,14 +83,15 @@ class Scanner:
     """Iterates over the whole batches of one segment and stops at the first that is not.
 
     After iteration ``offset``, ``next_seq``, ``chain`` and ``durable_seq`` describe the end of what is valid,
-    ``closed`` tells of a clean close, and `bad_region` describes what lies there, if anything does.
+    ``closed`` tells of a clean close, which lies between ``records_end`` and ``offset``, and `bad_region` describes
+    what lies there, if anything does.
     """
 
     def __init__(self, data: bytes | memoryview, start: int, header: SegmentHeader, path: str) -> None:
         self.data = memoryview(data)
         self.header = header
         self.path = path
-        self.offset = start
+        self.offset = self.records_end = start
         self.next_seq = header.first_seq
         self.chain = header.previous_chain
         self.durable_seq = max(header.first_seq - 1, int(header.extra.get("durable_seq", 0)))
@@ -129,6 +130,7 @@ class Scanner:
             self.durable_seq = max(self.durable_seq, found.durable_seq)
             self.closed = bool(found.flags & FLAG_CLEAN_CLOSE)
             if found.count:
+                self.records_end = end
                 yield batch
         self._found = None
         self._problem = "bytes follow the clean close"

@@ -8,7 +8,7 @@ import random
 import pytest
 
 from journal.commit import Committer, Ticket, draft, ticket
-from journal.errors import JournalError, OutcomeUnknown, Poisoned
+from journal.errors import IOFault, JournalError, OutcomeUnknown, Poisoned
 from journal.events import ObservationAdded
 from journal.log import Log, create
 from journal.reader import LogReader
@@ -81,6 +81,24 @@ def test_what_survived_a_failed_sync_is_reported_by_op_id_at_the_next_open() -> 
     assert not log.opening.clean
     assert (2, "crm-2") in log.opening.carried
     log.close()
+
+
+def test_a_clean_close_whose_sync_failed_is_nothing_to_build_on() -> None:
+    """Scenario: the sync of the close fails, the cache still shows the close, the next writer goes on, power goes."""
+    disk = SimDisk()
+    committer = opened(disk)
+    first = send(committer, "one").result()[0]
+    disk.fail("sync", path="segments/", lies=True)
+    with pytest.raises(IOFault):
+        committer.log.close()
+    again = opened(disk, 1)
+    assert again.log.opening.clean, "the page cache shows the clean close"
+    second = send(again, "two").result()[0]
+    after = disk.crash(random.Random(2), "none")
+    reader = LogReader(after, JOURNAL)
+    for receipt in (first, second):
+        prove(reader, receipt)
+    assert verify(after, JOURNAL).exit_code == 0
 
 
 @pytest.mark.parametrize("operation", ["create", "write", "sync", "rename", "sync_dir", "truncate"])
