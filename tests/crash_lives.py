@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 from journal import segment
 from journal.commit import Draft, Receipt, draft, ticket
-from journal.errors import AmbiguousTail, Refused
+from journal.errors import AmbiguousTail, NotApplied, Refused
 from journal.events import ConfigWritten, EntityCreated, Event, ObservationAdded, StateRestored
 from tests.crash_promises import Promises, Reference
 from tests.crash_server import Clock, Known, Memory, Server
@@ -173,6 +173,8 @@ class Life:
         hook.flush()
         receipts: list[Receipt] = []
         for request, first in requests:
+            if isinstance(request.error, NotApplied):  # "it is safe" is a promise too
+                self.promises.reaches = max(self.promises.reaches, first + len(request.drafts) - 1)
             made = request.result()
             assert [receipt.seq for receipt in made] == list(range(first, first + len(made))), "another seq"
             receipts += made

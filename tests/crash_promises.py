@@ -92,15 +92,8 @@ class Promises:
 
     def hold(self, server: Server) -> None:
         """Asserts every promise on the disk of a server that has just opened."""
-        log, disk = server.core.log, server.disk
-        assert log.epoch > self.epoch, f"epoch {log.epoch} was used before"
-        reader = server.reader
-        self._log(reader)
-        seq = reader.last_seq
-        state = server.core.state
-        assert state.applied_seq == seq, f"memory.db is at {state.applied_seq}, the journal ends at {seq}"
-        assert server.memory.digest() == self.reference.digest(seq), f"the state at seq {seq} is not the events'"
-        self._agents(disk, seq)
+        disk = server.disk
+        seq = self.holds_but_for_files(server)
         report = verify(disk, LAYOUT.journal)
         assert report.exit_code == 0, report.findings
         self._checkpoints(server, seq)
@@ -112,6 +105,19 @@ class Promises:
             assert report.last_seq >= self.backup_seq, f"the backup lost seq {report.last_seq + 1}"
         else:
             assert not self.backup_seq, "the backup is gone"
+
+    def holds_but_for_files(self, server: Server) -> int:
+        """Asserts what opening itself answers for: the log, the state and the agent files. Returns the last seq."""
+        log = server.core.log
+        assert log.epoch > self.epoch, f"epoch {log.epoch} was used before"
+        reader = server.reader
+        self._log(reader)
+        seq = reader.last_seq
+        state = server.core.state
+        assert state.applied_seq == seq, f"memory.db is at {state.applied_seq}, the journal ends at {seq}"
+        assert server.memory.digest() == self.reference.digest(seq), f"the state at seq {seq} is not the events'"
+        self._agents(server.disk, seq)
+        return seq
 
     def _log(self, reader: LogReader) -> None:
         found: dict[str, tuple[int, int, int]] = {}

@@ -16,6 +16,7 @@ from functools import cache
 
 from journal.checkpoint import KIND_MEMORY, CheckpointStore, Manifest, ladder
 from journal.commit import Committer, Receipt, draft, ticket
+from journal.errors import EnvironmentFault
 from journal.events import CheckpointCreated, EpochStarted, Event, StateRestored
 from journal.log import Log, create
 from journal.reader import LogReader
@@ -219,6 +220,9 @@ class Server:
             state = LiveState(disk, LAYOUT, memory.connection, path)
             agents = {name: (sha, content) for name, sha, content in state.connection.execute(_AGENTS)}
             facts = inspect(disk, LAYOUT.agents, agents, journaled_versions(reader))
+            for fact in facts:
+                if fact.detail == "unreadable":
+                    raise EnvironmentFault(fact.message, path=f"{LAYOUT.agents}/{fact.name}.md")
             odd = [fact for fact in facts if fact.condition not in ("ok", "missing", "stale")]
             assert not odd, f"an agent file that is no journaled version: {odd}"
             bring_current(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from tests.crash_errors import damage, fail
 from tests.crash_lives import run
+from tests.faults.frame import Run
 from tests.simcuts import contents, images
 from tests.simdisk import SimDisk
 from tests.simtree import file_at
@@ -15,6 +17,18 @@ def test_every_image_that_a_cut_leaves_of_a_server_keeps_every_promise(seed: int
     counts = run(seed)
     assert counts["crash states"] > 200
     assert counts["of a recovery that was cut"] > 20
+
+
+def test_what_was_acknowledged_survives_every_failing_operation() -> None:
+    counts = Run("crashes.errors", seed=0, count=100).seeds(fail)
+    assert counts["faults met"] > 40
+    assert counts["told as OutcomeUnknown"] > 0
+
+
+def test_damage_by_the_disk_is_named_or_harmless() -> None:
+    counts = Run("crashes.damage", seed=0, count=100).seeds(damage)
+    assert counts["damages"] == 100
+    assert sum(number for what, number in counts.items() if what.endswith(": named")) > 50
 
 
 # -- the images that are tried are those that the rules allow, all of them where they are few -------------------------

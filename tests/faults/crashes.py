@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 
-from tests import crash_lives, crashes
+from tests import crash_errors, crash_lives, crashes
 from tests.faults.frame import Check, Run
 
 
 def server(run: Run) -> Counter[str]:
     return run.seeds(crash_lives.run)
+
+
+def errors(run: Run) -> Counter[str]:
+    return run.seeds(crash_errors.fail)
+
+
+def damage(run: Run) -> Counter[str]:
+    return run.seeds(crash_errors.damage)
 
 
 def log(run: Run) -> Counter[str]:
@@ -33,6 +41,25 @@ CHECKS = (
         "where they are many, drawn; each distinct one is opened, settled and held against the reference projection",
         server,
         20.0,
+    ),
+    Check(
+        "crashes.errors",
+        "Whatever operation of the disk fails, once or for good, short or whole, and also where a sync fails and the "
+        "next ones lie: the caller is told by a declared error, and what was acknowledged is there at the next open "
+        "on the same boot and after a power cut.",
+        "one life of a server on the simulated disk a seed, with EIO, ENOSPC, EMFILE, EACCES or EROFS at one kind of "
+        "operation",
+        errors,
+        5.0,
+    ),
+    Check(
+        "crashes.damage",
+        "One damage to a file of the journal (rot, a zeroed, swapped, stale, misdirected or unreadable sector, short "
+        "reads): what opens keeps every promise, and everything else is a declared error or a finding of `verify` "
+        "that names the place.",
+        "one life of a server on the simulated disk and one damage a seed",
+        damage,
+        5.0,
     ),
     Check(
         "crashes.log",

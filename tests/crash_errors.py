@@ -1,0 +1,196 @@
+"""Lives of a server on a disk that fails, or that hands back other bytes than it was given. One seed is one life.
+
+`fail`: operations fail, once or for good, or a sync fails and the next ones lie. What was acknowledged until then must
+be there when the journal is opened again on the same machine, where the page cache still shows what was lost, and after
+the power goes as well. `damage`: bytes change behind everybody's back. What is opened then keeps every promise, or the
+error is a declared one that names the place.
+"""
+
+from __future__ import annotations
+
+import errno
+import random
+from collections import Counter
+
+from journal import segment
+from journal.errors import DataError, EnvironmentFault, JournalError
+from journal.verify import verify
+from tests.crash_lives import STEPS, Life, Walk
+from tests.crash_promises import Promises, Reference
+from tests.crash_server import LAYOUT, Clock, Known, Memory, Server
+from tests.simdisk import SimDisk
+from tests.simnodes import SECTOR_BYTES, Mode
+
+OPERATIONS = (
+    "write", "write", "sync", "sync", "sync", "sync_dir", "rename", "create", "open", "read", "truncate", "lock",
+)  # fmt: skip
+ERRORS = (errno.EIO, errno.EIO, errno.ENOSPC, errno.EMFILE, errno.EACCES, errno.EROFS)
+MODES: tuple[Mode, ...] = ("none", "torn")
+
+
+def lived(walk: Walk) -> Life:
+    """A life of a few steps on a disk that nothing happens to."""
+    life = Life(walk, SimDisk(), Memory(Known()), Promises(Reference()), Clock())
+    life.open()
+    _steps(life, walk.rng.randint(0, 5))
+    return life
+
+
+def _steps(life: Life, count: int) -> None:
+    steps, weights = zip(*STEPS, strict=True)
+    for step in life.rng.choices(steps, weights, k=count):
+        step(life)
+
+
+# -- operations that fail ---------------------------------------------------------------------------------------------
+
+
+def fail(seed: int) -> Counter[str]:
+    """One life in which operations fail. Raises where a promise broke, or an error was not declared."""
+    walk = Walk(seed)
+    segment.FILL_BYTES_MIN, fill = 4096, segment.FILL_BYTES_MIN
+    try:
+        life, rng = lived(walk), walk.rng
+        operation = rng.choice(OPERATIONS)
+        fault = life.disk.fail(
+            operation, nth=rng.choice((1, 1, 2, 3, 5)), times=rng.choice((1, 1, 3, None)), error=rng.choice(ERRORS),
+            path=rng.choice(("", "segments/", "segments/", "agents/", "checkpoints/")),
+            after_bytes=rng.choice((0, 1, 60, 512, 700)), lies=operation == "sync" and rng.random() < 0.7,
+        )  # fmt: skip
+        told = ""
+        try:
+            _steps(life, 4)
+        except JournalError as error:
+            told = type(error).__name__
+        life.disk.faults.clear()
+        life.memory.note()
+        life.memory.connection = None
+        life.server.core.state.close()
+        life.server.core.log.close()
+        _hold_from_here(life, rng)
+    finally:
+        segment.FILL_BYTES_MIN = fill
+    walk.counts["lives"] += 1
+    walk.counts["faults met"] += bool(fault.fired)
+    if told:
+        walk.counts[f"told as {told}"] += 1
+    return walk.counts
+
+
+def _hold_from_here(life: Life, rng: random.Random) -> None:
+    """Opened on the same boot, where the cache shows what the disk may not have; then after power cuts."""
+    again = Server.open(life.disk, life.memory, life.clock, rng)
+    life.promises.hold(again)
+    promises = life.promises.branch(again.core.log.next_seq - 1)
+    promises.opened(again)
+    more = Life(life.walk, life.disk, life.memory, promises, life.clock)
+    more.server = again
+    if again.takeover is not None:
+        more.say(again.takeover)
+    more.write()
+    life.walk.counts["opened again"] += 1
+    for mode in MODES:
+        memory = life.memory.after_cut(rng)
+        promises.hold(Server.open(life.disk.crash(rng, mode), memory, life.clock, rng))
+        memory.let_go()
+        life.walk.counts["opened again"] += 1
+    again.close()
+
+
+# -- bytes that change ------------------------------------------------------------------------------------------------
+
+
+def damage(seed: int) -> Counter[str]:
+    """One life, and one damage to a file of its journal while nobody has it open."""
+    walk = Walk(seed)
+    segment.FILL_BYTES_MIN, fill = 4096, segment.FILL_BYTES_MIN
+    try:
+        life, rng = lived(walk), walk.rng
+        before = life.disk.crash(rng, "all")
+        _steps(life, 3)
+        if rng.random() < 0.5:
+            life.server.close()
+        disk = life.disk.crash(rng, "all")
+        life.memory.note()
+        kind, path = _damage(disk, before, rng)
+        walk.counts["damages"] += 1
+        walk.counts[f"{kind}: {_judged(life, disk, path)}"] += 1
+        life.memory.let_go()
+    finally:
+        segment.FILL_BYTES_MIN = fill
+    return walk.counts
+
+
+def _damage(disk: SimDisk, before: SimDisk, rng: random.Random) -> tuple[str, str]:
+    """One of the things that disks do; which, and to what file."""
+    paths = [path for path in files(disk, LAYOUT.journal) if disk.size(path) and "/quarantine/" not in path]
+    path = rng.choice(paths)
+    size = disk.size(path)
+    sectors = -(-size // SECTOR_BYTES)
+    at = rng.randrange(sectors) * SECTOR_BYTES
+    here = disk.read(path)[at : at + SECTOR_BYTES]
+    kind = rng.choice(("rot", "zeroed", "swapped", "stale", "misdirected", "unreadable", "short reads"))
+    if kind == "rot":
+        offset = rng.randrange(size)
+        disk.poke(path, offset, bytes([disk.read(path)[offset] ^ 1 << rng.randrange(8)]))
+    elif kind == "zeroed":
+        disk.poke(path, at, bytes(len(here)))
+    elif kind == "swapped":
+        other = rng.randrange(sectors) * SECTOR_BYTES
+        there = disk.read(path)[other : other + SECTOR_BYTES]
+        length = min(len(here), len(there))
+        disk.poke(path, at, there[:length])
+        disk.poke(path, other, here[:length])
+    elif kind == "stale" and path in files(before, LAYOUT.journal):
+        old = before.read(path)[at : at + SECTOR_BYTES]
+        disk.poke(path, at, old[: len(here)])
+    elif kind == "misdirected":
+        source = disk.read(rng.choice(paths))
+        start = rng.randrange(-(-len(source) // SECTOR_BYTES)) * SECTOR_BYTES
+        disk.poke(path, at, source[start : start + len(here)])
+    elif kind == "unreadable":
+        disk.damage(path, at)
+    else:
+        kind = "short reads"
+        disk.damage(path, at, short=True)
+    return kind, path
+
+
+def files(disk: SimDisk, path: str) -> list[str]:
+    """Every file below a directory."""
+    found: list[str] = []
+    for name in disk.list(path):
+        below = f"{path}/{name}"
+        found += files(disk, below) if disk.kind(below) == "directory" else [below]
+    return found
+
+
+def _judged(life: Life, disk: SimDisk, path: str) -> str:
+    """`kept` where every promise holds, `named` where an error or `verify` says what is damaged."""
+    if path.endswith("/lock"):  # it says what epoch was taken; only one that wrote something may not come again
+        life.promises.epoch = max((epoch for _, _, epoch in life.promises.batches.values()), default=0)
+    memory = Memory(life.memory.known, dict(life.memory.bases), {k: [v[-1]] for k, v in life.memory.images.items()})
+    try:
+        server = Server.open(disk, memory, life.clock, life.rng)
+    except (DataError, EnvironmentFault) as error:
+        return _named(error, path, error.path is not None and error.path.startswith(LAYOUT.journal))
+    try:
+        life.promises.holds_but_for_files(server)  # whatever else is damaged, what was opened is right
+        try:
+            report = verify(disk, LAYOUT.journal)
+        except (DataError, EnvironmentFault) as error:
+            return _named(error, path, error.path == path)
+        if report.exit_code:
+            named = [finding.path for finding in report.findings if finding.severity == "damage"]
+            assert path in named, f"{named} are called damaged, where {path} is"
+            return "named"
+        life.promises.hold(server)
+    finally:
+        memory.let_go()
+    return "kept"
+
+
+def _named(error: JournalError, path: str, names_it: bool) -> str:
+    if not names_it:
+        raise AssertionError(f"{error!r}, where {path} is damaged") from error
+    return "named"
