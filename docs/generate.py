@@ -30,6 +30,7 @@ from recovery.tables.agents import AGENT  # noqa: E402
 from recovery.tables.directory import DIRECTORY  # noqa: E402
 from recovery.tables.memory import MEMORY  # noqa: E402
 from recovery.tables.rescue import RESCUE  # noqa: E402
+from recovery.tables.scope import SCOPE  # noqa: E402
 from recovery.tables.severity import SEVERITY  # noqa: E402
 from tests.faults.record import results  # noqa: E402
 from tests.faults.registry import checks  # noqa: E402
@@ -143,6 +144,8 @@ def _decisions() -> Iterator[str]:
     yield from ("### memory.db", "", *_table(("case", "when", "then", "health", "exit"), map(_line, MEMORY)), "")
     grades = ((f"`{each.case}`", each.when, each.severity) for each in SEVERITY)
     yield from ("### How bad memory.db is", "", *_table(("case", "when", "severity"), grades), "")
+    lines = map(_line, SCOPE)
+    yield from ("### One scope of memory.db", "", *_table(("case", "when", "then", "health", "exit"), lines), "")
     yield from ("### Agent files", "", *_table(("case", "when", "then", "health", "exit"), map(_line, AGENT)), "")
     ways = _table(("takes its place", "when"), ((f"`{row.case}`", row.when) for row in RESCUE))
     yield from ("### An agent config that is not valid", "", *ways, "")

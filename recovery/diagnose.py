@@ -37,7 +37,7 @@ def diagnose(
     `known` is what an earlier diagnosis of the same run found out, and takes what this one does. Raises NotAJournal
     where there is none; any other trouble is a fact.
     """
-    reader, journal = _journal(data)
+    reader, journal = read_journal(data)
     plan = data.interrupted_plan()
     facts = Facts(
         journal=journal,
@@ -85,7 +85,8 @@ def evidence_seq(data: Data) -> int:
     return max(seqs, default=0)
 
 
-def _journal(data: Data) -> tuple[LogReader | None, JournalFacts]:
+def read_journal(data: Data) -> tuple[LogReader | None, JournalFacts]:
+    """The log's reader, None where it cannot be read, and what is known of it. Raises NotAJournal."""
     evidence = evidence_seq(data)
     manifests, damaged = data.checkpoints.scan()
     proven = [manifest.verified_at for manifest in manifests if manifest.verified_at is not None]

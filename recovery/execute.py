@@ -82,9 +82,17 @@ def recover(
 
 def plan_for(facts: Facts, decisions: Sequence[Decision], *, target: str, names: Sequence[str] = ()) -> Plan:
     """The plan for what was found. One that was cut goes on under its own id."""
-    resumed = facts.interrupted is not None
-    recovery_id = _id_of(facts.interrupted) if facts.interrupted else None
-    return make_plan(decisions, target=target, recovery_id=recovery_id or token_hex(8), names=names, resumed=resumed)
+    return plan_for_decisions(decisions, facts.interrupted, target=target, names=names)
+
+
+def plan_for_decisions(
+    decisions: Sequence[Decision], interrupted: str | None, *, target: str, names: Sequence[str] = ()
+) -> Plan:
+    """As `plan_for`; `interrupted` is the plan that was cut, if there is one."""
+    recovery_id = _id_of(interrupted) if interrupted else None
+    return make_plan(
+        decisions, target=target, recovery_id=recovery_id or token_hex(8), names=names, resumed=interrupted is not None
+    )
 
 
 class _Named(msgspec.Struct):
@@ -131,7 +139,7 @@ def execute(data: Data, log: Log, plan: Plan, progress: Progress | None = None) 
         body = encode_header(KIND_PLAN, msgspec.json.format(msgspec.json.encode(plan), indent=1))
         write_file(data.storage, data.plan_path, body)
         found = {name: count for step in plan.steps for name, count in step.counts.items()}
-        journal_event(log, RecoveryStarted(plan.recovery_id, plan.target, "replay", found, _why(plan)))
+        journal_event(log, RecoveryStarted(plan.recovery_id, plan.target, plan.strategy, found, _why(plan)))
     try:
         for step in _grouped(plan.steps):
             before = perf_counter()
@@ -148,8 +156,9 @@ def execute(data: Data, log: Log, plan: Plan, progress: Progress | None = None) 
         raise
     if plan.is_repair:
         counts = {"events": result.events, "rows": result.rows, "agents": len(result.agents_written)}
-        journal_event(log, RecoveryCompleted(plan.recovery_id, plan.target, strategy="replay", counts=counts))
-    _finish(data, result)
+        journal_event(log, RecoveryCompleted(plan.recovery_id, plan.target, plan.strategy, counts))
+    if not plan.scope:  # elsewhere the file may be damaged: nothing is applied to it here
+        _finish(data, result)
     if data.storage.kind(data.plan_path) != "missing":
         data.storage.remove(data.plan_path)
         data.storage.sync_dir(data.layout.journal)

@@ -89,6 +89,22 @@ class Rescue(msgspec.Struct, frozen=True):
         return [f"{each.strategy} ({each.source}): {each.problem}" for each in self.tries if each.problem]
 
 
+class ScopeFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """One scope of memory.db against the journal, at memory.db's position.
+
+    ``tables`` counts the rows that are not the journal's; ``digest`` and ``expected`` are of the scope alone. All are
+    None where nothing could be compared. ``rest_differs``: some row outside of the scope is not the journal's.
+    """
+
+    scope: str
+    memory: MemoryFacts
+    digest: str | None = None
+    expected: str | None = None
+    tables: dict[str, Deviation] | None = None
+    rest_differs: bool = False
+    interrupted: str | None = None
+
+
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that one diagnosis saw.
 

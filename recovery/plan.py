@@ -13,7 +13,9 @@ import msgspec
 
 from recovery.rows import Decision
 
-Kind = Literal["rebuild_memory", "catch_up", "set_agents_aside", "rescue_agents", "restore_agents", "tidy"]
+Kind = Literal[
+    "rebuild_memory", "rebuild_scope", "catch_up", "set_agents_aside", "rescue_agents", "restore_agents", "tidy"
+]  # fmt: skip
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -41,6 +43,12 @@ class Plan(msgspec.Struct, frozen=True):
     steps: tuple[Step, ...] = ()
     stops: tuple[Decision, ...] = ()
     resumed: bool = False
+    scope: str = ""  # the only one that is put right; empty for all
+
+    @property
+    def strategy(self) -> str:
+        """As it is journaled."""
+        return f"replay of scope {self.scope}" if self.scope else "replay"
 
     @property
     def is_repair(self) -> bool:
@@ -79,7 +87,9 @@ def make_plan(
     return Plan(recovery_id, target, tuple(steps), (), resumed)
 
 
-_ORDER: tuple[Kind, ...] = ("rebuild_memory", "catch_up", "set_agents_aside", "rescue_agents", "restore_agents", "tidy")
+_ORDER: tuple[Kind, ...] = (
+    "rebuild_memory", "rebuild_scope", "catch_up", "set_agents_aside", "rescue_agents", "restore_agents", "tidy"
+)  # fmt: skip
 
 
 def _steps(decision: Decision, target: str, names: Collection[str]) -> Iterator[Step]:
@@ -90,6 +100,9 @@ def _steps(decision: Decision, target: str, names: Collection[str]) -> Iterator[
         words = "rebuild memory.db beside, verify it, swap the link"
         mark = decision.case in _STILL_A_STATE
         yield Step("rebuild_memory", part, reason, words, (), repair, mark, decision.severity, decision.counts)
+    elif part == "scope" and action == "rebuild_scope":
+        words = f"put scope {name} right in a copy, verify it, swap the link"
+        yield Step("rebuild_scope", "memory", reason, words, (name,), repair, counts=decision.counts)
     elif part == "memory" and action == "catch_up":
         yield Step("catch_up", part, reason, "apply the rest of the journal", (), repair)
     elif part == "recovery" and action == "finish":

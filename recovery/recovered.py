@@ -21,6 +21,8 @@ class Recovered(msgspec.Struct):
     recovery_id: str
     seq: int = 0
     digest: str = ""
+    scope: str = ""  # the only one that was put right; then ``digest`` is that of the scope
+    rest_differs: bool = False  # outside of it memory.db is not what the journal says, and was left as it was
     steps: list[str] = []
     rebuilt: bool = False
     base_seq: int = 0

@@ -10,7 +10,7 @@ import msgspec
 
 Action = Literal[
     "none", "catch_up", "rebuild", "stop", "write", "remove", "set_aside", "set_aside_and_write", "keep", "tidy",
-    "finish", "rescue",
+    "finish", "rescue", "rebuild_scope",
 ]  # fmt: skip
 Health = Literal["healthy", "degraded", "failed"]
 Fact = TypeVar("Fact")

@@ -22,6 +22,7 @@ from replay.agent_quarantine import set_aside
 from replay.catchup import catch_up
 from replay.rebuild import rebuild, renew_agents
 from replay.schema import connect
+from replay.scope import rebuild_scope
 
 Progress = Callable[[str, int, int], None]
 
@@ -39,6 +40,16 @@ def _rebuild_memory(data: Data, log: Log, step: Step, result: Recovered, progres
     result.quarantined += retired.quarantined
     vectors_now = {"vectors": result.vectors, "vectors_pending": result.vectors_pending}
     return {"events": built.events, "rows": built.rows, "base_seq": built.base_seq, **vectors_now}
+
+
+def _rebuild_scope(data: Data, log: Log, step: Step, result: Recovered, progress: Progress | None) -> dict[str, int]:
+    tick = None if progress is None else lambda done, total: progress("rebuild scope", done, total)
+    (scope,) = step.names
+    built = rebuild_scope(data.storage, data.layout, log.reader(), scope, tick)
+    result.rebuilt, result.seq, result.digest, result.scope = True, built.seq, built.digest, scope
+    result.rest_differs = built.rest_differs
+    result.quarantined += data.generations.retire().quarantined
+    return {"rows": sum(each.wrong for each in built.tables.values())}
 
 
 def _catch_up(data: Data, log: Log, step: Step, result: Recovered, progress: Progress | None) -> dict[str, int]:
@@ -83,6 +94,7 @@ def _tidy(data: Data, log: Log, step: Step, result: Recovered, progress: Progres
 
 STEPS: dict[str, Callable[[Data, Log, Step, Recovered, Progress | None], dict[str, int]]] = {
     "rebuild_memory": _rebuild_memory,
+    "rebuild_scope": _rebuild_scope,
     "catch_up": _catch_up,
     "set_agents_aside": _set_agents_aside,
     "rescue_agents": _rescue_agents,

@@ -7,12 +7,19 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from secrets import token_hex
 
 from journal.commit import Committer, Ticket
+from journal.errors import JournalError
+from journal.events import RecoveryCompleted, RecoveryFailed, RecoveryStarted
+from journal.limits import check_scope
 from journal.log import Log
+from replay.deviation import counts
 from replay.faults import declared
 from replay.live import LiveState
+from replay.own_events import journal_event
 from replay.restore import Restored, restore_in_place
+from replay.scope import ScopeRebuilt, rebuild_scope
 
 FAST_SYNC_NS = 1_000_000  # a batch under 1 ms may be synced by the loop itself
 SLOW_SYNC_NS = 2_000_000  # one over 2 ms moves the next ones to a thread
@@ -105,16 +112,49 @@ class Core:
                         state.storage, state.layout, log, to_seq, reason=reason, actor=actor, before_swap=state.close,
                         progress=progress,
                     )  # fmt: skip
-                    renewed = LiveState.open(state.storage, state.layout)
+                    self._renew()
             except BaseException as error:
                 if log.next_seq > head:
                     log.poison(f"the restore at seq {head} is journaled, but applying it failed: {error}")
                 raise
-            renewed.validation, renewed.materialises = state.validation, state.materialises
-            self.state = self.committer.machine = renewed
         for callback in self.swap_callbacks:
             callback(self.state.generation)
         return done
+
+    def recover_scope(self, scope: str) -> ScopeRebuilt:
+        """Makes one scope of memory.db what the journal says while the hook stays open; nothing else is touched.
+
+        Callers wait until the new generation is in place. Journaled as a recovery of memory. Raises Refused for what is
+        no scope, Corrupt where memory.db cannot be put right in parts; then the hook goes on with what it had.
+        """
+        check_scope("scope", scope)
+        recovery_id, how = token_hex(8), f"replay of scope {scope}"
+        with self.lock:
+            log, state = self.log, self.state
+            state.mend(log.next_seq - 1)
+            journal_event(log, RecoveryStarted(recovery_id, "memory", how))
+            try:
+                with declared(state.layout.memory_db):
+                    done = rebuild_scope(
+                        state.storage, state.layout, log.reader(), scope, before_swap=state.close
+                    )  # fmt: skip
+            except JournalError as error:
+                journal_event(log, RecoveryFailed(recovery_id, "memory", how, reason=str(error)[:2000]))
+                self._renew()
+                raise
+            self._renew()
+            journal_event(log, RecoveryCompleted(recovery_id, "memory", how, counts(done.tables)))
+        for callback in self.swap_callbacks:
+            callback(self.state.generation)
+        return done
+
+    def _renew(self) -> None:
+        """Goes on with the generation that is current now."""
+        state = self.state
+        state.close()
+        renewed = LiveState.open(state.storage, state.layout)
+        renewed.validation, renewed.materialises = state.validation, state.materialises
+        self.state = self.committer.machine = renewed
 
     def close(self) -> list[Ticket]:
         """Commits what is queued, then closes state and log, whatever happens. Returns what that settled."""

@@ -20,6 +20,7 @@ from journal.limits import refuse_reserved
 from replay.background import Background
 from replay.core import Core
 from replay.restore import Restored
+from replay.scope import ScopeRebuilt
 from replay.waiting import Waiter, Waiting, waiting
 
 if TYPE_CHECKING:
@@ -128,6 +129,10 @@ class Hook:
     async def restore(self, to_seq: int, *, reason: str = "", actor: str = "journal") -> Restored:
         """Makes state(to_seq) current in place; it can be undone by another restore."""
         return await anyio.to_thread.run_sync(lambda: self.core.restore(to_seq, reason, actor))
+
+    async def recover_scope(self, scope: str) -> ScopeRebuilt:
+        """Makes one scope of memory.db what the journal says, and touches nothing else. See `Core.recover_scope`."""
+        return await anyio.to_thread.run_sync(lambda: self.core.recover_scope(scope))
 
     def on_swap(self, callback: Callable[[str], object]) -> None:
         """Calls `callback` with the new generation's path after each swap, from the thread that swapped."""
@@ -243,6 +248,10 @@ class SyncHook:
     def restore(self, to_seq: int, *, reason: str = "", actor: str = "journal") -> Restored:
         """As `Hook.restore`."""
         return self.core.restore(to_seq, reason, actor)
+
+    def recover_scope(self, scope: str) -> ScopeRebuilt:
+        """As `Hook.recover_scope`."""
+        return self.core.recover_scope(scope)
 
     def on_swap(self, callback: Callable[[str], object]) -> None:
         """As `Hook.on_swap`."""

@@ -10,20 +10,26 @@ MARKS = {"healthy": "ok", "degraded": "degraded", "failed": "FAILED"}
 LOOKS = {"healthy": "green", "degraded": "yellow", "failed": "red"}
 
 
-@click.command(cls=Verb, examples=("journal check", "journal check --quick", "journal check --json | jq .health"))
+@click.command(cls=Verb, examples=("journal check", "journal check --quick", "journal check --scope agent:writer"))
+@click.option("--scope", metavar="SCOPE", help="Only this scope of memory.db: global, workspace:NAME or agent:NAME.")
 @click.option("--quick", is_flag=True, help="Do not compare memory.db with the journal by digest.")
 @click.pass_obj
-def command(app: App, quick: bool) -> int:
+def command(app: App, scope: str | None, quick: bool) -> int:
     """Say whether journal, memory.db and agents are healthy, and what to run if not.
 
     memory.db is healthy only if SQLite's integrity check passes and its digest equals the one that the journal makes
     at its position: bytes changed inside a row's text pass the first and fail the second. Exit code: 0 healthy,
     3 degraded, 1 failed, 10-15 for the journal itself. Takes no lock and changes nothing.
+
+    With --scope only the rows of that scope are compared: its entities, what was observed of them, and the relations
+    that start or end at one of them.
     """
     from recovery.cli.words import counted
     from recovery.decide import decide, exit_code
     from recovery.diagnose import diagnose
 
+    if scope is not None:
+        return _check_scope(app, scope, quick)
     with app.out.progress("checking", "events") as bar:
         facts = diagnose(app.data, deep=not quick, progress=bar.step, asked=())
     decisions = decide(facts)
@@ -59,4 +65,28 @@ def command(app: App, quick: bool) -> int:
         app.out.styled(f"{mark} {app.out.style(each.component)}: {app.out.style(each.reason)}{hint}")
     if quiet:
         app.out.styled(f"{app.out.style('ok      ', fg='green')} agents: {counted(quiet, 'file')} as journaled")
+    return code
+
+
+def _check_scope(app: App, scope: str, quick: bool) -> int:
+    from journal.errors import UsageError
+    from recovery.decide import exit_code
+    from recovery.scope import check_scope_name, decide_scope, look_at_scope
+
+    check_scope_name(scope)
+    if quick:
+        raise UsageError("--scope compares rows, --quick none", hint="leave one of them out")
+    with app.out.progress("checking", "events") as bar:
+        facts = look_at_scope(app.data, scope, bar.step)
+    decision = decide_scope(facts)
+    code = exit_code([decision])
+    if app.json:
+        from msgspec import to_builtins
+
+        health = {0: "healthy", 3: "degraded"}.get(code, "failed")
+        document = {"health": health, "exit_code": code, "components": [to_builtins(decision)]}
+        app.out.document({**document, "facts": to_builtins(facts)})
+    else:
+        hint = f" - {decision.hint}" if decision.hint else ""
+        app.out.line(f"{MARKS[decision.health]:8} {decision.component}: {decision.reason}{hint}")
     return code

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from recovery.cli.app import App, Verb
 from recovery.cli.names import AGENT_NAME
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from recovery.looking import Progress
+    from recovery.plan import Plan
+    from recovery.recovered import Recovered
 
 
 @click.command(
@@ -14,6 +23,7 @@ from recovery.cli.names import AGENT_NAME
         "journal recover all --dry-run",
         "journal recover all --yes",
         "journal recover memory",
+        "journal recover memory --scope agent:writer",
         "journal recover agents --agent writer --yes",
         "journal recover journal --accept-tail",
         "journal recover journal --accept-loss --dry-run",
@@ -26,6 +36,7 @@ from recovery.cli.names import AGENT_NAME
     "--agent", "agents", multiple=True, metavar="NAME", type=AGENT_NAME,
     help="Only this agent's file. May be repeated.",
 )
+@click.option("--scope", metavar="SCOPE", help="With memory: only global, workspace:NAME or agent:NAME.")
 @click.option("--from", "backup", metavar="DIR", help="Bring the journal back from this backup first.")
 @click.option("--accept-tail", is_flag=True, help="With journal: set an ambiguous tail aside. --yes never implies it.")
 @click.option("--accept-loss", is_flag=True, help="With journal: go on with what can be read. --yes never implies it.")
@@ -37,6 +48,7 @@ def command(
     component: str,
     dry_run: bool,
     agents: tuple[str, ...],
+    scope: str | None,
     backup: str | None,
     accept_tail: bool,
     accept_loss: bool,
@@ -49,6 +61,9 @@ def command(
     deleted: what is replaced, hand edits included, goes to journal/quarantine. Run again after a cut it ends in the
     same bytes; on a healthy state it does nothing, journals nothing and exits 0, so that a unit file can say
     ExecStartPre=journal recover all --yes.
+
+    With --scope only that scope of memory.db becomes what the journal says: its entities, observations and relations.
+    Nothing else in memory.db is touched, even where it is damaged; that is said, and left for `recover memory`.
 
     `journal recover journal --accept-tail` is for a journal whose last batch is complete but wrong (exit code 13):
     either it was never acknowledged, or it was and has rotted, and only you can know. It moves that batch to
@@ -75,11 +90,17 @@ def command(
         return accept(app, tail=accept_tail, loss=accept_loss, given=receipt, dry_run=dry_run, yes=yes)
     if agents and component == "memory":
         raise UsageError("--agent names an agent, and memory is none", hint="journal recover agents --agent NAME")
+    if scope is not None and (component not in ("memory", "all") or agents or backup is not None):
+        raise UsageError("--scope names a part of memory.db", hint=f"journal recover memory --scope {scope}")
     if backup is not None and not _bring_back(app, backup, dry_run, yes):
         return 1
     asked = "all" if component == "all" and not agents else component if component != "all" else "agents"
     with app.out.progress("recovering", "events") as bar:
-        plan, run = recover(app.data, asked, names=agents, progress=bar.step)
+        plan, run = (
+            _plan_for_scope(app, scope, bar.step)
+            if scope is not None
+            else recover(app.data, asked, names=agents, progress=bar.step)
+        )
         if plan.stops:
             raise stop_error(plan.stops[0])
     if dry_run or not plan.steps:
@@ -97,6 +118,12 @@ def command(
     if app.json:
         app.out.document({"plan": to_builtins(plan), "done": True, "result": to_builtins(result)})
         return None
+    if result.scope:
+        app.out.line(f"scope {result.scope} is what the journal says, at seq {result.seq}, digest {result.digest}")
+        if result.rest_differs:
+            app.out.line("outside of it memory.db is not what the journal says, and was left as it was: journal check")
+        app.out.lines(f"kept aside: {path}" for path in result.quarantined)
+        return None
     if result.rebuilt:
         base = f"checkpoint {result.base_seq}" if result.base_seq else "genesis"
         app.out.line(f"rebuilt memory.db from {base} and {result.events} events: {result.rows} rows")
@@ -113,6 +140,13 @@ def command(
         app.out.line(f"kept aside: {path}")
     app.out.line(f"at seq {result.seq}, digest {result.digest}, in {result.seconds:.2f} s")
     return None
+
+
+def _plan_for_scope(app: App, scope: str, step: Progress) -> tuple[Plan, Callable[[Progress | None], Recovered]]:
+    from recovery.scope import check_scope_name, recover_scope
+
+    check_scope_name(scope)
+    return recover_scope(app.data, scope, step)
 
 
 def _bring_back(app: App, backup: str, dry_run: bool, yes: bool) -> bool:
