@@ -7,7 +7,7 @@ whose leaves differ; in a table that is damaged, every bucket is read row by row
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -113,3 +113,23 @@ def _read(connection: sqlite3.Connection, table: str, columns: str, *between: in
     except sqlite3.DatabaseError as error:
         if not is_damage(error) and "no such" not in str(error):  # a table or a column that somebody dropped
             raise
+
+
+def differing(found: sqlite3.Connection, expected: sqlite3.Connection) -> dict[str, set[Any]]:
+    """Table → ids (of agents: names) of the rows that are not alike in two sound files."""
+    with one_moment(found), one_moment(expected), text_or_bytes(found), text_or_bytes(expected):
+        return {table: set(_differing(found, expected, table)) for table in TABLES}
+
+
+def _differing(found: sqlite3.Connection, expected: sqlite3.Connection, table: str) -> Iterator[Any]:
+    if table == "agents":
+        yield from _unlike(_agents(found), _agents(expected))
+        return
+    one, other = table_leaves(found, table), table_leaves(expected, table)
+    for bucket in one.keys() | other.keys():
+        if one.get(bucket) != other.get(bucket):
+            yield from _unlike(_bucket(found, table, bucket), _bucket(expected, table, bucket))
+
+
+def _unlike(one: Rows, other: Rows) -> Iterator[Any]:
+    return (key for key in one.keys() | other.keys() if one.get(key) != other.get(key))

@@ -2,26 +2,47 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from recovery.cli.app import App, Verb
-from recovery.cli.names import AGENT_NAME
+
+if TYPE_CHECKING:
+    from recovery.adopt_memory import AdoptedMemory
+
+LISTED_MAX = 50
 
 
 @click.command(
-    cls=Verb, examples=("journal adopt agents", "journal adopt agents writer reviewer", "journal adopt --dry-run")
+    cls=Verb,
+    examples=(
+        "journal adopt agents",
+        "journal adopt agents writer reviewer",
+        "journal adopt --dry-run",
+        "journal adopt memory --dry-run",
+        "journal adopt memory --yes",
+    ),
 )
-@click.argument("component", type=click.Choice(("agents",)), default="agents")
-@click.argument("names", nargs=-1, type=AGENT_NAME)
+@click.argument("component", type=click.Choice(("agents", "memory")), default="agents")
+@click.argument("names", nargs=-1)
 @click.option("--dry-run", is_flag=True, help="Say what would be journaled, and stop.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
 @click.pass_obj
-def command(app: App, component: str, names: tuple[str, ...], dry_run: bool) -> int | None:
-    """Take hand edits of agent files, and files that the journal never saw, into the journal as they are.
+def command(app: App, component: str, names: tuple[str, ...], dry_run: bool, yes: bool) -> int | None:
+    """Take what was changed past the journal into it, as it lies there.
 
-    The bytes on disk become the journaled version. The other way round, `journal recover agents` puts the journaled
-    version back and the edit into quarantine. Without NAMES: all that differ, but for damaged files (empty, full of
-    NUL bytes), which are taken only by name. Exit code: 3 where something was left out.
+    Of agents: hand edits of their files, and files that the journal never saw. The bytes on disk become the journaled
+    version; the other way round, `journal recover agents` puts the journaled version back and the edit into quarantine.
+    Without NAMES: all that differ, but for damaged files (empty, full of NUL bytes), which are taken only by name.
+
+    Of memory: rows that another program wrote into memory.db, as the events that would have made them. What no event
+    can express is left as the journal has it, and named: times and ids, a changed message, a relation that joins two
+    scopes, rows that the journal's rules forbid. The other way round, `journal recover memory` takes the changes back.
+    A memory.db that is damaged is refused: damage is no change. Exit code: 3 where something was left out.
     """
+    if component == "memory":
+        return _adopt_memory(app, names, dry_run, yes)
     from recovery.adopt_agents import adopt_agents
 
     adopted = adopt_agents(app.data, names, dry_run=dry_run)
@@ -38,3 +59,66 @@ def command(app: App, component: str, names: tuple[str, ...], dry_run: bool) -> 
             which = "these files have their" if names else "every agent file has its"
             app.out.line(f"nothing to adopt: {which} journaled bytes")
     return 3 if adopted.left_out else None
+
+
+def _adopt_memory(app: App, names: tuple[str, ...], dry_run: bool, yes: bool) -> int | None:
+    from journal.errors import UsageError
+    from recovery.adopt_memory import adopt_memory, look_for_drift
+
+    if names:
+        raise UsageError("memory has no names to choose by", hint="journal adopt memory takes all that differs")
+    with app.out.progress("comparing", "events") as bar:
+        found = look_for_drift(app.data, bar.step)
+    if not dry_run and found.events:
+        if not app.json:
+            _describe(app, found, "would journal")
+        if not app.out.confirm(f"Journal {len(found.events)} events?", yes=yes):
+            return 1
+        with app.out.progress("adopting", "events") as bar:
+            found = adopt_memory(app.data, bar.step)
+        if not app.json:
+            _tell(app, found)
+    elif not app.json:
+        _describe(app, found, "would journal")
+    if app.json:
+        app.out.document(_document(found, dry_run))
+    return 3 if found.left_out else None
+
+
+def _describe(app: App, found: AdoptedMemory, verb: str) -> None:
+    from recovery.cli.words import told
+
+    if not found.events and not found.left_out:
+        app.out.line("nothing to adopt: memory.db is what the journal says")
+    _list(app, f"{verb}: ", [told(event) for event in found.events])
+    _list(app, "left out: ", found.left_out)
+    if found.left_out and not found.events:
+        app.out.line("no event expresses the difference; to take it back: journal recover memory")
+
+
+def _tell(app: App, done: AdoptedMemory) -> None:
+    if not done.seqs:
+        app.out.line("nothing was journaled: no difference is left that an event expresses")
+        return
+    app.out.line(f"adopted by seq {done.seqs[0]}-{done.seqs[-1]}, digest {done.digest}")
+    app.out.lines(f"kept aside: {path}" for path in done.quarantined)
+
+
+def _list(app: App, mark: str, each: list[str]) -> None:
+    app.out.lines(f"{mark}{one}" for one in each[:LISTED_MAX])
+    if len(each) > LISTED_MAX:
+        app.out.line(f"{mark}and {len(each) - LISTED_MAX:,} more")
+
+
+def _document(found: AdoptedMemory, dry_run: bool) -> dict[str, object]:
+    from journal.event_json import event_to_json
+
+    return {
+        "dry_run": dry_run,
+        "events": [event_to_json(event) for event in found.events],
+        "counts": found.counts,
+        "left_out": found.left_out,
+        "seqs": found.seqs,
+        "digest": found.digest or None,
+        "quarantined": found.quarantined,
+    }
