@@ -27,35 +27,40 @@ def check_store(
 
     `tick` is called with the bytes of each parity file.
     """
-    storage = store.storage
     for name in store.names():
-        path = store.path_of(name)
-        try:
-            if tick is not None:
-                tick(storage.size(path))
-            parity = read_parity(storage, path)
-            if parity.header.name != name:
-                raise Corrupt(f"it is the parity of {parity.header.name}", path=path, offset=0, hint=HINT)
-            yield from (ParityFinding(path, error, True) for error in check_parity(storage, parity)[:1])
-            target = f"{store.journal}/{name}"
-            if target in damaged:
-                continue
-            file = storage.open(target)
+        if tick is not None:
             try:
-                same = protects(parity, file.read_at)
-            finally:
-                file.close()
-            if not same and name.startswith("segments/"):
-                told = "the segment is not what it was when it was sealed, as its parity says"
-                yield ParityFinding(target, Corrupt(told, path=target, hint="journal verify --repair"), True)
-            elif not same:
-                late = name.endswith(MANIFEST_SUFFIX)  # the checkpoint was proven anew since
-                told = "its parity is that of an earlier version" if late else "its parity is that of other bytes"
-                yield ParityFinding(path, Corrupt(told, path=path, hint=HINT), not late)
-        except FileNotFoundError:  # the file, or the parity, went while this looked
-            if name.startswith("segments/"):
-                continue  # named by the segment that comes after it
+                tick(store.storage.size(store.path_of(name)))
+            except FileNotFoundError:
+                continue  # swept just now
+        yield from check_one(store, name, damaged)
+
+
+def check_one(store: ParityStore, name: str, damaged: Collection[str] = ()) -> Iterator[ParityFinding]:
+    """What is wrong with the parity of one file, or with that file as its parity says."""
+    storage, path, target = store.storage, store.path_of(name), f"{store.journal}/{name}"
+    try:
+        parity = read_parity(storage, path)
+        if parity.header.name != name:
+            raise Corrupt(f"it is the parity of {parity.header.name}", path=path, offset=0, hint=HINT)
+        yield from (ParityFinding(path, error, True) for error in check_parity(storage, parity)[:1])
+        if target in damaged:
+            return
+        file = storage.open(target)
+        try:
+            same = protects(parity, file.read_at)
+        finally:
+            file.close()
+        if not same and name.startswith("segments/"):
+            told = "the segment is not what it was when it was sealed, as its parity says"
+            yield ParityFinding(target, Corrupt(told, path=target, hint="journal verify --repair"), True)
+        elif not same:
+            late = name.endswith(MANIFEST_SUFFIX)  # the checkpoint was proven anew since
+            told = "its parity is that of an earlier version" if late else "its parity is that of other bytes"
+            yield ParityFinding(path, Corrupt(told, path=path, hint=HINT), not late)
+    except FileNotFoundError:  # the file, or the parity, went while this looked
+        if not name.startswith("segments/"):  # a missing segment is named by the one that comes after it
             gone = Corrupt("what it protected is gone", path=path, hint="journal scrub takes it away")
             yield ParityFinding(path, gone, False)
-        except DataError as error:
-            yield ParityFinding(path, error, True)
+    except DataError as error:
+        yield ParityFinding(path, error, True)

@@ -27,6 +27,8 @@ from journal.scan import Batch, Scanner
 from journal.storage import Storage
 from journal.witness import Head, head_in, judge_head
 
+PLANS = {"recovery.json", "import.json", "scrub.json", PENDING}  # a prologue of kind 3, and JSON
+
 Progress = Callable[[int, int], None]
 """Called with bytes read and bytes to read."""
 
@@ -337,7 +339,7 @@ def _link(
 def _strays(storage: Storage, directory: str, parts: set[str], report: Verified) -> None:
     """Reads what is neither segment, manifest nor listed part: a plan must decode, anything else is a note."""
     known = {"segments", "checkpoints", "parity", "quarantine", "lock", "control.sock"}
-    known |= {"recovery.json", "import.json", PENDING}
+    known |= PLANS
     names = [(directory, name) for name in storage.list(directory) if name not in known]
     ours = {segment.path for segment in list_segments(storage, directory)}
     names += [
@@ -359,7 +361,7 @@ def _strays(storage: Storage, directory: str, parts: set[str], report: Verified)
         report.findings.append(
             Finding("note", "stray_file", "no part of the journal; left alone", f"{folder}/{name}")
         )
-    for plan in (f"{directory}/recovery.json", f"{directory}/import.json", f"{directory}/{PENDING}"):
+    for plan in (f"{directory}/{name}" for name in sorted(PLANS)):
         if storage.kind(plan) == "file":
             try:
                 decode_file(storage.read(plan), KIND_PLAN, plan)

@@ -163,6 +163,11 @@ class Parity:
 
 
 @dataclass(frozen=True, slots=True)
+class Scrub:
+    bytes_per_second: int = _key(_whole(0), 64 << 20, "How fast `journal scrub` reads at most; 0 sets no bound.")
+
+
+@dataclass(frozen=True, slots=True)
 class Agents:
     validation: Literal["strict", "lenient", "off"] = _key(
         _choice("strict", "lenient", "off"),
@@ -209,6 +214,7 @@ class Config:
     retention: Retention = _section(Retention, "Which checkpoints `journal checkpoint prune` keeps.")
     quarantine: Quarantine = _section(Quarantine, "How long damaged and replaced files are kept.")
     parity: Parity = _section(Parity, "Parity, from which files that rot are restored.")
+    scrub: Scrub = _section(Scrub, "Reading everything, to find what rots.")
     agents: Agents = _section(Agents, "How agent configs are judged.")
     embeddings: Embeddings = _section(Embeddings, "The embedding model (extra `embeddings`).")
     disk: Disk = _section(Disk, "Free space.")

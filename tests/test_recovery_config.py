@@ -36,6 +36,7 @@ quarantine: {days: 0, bytes_max: 1}
 agents: {validation: strict, schema: caxton, backup: /mnt/agents}
 embeddings: {model: /opt/minilm, batch_size: 8}
 parity: {share: 0.25, directory: /mnt/parity}
+scrub: {bytes_per_second: 0}
 disk: {reserve_bytes: 0}
 """
 
@@ -68,6 +69,7 @@ def test_every_key_can_be_set():
     assert (config.agents.schema, config.agents.backup) == ("caxton", "/mnt/agents")
     assert (config.model_path("/d"), config.embeddings.batch_size) == ("/opt/minilm", 8)
     assert (config.parity.share, config.parity.directory) == (0.25, "/mnt/parity")
+    assert config.scrub.bytes_per_second == 0
     assert config.disk.reserve_bytes == 0
     assert config.policy() == Policy(
         events=10,

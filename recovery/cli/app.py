@@ -43,6 +43,7 @@ VERBS = {
     "check": "say whether journal, memory.db and agents are healthy",
     "head": "print where the journal ends, to be kept elsewhere",
     "verify": "read every byte, name all damage, prove receipts",
+    "scrub": "read everything at a bounded rate, make parity",
     "recover": "rebuild what is damaged from the journal",
     "adopt": "journal what lies on disk now",
     "agents": "list, show and validate agents; suspend and resume",

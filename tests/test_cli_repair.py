@@ -1,0 +1,260 @@
+"""`journal verify --repair` and `journal scrub`, as a user meets them: beside a server, interrupted, on a copy."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from recovery import open_server_sync
+from recovery.data import Data
+from recovery.pacing import Pace
+from recovery.scrub import scrub
+from tests.commands import SMALL, Command, small_history
+
+
+@pytest.fixture
+def journal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Ten events, one checkpoint, and parity of what is sealed."""
+    small_history(tmp_path / "data")
+    command = Command(tmp_path / "data", capsys)
+    command.json("checkpoint", "create")
+    return command
+
+
+def segment(journal: Command, number: int = 1) -> Path:
+    return sorted((journal.data / "journal" / "segments").glob("*.seg"))[number]
+
+
+def flip(path: Path, offset: int, mask: int = 1) -> bytes:
+    """Damages a byte; returns what the file was."""
+    whole = path.read_bytes()
+    path.write_bytes(whole[:offset] + bytes([whole[offset] ^ mask]) + whole[offset + 1 :])
+    return whole
+
+
+def event_types(journal: Command, count: int) -> list[str]:
+    return [each["type"] for each in journal("log", "--json", "-n", str(count)).json_lines()]
+
+
+# -- repair -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_flipped_bit_is_put_right_told_and_journaled(journal: Command) -> None:
+    path = segment(journal)
+    whole = flip(path, path.read_bytes().index(b"renewed"), 4)
+    damaged = path.read_bytes()
+    assert journal("verify").code == 12
+    told = journal("verify", "--repair", "--dry-run")
+    assert told.code == 12
+    assert "would repair segments/" in told.out
+    assert "event 2" in told.out
+    assert path.read_bytes() == damaged
+    done = journal("verify", "--repair")
+    assert done.code == 0, done
+    assert "bit 2 of byte" in done.out
+    assert "no damage" in done.out
+    assert path.read_bytes() == whole
+    kept = list((journal.data / "journal" / "quarantine").glob("damaged-*"))
+    assert [each.read_bytes() for each in kept] == [damaged]
+    assert event_types(journal, 3) == ["recovery.started", "recovery.step_completed", "recovery.completed"]
+    again = journal("verify", "--repair")
+    assert (again.code, again.out.splitlines()[0]) == (0, "nothing to repair")
+    assert event_types(journal, 1) == ["recovery.completed"], "a second run journaled something"
+
+
+def test_a_bad_sector_comes_back_from_parity(journal: Command) -> None:
+    path = segment(journal)
+    whole = path.read_bytes()
+    at = whole.index(b"renewed") // 512 * 512
+    path.write_bytes(whole[:at] + bytes(512) + whole[at + 512 :])
+    found = journal("verify", "--repair", "--json").json()
+    assert found["ok"] is True
+    assert {each["method"] for each in found["repair"]["repairs"]} == {"parity"}
+    assert (found["repair"]["done"], found["repair"]["journaled"]) == (True, True)
+    assert path.read_bytes() == whole
+
+
+def test_what_cannot_be_proven_stays_and_keeps_its_exit_code(journal: Command) -> None:
+    shutil.rmtree(journal.data / "journal" / "parity")
+    path = segment(journal)
+    flip(path, path.read_bytes().index(b"renewed"), 0xFF)
+    damaged = path.read_bytes()
+    done = journal("verify", "--repair")
+    assert done.code == 12
+    assert "nothing to repair" in done.out
+    assert path.read_bytes() == damaged
+
+
+def test_a_repair_waits_for_no_writer_and_disturbs_none(journal: Command) -> None:
+    path = segment(journal)
+    offset = path.read_bytes().index(b"renewed")
+    with open_server_sync(journal.data, check="quick", background=False):
+        flip(path, offset)
+        done = journal("verify", "--repair")
+        assert done.code == 11
+        assert "another writer" in done.err
+        assert journal("verify", "--repair", "--dry-run").code == 12
+    assert journal("verify", "--repair").code == 0
+
+
+def test_a_repair_in_a_copy_is_told_by_whoever_opens_it(journal: Command, tmp_path: Path, capsys) -> None:
+    """An event of its own would make another history of a backup."""
+    journal.json("backup", str(tmp_path / "backup"))
+    copy = Command(tmp_path / "backup", capsys)
+    path = segment(copy)
+    whole = flip(path, path.read_bytes().index(b"renewed"))
+    done = copy("verify", "--repair")
+    assert (done.code, "not journaled yet" in done.err) == (0, True)
+    assert path.read_bytes() == whole
+    assert journal.json("backup", str(tmp_path / "backup"))["last_seq"] == SMALL + 1, "the next backup refused it"
+
+
+def test_a_dry_run_of_nothing_is_a_mistake(journal: Command) -> None:
+    done = journal("verify", "--dry-run")
+    assert (done.code, "--repair" in done.err) == (2, True)
+
+
+def test_parity_on_another_disk(journal: Command, tmp_path: Path) -> None:
+    other = tmp_path / "other disk"
+    (journal.data / "journal.yaml").write_text(f"parity: {{directory: {other}, share: 0.25}}\n")
+    shutil.rmtree(journal.data / "journal" / "parity")
+    made = journal.json("scrub")
+    assert made["parity_files"] > 3
+    assert not (journal.data / "journal" / "parity").exists()
+    (place,) = other.iterdir()
+    assert len(place.name) == 32
+    path = segment(journal)
+    whole = path.read_bytes()
+    path.write_bytes(bytes(300) + whole[300:])
+    assert journal("verify", "--repair").code == 0
+    assert path.read_bytes() == whole
+
+
+def test_no_parity_where_none_is_wanted(tmp_path: Path, capsys) -> None:
+    small_history(tmp_path / "data")
+    (tmp_path / "data" / "journal.yaml").write_text("parity: {share: 0}\n")
+    command = Command(tmp_path / "data", capsys)
+    command.json("checkpoint", "create")
+    command.json("scrub")
+    assert not (tmp_path / "data" / "journal" / "parity").exists()
+
+
+def test_parity_goes_with_the_checkpoints_that_are_pruned(journal: Command) -> None:
+    (journal.data / "journal.yaml").write_text("retention: {gap_events: 1000, gap_ratio: 0}\n")
+    for number in range(3):
+        with open_server_sync(journal.data, check="quick", background=False) as hook:
+            hook.agents.write("writer", b"version %d\n" % number)
+        journal.json("checkpoint", "create")
+    parity = journal.data / "journal" / "parity" / "checkpoints"
+    before = sorted(path.name for path in parity.rglob("*.par"))
+    assert journal("checkpoint", "prune", "--yes").code == 0
+    after = sorted(path.name for path in parity.rglob("*.par"))
+    assert set(after) < set(before)
+    store = Data.at(journal.data).checkpoints
+    listed = {f"{part.sha256}.par" for manifest in store.manifests() for part in manifest.parts}
+    assert {name for name in after if "manifest" not in name} == listed
+    assert journal("verify").out.endswith("no damage\n")
+
+
+# -- scrub ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_scrub_reads_all_and_journals_what_it_found(journal: Command) -> None:
+    files = [path for path in (journal.data / "journal").rglob("*") if path.is_file() and path.name != "lock"]
+    done = journal.json("scrub")
+    assert (done["files"], done["findings"], done["journaled"]) == (len(files), [], True)
+    assert done["bytes"] == sum(path.stat().st_size for path in files)
+    assert event_types(journal, 1) == ["scrub.completed"]
+    part = next((journal.data / "journal" / "checkpoints" / "parts").iterdir())
+    flip(part, 9000)
+    found = journal("scrub")
+    assert found.code == 12
+    assert str(part) in found.out
+    (told,) = journal("log", "--json", "-n", "1").json_lines()
+    assert str(part) in told["event"]["findings"][0]
+    assert journal("verify", "--repair").code == 0
+
+
+def test_a_scrub_names_every_kind_of_damage(journal: Command) -> None:
+    folder = journal.data / "journal"
+    victims = [
+        segment(journal), *(folder / "checkpoints").glob("*.manifest"), *(folder / "checkpoints" / "parts").iterdir(),
+        max((folder / "parity" / "segments").iterdir()),
+    ]  # fmt: skip
+    for path in victims:
+        flip(path, len(path.read_bytes()) // 2, 0x81)
+    found = journal("scrub", "--json")
+    assert found.code == 12
+    named = {each["path"] for each in found.json()["findings"]}
+    assert named >= {str(path) for path in victims if path.suffix != ".par" and "parts" not in str(path)}
+    assert str(victims[-1]) in named
+    assert max((folder / "parity" / "segments").iterdir()).read_bytes(), "made anew"
+
+
+def test_a_missing_segment_is_named(journal: Command) -> None:
+    segment(journal).unlink()
+    found = journal("scrub")
+    assert found.code == 12
+    assert "a segment is missing before it" in found.out
+
+
+def test_beside_a_server_it_reads_and_says_that_it_was_not_journaled(journal: Command) -> None:
+    with open_server_sync(journal.data, check="quick", background=False):
+        done = journal("scrub")
+    assert done.code == 0
+    assert "not journaled: a writer is at work" in done.err
+
+
+def test_one_that_is_interrupted_goes_on(journal: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the first half found is not forgotten, and not read twice."""
+    path = segment(journal)
+    flip(path, path.read_bytes().index(b"renewed"), 0xFF)
+    data, seen = Data.at(journal.data), []
+
+    def interrupt(done: int, total: int) -> None:
+        seen.append(done)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        scrub(data, 0, progress=interrupt)
+    assert (journal.data / "journal" / "scrub.json").exists()
+    assert journal("verify", "--json").json()["findings"][0]["path"] == str(path)
+    flip(path, path.read_bytes().index(b"Acme"), 0xFF)
+    monkeypatch.setattr("recovery.scrub._journal", lambda data, result: None)
+    done = scrub(data, 0)
+    assert (done.resumed, [each.path for each in done.findings]) == (True, [str(path)])
+    assert not (journal.data / "journal" / "scrub.json").exists()
+    again = scrub(data, 0)
+    assert (again.resumed, again.files) == (False, done.files)
+
+
+def test_a_standing_that_cannot_be_read_is_begun_anew(journal: Command) -> None:
+    (journal.data / "journal" / "scrub.json").write_bytes(b"\x00" * 50)
+    assert journal("verify").code == 12, "damage under journal/ is named, whatever it is"
+    done = journal.json("scrub")
+    assert done["resumed"] is False
+    assert journal("verify").code == 0
+
+
+def test_the_rate_is_kept() -> None:
+    """Counted against a clock that the test moves: 100 bytes at 10 a second wait 10 seconds, and idle time is lost."""
+    now, waited = [0.0], []
+
+    def wait(seconds: float) -> None:
+        waited.append(seconds)
+        now[0] += seconds
+
+    pace = Pace(10, lambda: now[0], wait)
+    for _ in range(4):
+        pace.note(25)
+    assert sum(waited) == pytest.approx(10)
+    now[0] += 100
+    pace.note(50)
+    assert sum(waited) == pytest.approx(15)
+    unbounded = Pace(0, lambda: now[0], wait)
+    unbounded.note(1 << 40)
+    assert sum(waited) == pytest.approx(15)
+    assert (pace.bytes, unbounded.bytes) == (150, 1 << 40)
