@@ -228,7 +228,7 @@ def test_one_that_is_interrupted_goes_on(journal: Command, monkeypatch: pytest.M
     assert (done.resumed, [each.path for each in done.findings]) == (True, [str(path)])
     assert not (journal.data / "journal" / "scrub.json").exists()
     again = scrub(data, 0)
-    assert (again.resumed, again.files) == (False, done.files)
+    assert (again.resumed, again.files) == (False, done.files + done.parity_files)
 
 
 def test_a_standing_that_cannot_be_read_is_begun_anew(journal: Command) -> None:
