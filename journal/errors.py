@@ -122,6 +122,9 @@ class OutcomeUnknown(EnvironmentFault):
         super().__init__(message, seq=seq, hint=hint)
         self.op_id = op_id
 
+    def to_json(self) -> dict[str, object]:
+        return super().to_json() | ({"op_id": self.op_id} if self.op_id is not None else {})
+
 
 class Poisoned(EnvironmentFault):
     """The log failed earlier (or was forked, or lost its lock) and takes nothing more; open it again."""

@@ -19,6 +19,7 @@ from journal.events import CheckpointCreated
 from journal.parity_store import ParityStore
 from journal.reader import LogReader
 from journal.retention import Policy, Tally, due, plan_prune
+from replay.faults import declared
 from replay.history import read_history
 from replay.layout import ParityPlace
 from replay.schema import connect
@@ -154,7 +155,8 @@ class Background:
         if self._index is None:
             self._index = SearchIndex(model)
         # By the link: a restore may put the generation that is known here away at any time.
-        with closing(connect(self.core.state.layout.memory_db, read_only=True)) as connection:
+        path = self.core.state.layout.memory_db
+        with declared(path), closing(connect(path, read_only=True)) as connection:
             return self._index.search(connection, text, limit, scope)
 
     def embed(
@@ -182,7 +184,7 @@ class Background:
 
     def _write(self, change: Callable[[sqlite3.Connection], None]) -> None:
         """Runs `change` in a transaction of memory.db's one writing connection."""
-        with self.core.lock:
+        with self.core.lock, declared(self.core.state.generation):
             connection = self.core.state.connection  # asked for under the lock: a restore replaces it
             try:
                 connection.execute("BEGIN IMMEDIATE")

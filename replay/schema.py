@@ -115,7 +115,8 @@ def create(connection: sqlite3.Connection, *, indexes: bool = True) -> None:
             create_indexes(connection)
         connection.execute("COMMIT")
     except BaseException:
-        connection.execute("ROLLBACK")
+        if connection.in_transaction:  # a full disk ended it already, and its error is the one to tell
+            connection.execute("ROLLBACK")
         raise
 
 
