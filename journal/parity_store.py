@@ -39,7 +39,7 @@ Progress = Callable[[int, int], None]
 class Protected(NamedTuple):
     """A file that parity belongs to: its name relative to the journal's directory, and how many bytes of it count.
 
-    ``end``, of a segment, is (next seq, chain) where it ends, as its successor says or its clean close.
+    ``end``, of a segment, is (next seq, chain) where it ends, as its successor says; a clean close lies behind it.
     """
 
     name: str
@@ -166,7 +166,7 @@ class ParityStore:
             except DataError:
                 return
             if tail.closed and tail.region is None and tail.path == segments[-1].path:
-                yield Protected(self._name(tail.path), tail.offset, (tail.last_seq + 1, tail.chain))
+                yield Protected(self._name(tail.path), tail.records_end, (tail.last_seq + 1, tail.chain))
 
     def _header(self, segment: SegmentRef) -> SegmentHeader | None:
         try:

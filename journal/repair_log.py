@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from journal.errors import Corrupt, DataError
-from journal.format import SegmentHeader, decode_segment_header
+from journal.format import FLAG_CLEAN_CLOSE, SegmentHeader, decode_segment_header, encode_batch
 from journal.parity_store import is_whole
 from journal.reader import SegmentRef, list_segments
 from journal.repair_bench import Bench
@@ -86,6 +86,8 @@ class _Log:
         """The segment put right by copy or by bits, where its parity agrees if it has any; else by parity."""
         bench, path = self.bench, self.segments[number].path
         mended = mend_batches(bench.data(path), path, end, self._copies(number))
+        if end is None and (closed := self._closed_again(path, mended)) is not None:
+            return closed
         changed = mended is not None and (bool(mended.steps) or path in self._header_steps)
         if mended is not None and (end is not None and not changed):
             return mended
@@ -93,9 +95,32 @@ class _Log:
         if mended is not None and agrees is not False:
             return mended  # in the last segment parity tells that an end is missing, which nothing else may know
         other = bench.from_parity(path)
-        if other is None or end is None:
-            return other
+        if other is None:
+            return None
+        if end is None:
+            return self._closed_again(path, other) or other
         return other if is_whole(other.data, path, end.offset, (end.next_seq, end.chain)) else None
+
+    def _closed_again(self, path: str, mended: Mended | None) -> Mended | None:
+        """The last segment with its clean close made anew, where its parity says that it was closed and no bit explains
+        what lies there instead. The mark is no guess: its bytes follow from the header and the chain."""
+        bench = self.bench
+        parity = bench.parity.read(bench.name(path))
+        data, steps = (mended.data, mended.steps) if mended is not None else (bench.data(path), ())
+        if parity is None or not bench.matches_parity(path, data):
+            return None
+        end = parity.header.shape.length
+        header, start = decode_segment_header(data, path)
+        scanner = Scanner(data, start, header, path)
+        for _ in scanner:
+            pass
+        if scanner.closed or scanner.offset != end:
+            return None
+        mark = encode_batch(
+            header, epoch=header.epoch, flags=FLAG_CLEAN_CLOSE, first_seq=scanner.next_seq, count=0, payload=b"",
+            durable_seq=scanner.next_seq - 1, previous_chain=scanner.chain, offset=end,
+        )  # fmt: skip
+        return Mended(data[:end] + mark, (*steps, Step("parity", end, len(mark), proof="sha256")))
 
     def _end(self, number: int) -> End | None:
         """Where the segment ends by what its successor says; None for the last, and where that one cannot say."""

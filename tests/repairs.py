@@ -107,7 +107,7 @@ def build(*, parity: bool = True, closed: bool = True, part_bytes: int = 1500, e
         store.fill()
     reader = LogReader(disk, JOURNAL)
     ends = {f"{JOURNAL}/{each.name}": each.length for each in store.sealed()}
-    return Subject(disk, files_in(disk), {reader.tail.path: reader.tail.offset} | ends)
+    return Subject(disk, files_in(disk), ends | {reader.tail.path: reader.tail.offset})
 
 
 def add_checkpoints(disk: SimDisk, rng: random.Random, part_bytes: int) -> None:

@@ -16,7 +16,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 import msgspec
 import pytest
 
-from journal import checkpoint, commit, limits
+from journal import checkpoint, commit, limits, parity, parity_code
 from journal import format as layout
 from journal.event_json import event_to_json
 from journal.events import type_dictionary, type_named
@@ -202,6 +202,9 @@ def test_the_limits_are_the_codes() -> None:
     rows = re.findall(r"^\| ([^|`]+) \| ([\d,]+) \|$", FORMAT.read_text(encoding="utf-8"), re.MULTILINE)
     assert {name: int(number.replace(",", "")) for name, number in rows} == {
         "header length of a file": layout.HEADER_BYTES_MAX,
+        "protected length of a parity file": parity.FILE_BYTES_MAX,
+        "data and parity shards together": parity_code.SHARDS_MAX,
+        "block bytes of a parity file": parity.BLOCK_BYTES_MAX,
         "payload bytes of a batch": layout.PAYLOAD_BYTES_MAX,
         "records of a batch": layout.BATCH_RECORDS_MAX,
         "events of a group": commit.GROUP_RECORDS_MAX,

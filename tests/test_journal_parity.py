@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import zfec
@@ -13,6 +14,7 @@ from journal.errors import Corrupt, Unsupported
 from journal.parity import Shape, decode_parity_header, shape_for
 from journal.parity_code import shards
 from journal.parity_file import Parity, check_parity, protects, read_parity, restore, restored, write_parity
+from tests import second_parity
 from tests.repairs import JOURNAL, put
 from tests.simdisk import SimDisk
 
@@ -226,3 +228,43 @@ def test_the_share_is_kept_at_every_length() -> None:
             assert shape.parity_shards / shape.data_shards >= share
             assert shape.rows * shape.data_shards * shape.block_bytes >= length
     assert shape_for(16 << 20) == Shape(16 << 20, 16, 2, 4096)
+
+
+# -- the text ---------------------------------------------------------------------------------------------------------
+
+GOLDEN = Path(__file__).resolve().parent / "golden"
+
+
+def golden_files() -> list[tuple[str, bytes, bytes]]:
+    """(name, parity, protected file) of every golden parity file."""
+    folder = GOLDEN / "v1-parity"
+    names = sorted(str(path.relative_to(folder)).removesuffix(".par") for path in folder.rglob("*.par"))
+    return [
+        (name, (folder / f"{name}.par").read_bytes(), (GOLDEN / "v1" / "journal" / name).read_bytes()) for name in names
+    ]
+
+
+def test_golden_parity_restores_for_ever_by_two_readers() -> None:
+    """The second reader was written from docs/format.md alone."""
+    rng = random.Random(9)
+    files = golden_files()
+    assert len(files) > 5
+    for name, parity, whole in files:
+        disk = SimDisk()
+        put(disk, PATH, parity)
+        found = read_parity(disk, PATH)
+        assert (found.header.name, check_parity(disk, found)) == (name, [])
+        length, block = found.header.shape.length, found.header.shape.block_bytes
+        damaged = bytearray(whole)
+        at = rng.randrange(-(-length // block)) * block
+        damaged[at : at + block] = rng.randbytes(min(block, len(whole) - at))
+        assert attempt(disk, found, bytes(damaged)[:length]) == whole[:length]
+        assert second_parity.restore(parity, bytes(damaged)) == (name, whole[:length])
+
+
+def test_what_is_written_today_is_what_the_text_says() -> None:
+    for length in (300, 5000, 20_000):
+        data = random.Random(length).randbytes(length)
+        disk, _ = made(data)
+        damaged = bytes(300) + data[300:]
+        assert second_parity.restore(disk.read(PATH), damaged) == (NAME, data)
