@@ -8,6 +8,7 @@ row, so an import that was cut can be taken up after the last op_id that was jou
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from types import TracebackType
@@ -16,8 +17,9 @@ from journal.errors import Refused, UsageError
 from journal.events import ConfigWritten, Event, StatusChanged
 from journal.limits import admit
 from journal.storage import Storage
+from recovery.adopt_open import open_best
 from recovery.adopt_rows import Adopted, LeftOut, Report, RowReader
-from recovery.adopt_source import TABLES, ForeignDatabase, Row, open_foreign
+from recovery.adopt_source import TABLES, ForeignDatabase, Row
 from replay.agent_quarantine import printable
 from replay.agents import SUFFIX, look
 
@@ -36,14 +38,22 @@ class Adoption:
     `fingerprint` is a SHA-256 of everything that the source holds. `found` counts its rows and files.
     """
 
-    def __init__(self, storage: Storage, *, memory_db: str | None, agents: str | None) -> None:
-        """Opens the source; both parts are optional. Raises Corrupt or Unsupported for a memory.db that cannot be."""
+    def __init__(
+        self, storage: Storage, *, memory_db: str | None, agents: str | None, backup: str | None = None
+    ) -> None:
+        """Opens the source; both parts are optional. A damaged memory.db is salvaged, and `backup` taken where no row
+        of it can be read; `attempts` says what was tried. Raises Unsupported for a memory.db of another schema.
+        """
         self._storage = storage
         self._directory = agents
         self._files = storage.list(agents) if agents is not None else []  # sorted
-        self._memory: ForeignDatabase | None = None
-        if memory_db is not None and storage.kind(memory_db) != "missing":
-            self._memory = open_foreign(memory_db)
+        there = memory_db if memory_db is not None and storage.kind(memory_db) != "missing" else None
+        self._scratch = tempfile.TemporaryDirectory(prefix="journal-adopt-")
+        try:
+            self._memory, self.attempts, self._lost = open_best(there, backup, self._scratch.name)
+        except BaseException:
+            self._scratch.cleanup()
+            raise
         self.report = Report()
         self._skipped: Counter[str] = Counter()  # columns of the agents table without a place
         self.schema = self._memory.schema if self._memory is not None else None
@@ -53,6 +63,7 @@ class Adoption:
     def close(self) -> None:
         if self._memory is not None:
             self._memory.close()
+        self._scratch.cleanup()
 
     def __enter__(self) -> Adoption:
         return self
@@ -85,6 +96,8 @@ class Adoption:
         prefix = f"adopt-{self.fingerprint[:16]}"
         yield from self._read_agents(prefix)
         if self._memory is not None:
+            for what, reason in self._lost:
+                self._leave_out(what, reason)
             yield from RowReader(self._memory, prefix, self.report).events()
             self._report_tables(self._memory)
 

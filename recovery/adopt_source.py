@@ -54,10 +54,10 @@ class ForeignDatabase:
         Tables are scanned without their indexes. A damaged index hides rows, and the check at the opening has not
         looked at it. Raises Corrupt where the file cannot be read on.
         """
-        keys = ", ".join(map(_quoted, (*order, self.key_of(table))))
+        keys = ", ".join(map(quoted, (*order, self.key_of(table))))
         at = 0
         try:
-            cursor = self.connection.execute(f"SELECT * FROM {_quoted(table)} NOT INDEXED ORDER BY {keys}")
+            cursor = self.connection.execute(f"SELECT * FROM {quoted(table)} NOT INDEXED ORDER BY {keys}")
             names = [column[0] for column in cursor.description]
             for row in cursor:
                 at += 1
@@ -74,7 +74,7 @@ class ForeignDatabase:
     def count(self, table: str) -> int | None:
         """Rows in a table; None where SQLite cannot say, as for a virtual table whose module is not loaded."""
         try:
-            count: int = self.connection.execute(f"SELECT count(*) FROM {_quoted(table)}").fetchone()[0]
+            count: int = self.connection.execute(f"SELECT count(*) FROM {quoted(table)}").fetchone()[0]
         except sqlite3.OperationalError:
             return None
         return count
@@ -95,7 +95,7 @@ def open_foreign(path: str) -> ForeignDatabase:
 
     Raises Corrupt for what is no sound database, Unsupported for one of another schema, naming the tables found.
     """
-    connection = _connect(path)
+    connection = connect_foreign(path)
     try:
         findings = [row[0] for row in connection.execute("PRAGMA quick_check(3)")]
         if findings != ["ok"]:
@@ -121,7 +121,7 @@ def open_foreign(path: str) -> ForeignDatabase:
     return ForeignDatabase(path, connection, schema, columns)
 
 
-def _connect(path: str) -> sqlite3.Connection:
+def connect_foreign(path: str) -> sqlite3.Connection:
     """A read-only connection.
 
     Without a -wal, a database in WAL mode is opened as immutable, or SQLite would create one beside it. A hot rollback
@@ -174,5 +174,5 @@ def _damaged(path: str, what: str) -> Corrupt:
     )
 
 
-def _quoted(name: str) -> str:
+def quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'

@@ -7,18 +7,27 @@ same command no server opens, since half of a memory is no state that anybody ha
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from secrets import token_hex
 
 import msgspec
 
 from journal.commit import draft, ticket
 from journal.errors import JournalError, Refused, UsageError
-from journal.events import ImportCompleted, ImportStarted
+from journal.events import (
+    Event,
+    ImportCompleted,
+    ImportStarted,
+    RecoveryCompleted,
+    RecoveryStarted,
+    RecoveryStepCompleted,
+)
 from journal.format import KIND_PLAN, encode_header
 from journal.log import create
 from journal.storage import write_file
 from recovery.adopt import Adoption
+from recovery.adopt_open import Attempt
 from recovery.data import Data
 from recovery.server import open_core
 from replay import schema
@@ -30,9 +39,10 @@ _LEFT_OUT_MAX = 1000
 
 
 class Import(msgspec.Struct):
-    """import.json: where the import reads from."""
+    """import.json: where the import reads from, and the backup for where nothing can be read there."""
 
     memory_db: str | None = None
+    backup: str | None = None
 
 
 class AdoptedState(msgspec.Struct):
@@ -41,15 +51,17 @@ class AdoptedState(msgspec.Struct):
     counts: dict[str, int] = {}
     left_out: list[str] = []
     is_whole: bool = True
+    attempts: list[str] = []  # the ways to a memory.db that were tried, where the first was not enough
 
 
 def initialise(
-    path: str | os.PathLike[str], config_path: str | None = None, *, adopt: bool = False
+    path: str | os.PathLike[str], config_path: str | None = None, *, adopt: bool = False, backup: str | None = None
 ) -> tuple[Data, bool]:
     """Makes an empty journal, memory.db and agents/ under `path`, with parents; False if a journal was there already.
 
-    With `adopt`, a memory.db that is there is remembered as the source of an import that `adopt_state` then runs.
-    Raises UsageError if one is there and nobody said what to do with it.
+    With `adopt`, a memory.db that is there is remembered as the source of an import that `adopt_state` then runs, and
+    `backup` as what to take where not a row of it can be read. Raises UsageError if one is there and nobody said what
+    to do with it.
     """
     data = Data.at(path, config_path)
     storage, layout = data.storage, data.layout
@@ -64,7 +76,7 @@ def initialise(
     for directory in (data.root, layout.agents, layout.models, layout.journal):
         storage.make_directory(directory)
     if adopt:
-        _write_import(data, Import(current.path))
+        _write_import(data, Import(current.path, os.path.abspath(backup) if backup is not None else None))
     journal_id = create(storage, layout.journal)
     if current.kind in ("missing", "dangling"):
         make_empty_state(data, journal_id)
@@ -119,14 +131,16 @@ def adopt_state(data: Data, progress: Callable[[int, int], None] | None = None) 
     pending = data.pending_import()
     if pending is None:
         return AdoptedState()
-    source = _set_source_aside(data, msgspec.json.decode(pending, type=Import))
-    with Adoption(data.storage, memory_db=source, agents=data.layout.agents) as adoption:
+    given = msgspec.json.decode(pending, type=Import)
+    source = _set_source_aside(data, given)
+    with Adoption(data.storage, memory_db=source, agents=data.layout.agents, backup=given.backup) as adoption:
         core = open_core(data, check="quick", importing=True).core
         try:
             core.state.materialises = False
             done = _journaled_import(data, adoption.fingerprint)
             if done is None:
                 _append(core, [(None, ImportStarted(adoption.fingerprint, adoption.found), None)])
+                _append(core, [(None, event, None) for event in _told(adoption.attempts)])
             total = sum(adoption.found.values())
             _append_all(core, adoption, progress or (lambda done, total: None), total)
             report = adoption.report
@@ -136,7 +150,21 @@ def adopt_state(data: Data, progress: Callable[[int, int], None] | None = None) 
             core.close()
     data.storage.remove(data.import_path)
     data.storage.sync_dir(data.layout.journal)
-    return AdoptedState(dict(report.counts), report.lines(), report.is_whole)
+    told = [str(each) for each in adoption.attempts] if len(adoption.attempts) > 1 else []
+    return AdoptedState(dict(report.counts), report.lines(), report.is_whole and not told, told)
+
+
+def _told(attempts: Sequence[Attempt]) -> Iterator[Event]:
+    """A source that was not whole is a recovery, and is journaled as one: each way that was tried, with its source."""
+    if len(attempts) < 2:
+        return
+    recovery_id = token_hex(8)
+    first, last = attempts[0], attempts[-1]
+    yield RecoveryStarted(recovery_id, "memory", "adopt", {}, first.outcome[:2000])
+    for each in attempts:
+        reason = f"{each.path}: {each.outcome}" if each.path else each.outcome
+        yield RecoveryStepCompleted(recovery_id, "memory", each.strategy, each.counts, reason[:2000])
+    yield RecoveryCompleted(recovery_id, "memory", last.strategy, last.counts, last.outcome[:2000])
 
 
 def _set_source_aside(data: Data, source: Import) -> str | None:
@@ -144,11 +172,12 @@ def _set_source_aside(data: Data, source: Import) -> str | None:
     current = data.generations.current()
     if current.kind == "file":
         moved = data.generations.set_aside()
-        source = Import(next((path for path in moved if not path.endswith(("-wal", "-shm", "-journal"))), None))
+        path = next((path for path in moved if not path.endswith(("-wal", "-shm", "-journal"))), None)
+        source = Import(path, source.backup)
         _write_import(data, source)
     elif source.memory_db is not None and data.storage.kind(source.memory_db) == "missing":
         name = source.memory_db.rsplit("/", 1)[1]  # moved by a run that was cut before it wrote that down
-        source = Import(f"{data.quarantine}/{name}")
+        source = Import(f"{data.quarantine}/{name}", source.backup)
         _write_import(data, source)  # the name that it was moved from is about to be taken by the empty state
     if data.generations.current().kind in ("missing", "dangling"):
         make_empty_state(data, data.reader().journal_id)

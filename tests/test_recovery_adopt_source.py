@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from journal.errors import Corrupt, IOFault, Unsupported
+from recovery.adopt_source import open_foreign
 from replay import schema
 from tests.foreign import (
     CAXTON,
@@ -103,17 +104,17 @@ def test_an_index_that_hides_rows_hides_none_of_them(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "content", [b"", b"not a database, but long enough to be taken for one" * 9, b"SQLite format 3\0"]
 )
-def test_a_file_that_is_no_memory_is_refused_and_left_as_it_is(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_no_memory_is_not_taken_for_one_and_left_as_it_is(tmp_path: Path, content: bytes) -> None:
     memory = tmp_path / "memory.db"
     memory.write_bytes(content)
     with pytest.raises((Corrupt, Unsupported)) as caught:
-        adoption(memory)
+        open_foreign(str(memory))
     assert caught.value.hint is not None
     assert memory.read_bytes() == content
 
 
 @pytest.mark.parametrize(("offset", "damage"), [(4096 * 9, bytes(4096)), (36, b"\0\0\0\5")])
-def test_damage_stops_the_import_before_it_begins(tmp_path: Path, offset: int, damage: bytes) -> None:
+def test_damage_is_seen_before_anything_is_read(tmp_path: Path, offset: int, damage: bytes) -> None:
     """A page of zeros cannot be read; a free list that is shorter than the header says is only found by a check."""
     rows = [entity(number, f"E{number}", json.dumps(["x" * 900])) for number in range(1, 200)]
     memory = build(tmp_path / "memory.db", CAXTON, entities=rows)
@@ -121,7 +122,7 @@ def test_damage_stops_the_import_before_it_begins(tmp_path: Path, offset: int, d
     data[offset : offset + len(damage)] = damage
     memory.write_bytes(data)
     with pytest.raises(Corrupt, match="damaged"):
-        adoption(memory)
+        open_foreign(str(memory))
 
 
 @pytest.mark.parametrize(
