@@ -29,6 +29,7 @@ from recovery.rows import Row  # noqa: E402
 from recovery.tables.agents import AGENT  # noqa: E402
 from recovery.tables.directory import DIRECTORY  # noqa: E402
 from recovery.tables.memory import MEMORY  # noqa: E402
+from recovery.tables.model import MODEL, VECTORS  # noqa: E402
 from recovery.tables.rescue import RESCUE  # noqa: E402
 from recovery.tables.scope import SCOPE  # noqa: E402
 from recovery.tables.severity import SEVERITY  # noqa: E402
@@ -149,6 +150,9 @@ def _decisions() -> Iterator[str]:
     yield from ("### Agent files", "", *_table(("case", "when", "then", "health", "exit"), map(_line, AGENT)), "")
     ways = _table(("takes its place", "when"), ((f"`{row.case}`", row.when) for row in RESCUE))
     yield from ("### An agent config that is not valid", "", *ways, "")
+    headings = ("case", "when", "then", "health", "exit")
+    yield from ("### The embedding model", "", *_table(headings, map(_line, MODEL)), "")
+    yield from ("### Its vectors", "", *_table(headings, map(_line, VECTORS)), "")
     lines = ((component, *_line(row)) for component, row in DIRECTORY)
     yield from ("### The directory", "", *_table(("of", "case", "when", "then", "health", "exit"), lines), "")
     facts = ("something valid follows", "known to have been durable", "never wholly written", "one bit explains it")

@@ -44,7 +44,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """What one checkpoint is. ``written`` until a scan of its parts gave ``digest`` again, then ``verified``.
 
     ``restores`` (seq, to_seq) and ``tags`` are all of those up to ``seq``, so that nobody scans the log for them
-    again. ``time`` is when it was written and ``verified_at`` when it last proved restorable, both UTC ns.
+    again; ``latest`` are the last events about what is no part of the state (None in a manifest from before they were
+    listed). ``time`` is when it was written and ``verified_at`` when it last proved restorable, both UTC ns.
     """
 
     journal_id: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")]
@@ -59,6 +60,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     verified_at: int | None = None
     restores: list[tuple[Count, Count]] = []
     tags: dict[str, Count] = {}
+    latest: dict[str, Count] | None = None
     counts: dict[str, Count] = {}
     parts: list[Part] = []
 

@@ -7,6 +7,7 @@ Pure. Knows values and bounds; must not know YAML or files (that is `recovery.co
 from __future__ import annotations
 
 import posixpath
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from difflib import get_close_matches
@@ -80,8 +81,32 @@ def _weights(value: object) -> Mapping[Level, float]:
     return WEIGHTS | {level: _number(weight, low=0.001, high=1000) for level, weight in value.items()}
 
 
+def _optional_path(value: object) -> str:
+    return "" if value == "" else _path(value)
+
+
+def _hub(value: object) -> str:
+    if value is False or value == "off":
+        return "off"  # YAML reads a bare `off` as false
+    if not isinstance(value, str) or (value and not re.fullmatch(r"https?://[^\s/]+(/\S*)?", value)):
+        raise ValueError
+    return value.rstrip("/")
+
+
+def _matching(pattern: str) -> Callable[[object], str]:
+    def read(value: object) -> str:
+        if not isinstance(value, str) or not re.fullmatch(pattern, value):
+            raise ValueError
+        return value
+
+    return read
+
+
 PATH = Kind("a path inside the data directory, or an absolute one", _path)
 OPTIONAL_PATH = Kind(f"{PATH.text}, or empty", lambda value: "" if value == "" else _path(value))
+HUB = Kind("an http or https address, or empty, or off", _hub)
+REPOSITORY = Kind("OWNER/NAME", _matching(r"[\w.-]+/[\w.-]+"))
+REVISION = Kind("the name of a branch or tag, or a commit", _matching(r"[\w./-]+"))
 POSITIVE = _whole(1)
 RATIO = Kind("a number from 0 to 1", partial(_number, low=0.0, high=1.0))
 AGENT_LEVELS = Kind(f"a map from agent name or pattern (`*`, `?`, `[…]`) to one of {', '.join(LEVELS)}", _levels)
@@ -193,6 +218,16 @@ class Agents:
 class Embeddings:
     model: str = _key(PATH, "models/all-MiniLM-L6-v2", "The directory of the sentence-transformers model.")
     batch_size: int = _key(_whole(1, 4096), 32, "Texts that are embedded at once.")
+    mirror: str = _key(
+        OPTIONAL_PATH, "", "A directory that holds the model's original files, or a directory of such directories: "
+        "where `journal recover model` looks first.",
+    )  # fmt: skip
+    hub: str = _key(
+        HUB, "", "The address of the hub that is asked after that. Empty means $HF_ENDPOINT, else "
+        "https://huggingface.co; off never asks one. Journaled hashes decide whether what it sends is taken.",
+    )  # fmt: skip
+    repository: str = _key(REPOSITORY, "sentence-transformers/all-MiniLM-L6-v2", "The model's name on the hub.")
+    revision: str = _key(REVISION, "main", "The branch, tag or commit there.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +264,10 @@ class Config:
 
     def model_path(self, root: str) -> str:
         return posixpath.join(root.rstrip("/") or "/", self.embeddings.model)
+
+    def mirror_path(self, root: str) -> str | None:
+        mirror = self.embeddings.mirror
+        return posixpath.join(root.rstrip("/") or "/", mirror) if mirror else None
 
     def policy(self) -> Policy:
         """The checkpoint and retention keys as the journal takes them."""

@@ -10,11 +10,12 @@ import shlex
 
 import msgspec
 
-from recovery.facts import Facts, JournalFacts, MemoryFacts, Rescue
+from recovery.facts import Facts, JournalFacts, MemoryFacts, ModelFacts, Rescue, VectorFacts
 from recovery.rows import Decision, first
 from recovery.tables.agents import AGENT
 from recovery.tables.directory import DIRECTORY
 from recovery.tables.memory import MEMORY
+from recovery.tables.model import MODEL, VECTORS
 from recovery.tables.rescue import RESCUE
 from recovery.tables.severity import grade
 from replay.agents import AgentFact
@@ -50,6 +51,14 @@ def decide_agent(fact: AgentFact, rescue: Rescue | None = None) -> Decision:
     return msgspec.structs.replace(decision, case=case, hint=decision.hint.replace("NAME", shlex.quote(fact.name)))
 
 
+def decide_model(facts: ModelFacts) -> Decision:
+    return first(MODEL, facts).decision("model", facts)
+
+
+def decide_vectors(facts: VectorFacts) -> Decision:
+    return first(VECTORS, facts).decision("vectors", facts)
+
+
 def decide_journal(facts: JournalFacts) -> Decision:
     """The log first: nothing is recovered from a journal that cannot be read."""
     if facts.error:
@@ -68,6 +77,8 @@ def decide(facts: Facts) -> list[Decision]:
     decisions.append(decide_memory(facts.memory))
     rescues = {each.name: each for each in facts.rescues}
     decisions += [decide_agent(fact, rescues.get(fact.name)) for fact in facts.agents]
+    decisions += [decide_model(facts.model)] if facts.model is not None else []
+    decisions += [decide_vectors(facts.vectors)] if facts.vectors is not None else []
     return decisions
 
 

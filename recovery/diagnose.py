@@ -17,6 +17,7 @@ from recovery.facts import Facts, JournalFacts, MemoryFacts, Rescue
 from recovery.known import Known
 from recovery.leftovers import leftovers
 from recovery.looking import Look, Progress
+from recovery.model_looking import Tested, look_at_model, look_at_vectors
 from recovery.reading import peek_position
 from recovery.rescue import judged
 
@@ -28,11 +29,14 @@ def diagnose(
     progress: Progress | None = None,
     known: Known | None = None,
     asked: Collection[str] | None = None,
+    model: Tested | None = None,
 ) -> Facts:
     """Observes journal, memory.db and agents. With `deep`, digests are computed: a full scan and a replay.
 
     With `asked`, agent configs are held against the configured validator, too, and other versions of those that it
-    refuses are looked for; it names the agents that somebody wants recovered, and may be empty.
+    refuses are looked for; it names the agents that somebody wants recovered, and may be empty. With `model`, the
+    embedding model and the stored vectors are looked at, too (`deep` by their hashes and checksums); it says whether
+    the model encodes a sentence in a child process, which takes seconds.
 
     `known` is what an earlier diagnosis of the same run found out, and takes what this one does. Raises NotAJournal
     where there is none; any other trouble is a fact.
@@ -53,16 +57,21 @@ def diagnose(
     if reader is None:
         return facts
     with tempfile.TemporaryDirectory(prefix="journal-check-") as scratch:
-        look = Look(data, reader, scratch, deep, progress, known if known is not None else Known())
+        known = known if known is not None else Known()
+        look = Look(data, reader, scratch, deep, progress, known)
         try:
             memory = look.at_memory()
             agents = look.at_agents(memory, facts.agents_kind)
             rescues: list[Rescue] = []
             if asked is not None:
                 agents, rescues = judged(data, reader, agents, look.expected_agents(memory), asked)
+            seen = look_at_model(data, reader, known, hashed=deep, tested=model) if model is not None else None
         except DataError as error:  # damage before the log's end is met where events are read
             return msgspec.structs.replace(facts, journal=_stopped_by(error, journal))
-    return msgspec.structs.replace(facts, memory=memory, agents=tuple(agents), rescues=tuple(rescues))
+    return msgspec.structs.replace(
+        facts, memory=memory, agents=tuple(agents), rescues=tuple(rescues), model=seen,
+        vectors=look_at_vectors(data) if model is not None and deep else None,
+    )  # fmt: skip
 
 
 # -- the journal ------------------------------------------------------------------------------------------------------

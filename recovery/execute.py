@@ -26,6 +26,7 @@ from recovery.decide import decide
 from recovery.diagnose import diagnose, evidence_seq
 from recovery.facts import Facts
 from recovery.known import Known
+from recovery.model_looking import Tested
 from recovery.plan import Plan, Step, make_plan
 from recovery.quarantine import expire
 from recovery.recovered import Recovered
@@ -36,6 +37,8 @@ from replay.catchup import catch_up
 from replay.digest import state_digest
 from replay.own_events import journal_event
 from replay.schema import connect, read_position
+
+_TESTED: dict[str, Tested] = {"all": "never", "model": "unjournaled"}  # other targets do not look at the model
 
 
 def recover(
@@ -49,7 +52,7 @@ def recover(
     known = Known()
 
     def make() -> Plan:
-        facts = diagnose(data, progress=progress, known=known, asked=names)
+        facts = diagnose(data, progress=progress, known=known, asked=names, model=_TESTED.get(target))
         unknown = set(names) - {fact.name for fact in facts.agents}
         if unknown and not facts.journal.error:
             raise UsageError(
@@ -156,7 +159,8 @@ def execute(data: Data, log: Log, plan: Plan, progress: Progress | None = None) 
         raise
     if plan.is_repair:
         counts = {"events": result.events, "rows": result.rows, "agents": len(result.agents_written)}
-        journal_event(log, RecoveryCompleted(plan.recovery_id, plan.target, plan.strategy, counts))
+        reason = "; ".join(result.problems)[:2000]
+        journal_event(log, RecoveryCompleted(plan.recovery_id, plan.target, plan.strategy, counts, reason))
     if not plan.scope:  # elsewhere the file may be damaged: nothing is applied to it here
         _finish(data, result)
     if data.storage.kind(data.plan_path) != "missing":

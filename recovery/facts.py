@@ -105,13 +105,52 @@ class ScopeFacts(msgspec.Struct, frozen=True, kw_only=True):
     interrupted: str | None = None
 
 
+Works = Literal["untested", "yes", "no", "unknown"]
+
+
+class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """The embedding model's directory, beside what the journal last said of it.
+
+    ``kind`` is what has its name; a link to a directory counts as one. ``journaled_seq`` is that of the last event
+    about it, 0 if there is none; ``missing``, ``altered`` and ``extra`` compare with that event's hashes, which was
+    done if ``hashed``. ``fault`` is what configuration and containers tell without hashes. ``works`` is what encoding
+    a sentence said (``unknown``: the extra is not installed), ``test`` its reason.
+    """
+
+    name: str
+    path: str
+    kind: Kind = "missing"
+    journaled_seq: int = 0
+    journaled_source: str = ""
+    hashed: bool = False
+    missing: tuple[str, ...] = ()
+    altered: tuple[str, ...] = ()
+    extra: tuple[str, ...] = ()
+    fault: str = ""
+    works: Works = "untested"
+    test: str = ""
+
+    @property
+    def differs(self) -> bool:
+        return bool(self.missing or self.altered or self.extra)
+
+
+class VectorFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """The stored vectors: how many there are, and those that must not be used, counted by reason."""
+
+    stored: int = 0
+    bad: int = 0
+    reasons: dict[str, int] = {}
+
+
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that one diagnosis saw.
 
     ``agents_kind`` is what lies under the name of the agents directory; a link to a directory counts as one.
     ``leftovers`` are paths that a cut, or the end of a reader, left to be tidied. ``interrupted`` is the plan of a
     recovery that was cut, empty where it cannot be read. ``importing``: an import runs, or was cut. ``rescues``: what
-    could take the place of agent configs that are not valid.
+    could take the place of agent configs that are not valid. ``model`` and ``vectors`` are None where they were not
+    looked at.
     """
 
     journal: JournalFacts
@@ -125,3 +164,5 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     sqlite_version: str = ""
     interrupted: str | None = None
     importing: bool = False
+    model: ModelFacts | None = None
+    vectors: VectorFacts | None = None

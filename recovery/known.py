@@ -12,6 +12,7 @@ from typing import NamedTuple
 from recovery.reading import Identity
 from replay.agents import Agents
 from replay.deviation import Deviation
+from replay.probe import Probed
 
 
 class Scan(NamedTuple):
@@ -25,5 +26,6 @@ class Scan(NamedTuple):
 class Known:
     expected: dict[tuple[int, str], str] = field(default_factory=dict)  # seq, chain → digest of the state
     agents: dict[tuple[int, str], Agents] = field(default_factory=dict)  # seq, chain → its agents
+    probes: dict[str, Probed] = field(default_factory=dict)  # the model's fingerprint → what encoding a sentence said
     scans: dict[Identity, Scan] = field(default_factory=dict)
     tables: dict[tuple[Identity, int, str], dict[str, Deviation]] = field(default_factory=dict)  # file, seq, chain

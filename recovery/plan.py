@@ -14,7 +14,8 @@ import msgspec
 from recovery.rows import Decision
 
 Kind = Literal[
-    "rebuild_memory", "rebuild_scope", "catch_up", "set_agents_aside", "rescue_agents", "restore_agents", "tidy"
+    "rebuild_memory", "rebuild_scope", "catch_up", "set_agents_aside", "rescue_agents", "restore_agents",
+    "drop_vectors", "restore_model", "embed", "tidy",
 ]  # fmt: skip
 
 
@@ -64,7 +65,7 @@ class Plan(msgspec.Struct, frozen=True):
         ]
 
 
-COMPONENTS = ("all", "memory", "agents", "journal")
+COMPONENTS = ("all", "memory", "agents", "model", "journal")
 
 _STILL_A_STATE = ("altered", "restore_pending", "other_version")
 _AGENT_WORDS = {
@@ -78,24 +79,31 @@ _AGENT_WORDS = {
 def make_plan(
     decisions: Sequence[Decision], *, target: str, recovery_id: str, names: Collection[str] = (), resumed: bool = False
 ) -> Plan:
-    """The steps for `target` (all, memory, agents), limited to the agents in `names` where given."""
+    """The steps for `target` (all, memory, agents, model), limited to the agents in `names` where given."""
     stops = tuple(decision for decision in decisions if decision.action == "stop")
     if stops:
         return Plan(recovery_id, target, (), stops, resumed)
     steps = [step for decision in decisions for step in _steps(decision, target, names)]
+    if target == "model" and any(step.kind in ("restore_model", "drop_vectors") for step in steps):
+        words = "compute the vectors that are pending"
+        steps.append(Step("embed", "vectors", "texts may wait for their vectors", words))
     steps.sort(key=lambda step: _ORDER.index(step.kind))
     return Plan(recovery_id, target, tuple(steps), (), resumed)
 
 
 _ORDER: tuple[Kind, ...] = (
-    "rebuild_memory", "rebuild_scope", "catch_up", "set_agents_aside", "rescue_agents", "restore_agents", "tidy"
+    "rebuild_memory", "rebuild_scope", "catch_up", "set_agents_aside", "rescue_agents", "restore_agents",
+    "drop_vectors", "restore_model", "embed", "tidy",
 )  # fmt: skip
+_OF_THE_MODEL = ("model", "vectors", "recovery", "files")
 
 
 def _steps(decision: Decision, target: str, names: Collection[str]) -> Iterator[Step]:
     """What one decision asks for. Agents are made from memory.db, so that comes with them."""
     part, _, name = decision.component.partition(" ")
     action, reason, repair = decision.action, decision.reason, decision.health != "healthy"
+    if target == "model" and part not in _OF_THE_MODEL:
+        return
     if part == "memory" and action == "rebuild":
         words = "rebuild memory.db beside, verify it, swap the link"
         mark = decision.case in _STILL_A_STATE
@@ -109,6 +117,11 @@ def _steps(decision: Decision, target: str, names: Collection[str]) -> Iterator[
         yield Step("tidy", part, reason, "finish the recovery that was cut")
     elif part == "files" and action == "tidy":
         yield Step("tidy", part, reason, "remove or set aside what was left behind", (), repair)
+    elif part == "vectors" and action == "drop" and target in ("all", "model"):
+        yield Step("drop_vectors", part, reason, "drop the bad vectors: their texts are pending again")
+    elif part == "model" and action == "restore" and _may_restore(decision, target):
+        words = "restore the model: what is good of it, a mirror, the hub; verify it, put it in place"
+        yield Step("restore_model", part, reason, words)
     elif target in ("all", "agents") and part == "agents" and action == "set_aside":
         yield Step("set_agents_aside", part, reason, "move what has the directory's name to quarantine")
     elif target in ("all", "agents") and part == "agent" and action == "rescue" and (not names or name in names):
@@ -117,3 +130,8 @@ def _steps(decision: Decision, target: str, names: Collection[str]) -> Iterator[
     elif target in ("all", "agents") and part == "agent" and action in _AGENT_WORDS and (not names or name in names):
         words = f"agent {name}: {_AGENT_WORDS[action]}"
         yield Step("restore_agents", decision.component, reason, words, (name,), repair)
+
+
+def _may_restore(decision: Decision, target: str) -> bool:
+    """A model that the journal never saw is fetched only for those who ask for it: nothing says what it must be."""
+    return target == "model" or (target == "all" and decision.case != "unusable")

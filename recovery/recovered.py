@@ -15,6 +15,18 @@ class Rescued(msgspec.Struct, frozen=True):
     passed_over: list[str] = []
 
 
+class RestoredModel(msgspec.Struct):
+    """What became of the model. ``kept`` files were good where they lay, or from a run that was cut; ``test``
+    is what proves it."""
+
+    source: str
+    files: int
+    kept: int
+    fetched: int
+    quarantined: str | None
+    test: str
+
+
 class Recovered(msgspec.Struct):
     """What a recovery did: the state it ended in and what it cost. ``digest`` is that of a scan after the swap."""
 
@@ -35,5 +47,9 @@ class Recovered(msgspec.Struct):
     agents_removed: list[str] = []
     rescued: list[Rescued] = []
     quarantined: list[str] = []
+    model: RestoredModel | None = None
+    vectors_dropped: int = 0
+    embedded: int = 0
+    problems: list[str] = []  # what could not be brought back, each with its reason; everything else was
     expired: list[str] = []  # names that were in quarantine for as long as the configuration says
     seconds: float = 0.0

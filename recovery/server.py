@@ -25,13 +25,13 @@ from recovery.decide import decide
 from recovery.diagnose import diagnose
 from recovery.execute import execute, open_log, plan_for
 from recovery.known import Known
+from recovery.model_seen import model_finder
 from recovery.plan import Plan
 from recovery.quarantine import expire
 from recovery.recovered import Recovered
 from recovery.rows import Decision
 from replay.background import Background
 from replay.core import Core
-from replay.encoder import Model, NoModel, is_available
 from replay.faults import declared
 from replay.holders import holders
 from replay.hook import Hook, SyncHook
@@ -77,7 +77,7 @@ def _open(data: Data, check: Check, progress: Progress | None, importing: bool) 
     known = Known()
 
     def look() -> tuple[Plan, list[Decision]]:
-        facts = diagnose(data, deep=check == "full", progress=progress, known=known)
+        facts = diagnose(data, deep=check == "full", model=None, progress=progress, known=known)
         decisions = decide(facts)
         kept = [each for each in decisions if each.case in KEPT]
         return plan_for(facts, [each for each in decisions if each not in kept], target="all"), kept
@@ -107,17 +107,11 @@ def background_of(data: Data, core: Core, *, checkpoints: bool = False, embeddin
 
     What is not asked for runs only when called.
     """
-
-    def model() -> Model | None:
-        try:
-            return Model(data.config.model_path(data.root)) if is_available() else None
-        except NoModel:
-            return None
-
     share = data.config.parity.share
     return Background(
-        core, data.config.policy(), model, batch_size=data.config.embeddings.batch_size, checkpoints=checkpoints,
-        embeddings=embeddings, parity=ParityPlace(data.parity.directory, share) if share else None,
+        core, data.config.policy(), model_finder(data, core), batch_size=data.config.embeddings.batch_size,
+        checkpoints=checkpoints, embeddings=embeddings,
+        parity=ParityPlace(data.parity.directory, share) if share else None,
     )  # fmt: skip
 
 

@@ -16,11 +16,13 @@ from journal.log import read_holder
 from journal.reader import LogReader
 from recovery.data import Data
 from recovery.facts import MemoryKind, PositionIs
+from recovery.landmarks import Drill, JournaledModel, last_drill, last_model
 from recovery.looking import place
 from recovery.reading import reading
 from replay.embeddings import pending
 from replay.encoder import Model, NoModel, is_available
 from replay.holders import holders
+from replay.model_files import ModelDamaged
 from replay.schema import TABLES, Position, read_position
 
 
@@ -95,6 +97,8 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     embeddings: Embeddings
     checkpoints: Checkpoints
     quarantine: Quarantine
+    model: JournaledModel | None
+    drill: Drill | None
     interrupted_recovery: str | None
     importing: bool
 
@@ -114,6 +118,7 @@ def standing(data: Data, now: int) -> Standing:
             extra_installed=is_available(), model=str(model.path) if model is not None else None, pending=pending_texts
         ),
         checkpoints=_checkpoints(manifests, damaged, now), quarantine=_quarantine(data.quarantine),
+        model=last_model(data, reader), drill=last_drill(data, reader),
         interrupted_recovery=plan.decode(errors="replace") if plan is not None else None,
         importing=data.is_importing,
     )  # fmt: skip
@@ -161,8 +166,9 @@ def _log(data: Data, manifests: list[Manifest], position: Position | None) -> tu
 
 def _model(data: Data) -> Model | None:
     try:
-        return Model(data.config.model_path(data.root))
-    except NoModel:
+        model = Model(data.config.model_path(data.root))
+        return model if model.fingerprint else None
+    except (NoModel, ModelDamaged, OSError):
         return None
 
 

@@ -12,6 +12,7 @@ from functools import partial
 from time import time_ns
 
 from journal.log import Log
+from recovery import model_steps
 from recovery.agent_steps import rescue_agents
 from recovery.data import Data
 from recovery.leftovers import tidy
@@ -99,5 +100,8 @@ STEPS: dict[str, Callable[[Data, Log, Step, Recovered, Progress | None], dict[st
     "set_agents_aside": _set_agents_aside,
     "rescue_agents": _rescue_agents,
     "restore_agents": _restore_agents,
+    "drop_vectors": model_steps.drop_vectors,
+    "restore_model": model_steps.restore,
+    "embed": model_steps.embed,
     "tidy": _tidy,
 }

@@ -24,6 +24,7 @@ from replay.embedding_parts import save_embeddings
 from replay.engine import Progress, build_state
 from replay.faults import sqlite_fault
 from replay.history import read_history
+from replay.latest import read_latest
 from replay.layout import Layout
 from replay.reader import open_reader
 from replay.schema import PROJECTION_VERSION, Position, read_position
@@ -97,7 +98,7 @@ def make_checkpoint(
             journal_id=built.position.journal_id, seq=seq, chain=built.position.chain, epoch=built.position.epoch,
             time=clock(), digest=built.digest, digest_version=DIGEST_VERSION, projection_version=PROJECTION_VERSION,
             restores=[(restore.seq, restore.to_seq) for restore in history.restores], tags=history.tags,
-            counts=built.counts, parts=[*parts, *vectors],
+            latest=read_latest(reader, checkpoints, seq), counts=built.counts, parts=[*parts, *vectors],
         )  # fmt: skip
         if built.base_seq != seq or all(each.seq != seq for each in verified):
             checkpoints.publish(manifest)  # else one of this seq is on the ladder, and stays there until replaced

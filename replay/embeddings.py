@@ -13,7 +13,7 @@ from __future__ import annotations
 import sqlite3
 import sys
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from math import isfinite
@@ -50,6 +50,13 @@ class Page:
     texts: list[PendingText]
     last_id: int
     altered: list[int]
+
+
+class Bad(NamedTuple):
+    """A row that must not be used, whatever its model, and why. Its key may be part of the damage."""
+
+    rowid: int
+    reason: str
 
 
 class Damaged(NamedTuple):
@@ -130,11 +137,13 @@ def is_text_of(text_sha256: object, content: object) -> bool:
     return True
 
 
-def fault(vector: object, checksum: object, dimension: int) -> str | None:
-    """Why a stored vector must not be used, or None."""
+def fault(vector: object, checksum: object, dimension: int | None) -> str | None:
+    """Why a stored vector must not be used, or None. A dimension of None is one that nobody knows."""
     if not isinstance(vector, bytes):
         return f"the vector is a {type(vector).__name__}, not bytes"
-    if len(vector) != dimension * _NUMBER_BYTES:
+    if dimension is None and (not vector or len(vector) % _NUMBER_BYTES):
+        return f"the vector has {len(vector)} bytes, which are no numbers"
+    if dimension is not None and len(vector) != dimension * _NUMBER_BYTES:
         return f"the vector has {len(vector)} bytes, {dimension * _NUMBER_BYTES} expected"
     if crc32(vector) != checksum:
         return "the checksum does not match"
@@ -158,6 +167,21 @@ def damaged(connection: sqlite3.Connection, fingerprint: str, dimension: int) ->
             yield Damaged(key, reason)
 
 
+def bad_rows(connection: sqlite3.Connection, dimensions: Mapping[str, int]) -> Iterator[Bad]:
+    """Every row of the table that must not be used, of all models. Reads them all.
+
+    `dimensions` gives the size of a vector by fingerprint; of a model that is not in it, sizes are not judged.
+    """
+    rows = connection.execute("SELECT rowid, text_sha256, model, vector, checksum FROM embeddings")
+    for rowid, key, model, vector, checksum in rows:
+        if not isinstance(key, bytes) or len(key) != 32 or not isinstance(model, str):
+            yield Bad(rowid, "its key is none")
+            continue
+        reason = fault(vector, checksum, dimensions.get(model))
+        if reason is not None:
+            yield Bad(rowid, reason)
+
+
 # -- writing: on the writing connection, inside the caller's transaction ----------------------------------------------
 
 
@@ -172,6 +196,11 @@ def drop(connection: sqlite3.Connection, fingerprint: str, keys: Sequence[bytes]
     connection.executemany(
         "DELETE FROM embeddings WHERE text_sha256 = ? AND model = ?", [(key, fingerprint) for key in keys]
     )
+
+
+def drop_rows(connection: sqlite3.Connection, bad: Sequence[Bad]) -> None:
+    """Removes the rows; the texts that are still observed are pending again."""
+    connection.executemany("DELETE FROM embeddings WHERE rowid = ?", [(each.rowid,) for each in bad])
 
 
 # -- computing --------------------------------------------------------------------------------------------------------

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import json
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from journal.errors import DataError, EnvironmentFault
+from journal.errors import EnvironmentFault
+from replay.model_files import ModelDamaged, determining_files, missing_files, module_folders, read_json, sha256_of
 
 if TYPE_CHECKING:
     import numpy
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 MODEL_NAME = "all-MiniLM-L6-v2"
 _EXTRA = ("sentence_transformers", "numpy")
-_NO_PART_OF_THE_MODEL = frozenset({"data_config.json"})  # a record of the training data; nothing reads it
 
 
 class MissingExtra(EnvironmentFault):
@@ -49,10 +48,10 @@ class NoModel(EnvironmentFault):
     code = "no_model"
 
 
-class ModelDamaged(DataError):
-    """The model's files are there, but what they make is no model."""
-
-    code = "model_damaged"
+def fingerprint_of(files: Mapping[str, str]) -> str:
+    """What names a model: SHA-256 (hex) of its files' manifest, one `sha256sum` line a file, sorted by name."""
+    manifest = "".join(f"{digest}  {name}\n" for name, digest in sorted(files.items()))
+    return hashlib.sha256(manifest.encode()).hexdigest()
 
 
 def is_available() -> bool:
@@ -74,7 +73,7 @@ class Model:
         self.threads = threads if threads is not None else max(1, (os.cpu_count() or 1) // 2)
         self._encoder: Any = None
         self._lock = threading.Lock()
-        missing = list(_missing_files(self.path))
+        missing = list(missing_files(self.path))
         if missing:
             raise NoModel(
                 f"no complete sentence model: {', '.join(missing)} missing",
@@ -90,22 +89,21 @@ class Model:
     @cached_property
     def files(self) -> dict[str, str]:
         """Name → SHA-256 (hex) of each file that determines vectors, sorted by name. Reads them all once."""
-        return {name: _sha256_of(self.path / name) for name in sorted(_determining_files(self.path))}
+        return {name: sha256_of(self.path / name) for name in sorted(determining_files(self.path))}
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of the manifest, one `sha256sum` line a file: equal files make equal vectors."""
-        manifest = "".join(f"{digest}  {name}\n" for name, digest in self.files.items())
-        return hashlib.sha256(manifest.encode()).hexdigest()
+        """SHA-256 (hex) of the manifest: equal files make equal vectors."""
+        return fingerprint_of(self.files)
 
     @cached_property
     def dimension(self) -> int:
         """Numbers in a vector, from the configuration alone: the last module that changes it has the word."""
-        dimension: object = _read_json(self.path / "config.json").get("hidden_size")
-        for folder in _module_folders(self.path):
+        dimension: object = read_json(self.path / "config.json").get("hidden_size")
+        for folder in module_folders(self.path):
             config = folder / "config.json"
             if folder != self.path and config.is_file():
-                module = _read_json(config)
+                module = read_json(config)
                 modes = sum(on is True for key, on in module.items() if key.startswith("pooling_mode_"))
                 width = module.get("word_embedding_dimension", dimension)
                 dimension = module.get("out_features", width * modes if modes and isinstance(width, int) else dimension)
@@ -127,7 +125,7 @@ class Model:
             raise ModelDamaged(
                 f"the model computes no usable vectors ({rows.shape[1]} numbers, {self.dimension} expected)",
                 path=str(self.path),
-                hint="its weights are damaged: put the original files back",
+                hint="journal check --deep tests the model",
             )
         return rows
 
@@ -144,55 +142,8 @@ class Model:
             except Exception as error:  # the loaders of weights, tokenizer and JSON share no base class
                 reason = next(iter(str(error).splitlines()), "") or type(error).__name__
                 raise ModelDamaged(
-                    f"the model cannot be loaded: {reason}", path=str(self.path), hint="put the original files back"
+                    f"the model cannot be loaded: {reason}", path=str(self.path), hint="journal recover model"
                 ) from error
-
-
-def _module_folders(path: Path) -> list[Path]:
-    modules = _read_json(path / "modules.json")
-    try:
-        return [path / module["path"] for module in modules]  # the first module's path is "": the directory itself
-    except (TypeError, KeyError) as error:
-        where = str(path / "modules.json")
-        raise ModelDamaged("no list of modules", path=where, hint="put the original file back") from error
-
-
-def _determining_files(path: Path) -> Iterator[str]:
-    """Weights, tokenizer, configuration and modules; not documentation, nor exports for other runtimes."""
-    for folder in {path, *_module_folders(path)}:
-        names = [entry.name for entry in folder.iterdir() if entry.is_file()] if folder.is_dir() else []
-        has_safetensors = any(name.endswith(".safetensors") for name in names)
-        for name in names:
-            suffix = Path(name).suffix
-            if name in _NO_PART_OF_THE_MODEL or (suffix == ".bin" and has_safetensors):
-                continue  # a .bin beside .safetensors is the same weights in the older format, which is not loaded
-            if suffix in {".json", ".safetensors", ".bin", ".model"} or name in {"vocab.txt", "merges.txt"}:
-                yield (folder / name).relative_to(path).as_posix()
-
-
-def _missing_files(path: Path) -> Iterator[str]:
-    if not path.is_dir():
-        yield "the directory is"
-        return
-    for name in ("modules.json", "config.json"):
-        if not (path / name).is_file():
-            yield name
-    if not any((path / name).is_file() for name in ("tokenizer.json", "vocab.txt", "tokenizer.model")):
-        yield "tokenizer.json"
-    if not any(path.glob("*.safetensors")) and not any(path.glob("*.bin")):
-        yield "model.safetensors"
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ModelDamaged(f"not JSON: {error}", path=str(path), hint="put the original file back") from error
-
-
-def _sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

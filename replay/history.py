@@ -46,6 +46,11 @@ _decode = msgspec.msgpack.Decoder(list[_TaggedHead]).decode
 _WANTED = {tag_of(StateRestored), tag_of(TagCreated)}
 
 
+def decode_types(payload: bytes | memoryview) -> list[int]:
+    """The tag of each event of a batch's payload. Raises msgspec.MsgspecError."""
+    return [head.event.type for head in _decode(payload)]
+
+
 def read_history(reader: LogReader, store: CheckpointStore | None = None, until: int | None = None) -> History:
     """The history of the log up to seq `until` (default: its end), beginning at the newest manifest that helps."""
     last = reader.last_seq if until is None else until
@@ -90,7 +95,7 @@ def extend(history: History, reader: LogReader, until: int) -> History:
 def _marks(batch: Batch) -> Iterator[tuple[int, StateRestored | TagCreated]]:
     """The restores and tags of one batch, with their seqs. It is decoded whole only where there are any."""
     try:
-        if _WANTED.isdisjoint([head.event.type for head in _decode(batch.payload)]):
+        if _WANTED.isdisjoint(decode_types(batch.payload)):
             return
     except msgspec.MsgspecError:
         pass  # decoding it whole says what is wrong, and where

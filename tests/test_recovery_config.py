@@ -34,7 +34,8 @@ checkpoint:
 retention: {checkpoints_min: 3, gap_events: 5, gap_ratio: 0}
 quarantine: {days: 0, bytes_max: 1}
 agents: {validation: strict, schema: caxton, backup: /mnt/agents}
-embeddings: {model: /opt/minilm, batch_size: 8}
+embeddings:
+  {model: /opt/minilm, batch_size: 8, mirror: /mnt/models, hub: off, repository: acme/minilm, revision: v2}
 parity: {share: 0.25, directory: /mnt/parity}
 scrub: {bytes_per_second: 0}
 disk: {reserve_bytes: 0}
@@ -70,6 +71,8 @@ def test_every_key_can_be_set():
     assert (config.model_path("/d"), config.embeddings.batch_size) == ("/opt/minilm", 8)
     assert (config.parity.share, config.parity.directory) == (0.25, "/mnt/parity")
     assert config.scrub.bytes_per_second == 0
+    assert (config.mirror_path("/d"), config.embeddings.hub) == ("/mnt/models", "off")
+    assert (config.embeddings.repository, config.embeddings.revision) == ("acme/minilm", "v2")
     assert config.disk.reserve_bytes == 0
     assert config.policy() == Policy(
         events=10,

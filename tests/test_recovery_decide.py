@@ -151,6 +151,7 @@ def test_the_next_command_can_be_pasted() -> None:
     assert not any("NAME" in hint for hint in hints)
 
 
+OF_THE_MODEL = {"restore_model", "drop_vectors", "embed"}  # see test_recovery_decide_model.py
 JOURNALS = [
     JournalFacts(last_seq=7),
     JournalFacts(last_seq=7, torn_bytes=100, clean=False),
@@ -228,7 +229,7 @@ def test_a_plan_follows_from_any_decisions() -> None:
                 any(each.health != "healthy" and each.component in needed for each in decisions) or "recovery" in odd
             )
         kinds_seen |= {step.kind for step in plans["all"].steps}
-    asked_alone = {"rescue_agents", "rebuild_scope"}
+    asked_alone = {"rescue_agents", "rebuild_scope"} | OF_THE_MODEL
     assert kinds_seen | asked_alone == set(get_args(Kind)), "a kind of step that no decision asks for"
 
 

@@ -22,9 +22,10 @@ LISTED_MAX = 50
         "journal adopt --dry-run",
         "journal adopt memory --dry-run",
         "journal adopt memory --yes",
+        "journal adopt model --dry-run",
     ),
 )
-@click.argument("component", type=click.Choice(("agents", "memory")), default="agents")
+@click.argument("component", type=click.Choice(("agents", "memory", "model")), default="agents")
 @click.argument("names", nargs=-1)
 @click.option("--dry-run", is_flag=True, help="Say what would be journaled, and stop.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
@@ -40,9 +41,14 @@ def command(app: App, component: str, names: tuple[str, ...], dry_run: bool, yes
     can express is left as the journal has it, and named: times and ids, a changed message, a relation that joins two
     scopes, rows that the journal's rules forbid. The other way round, `journal recover memory` takes the changes back.
     A memory.db that is damaged is refused: damage is no change. Exit code: 3 where something was left out.
+
+    Of the model: the embedding model as it lies there becomes the journaled one, by the hashes of its files, if it is
+    sound and, with the extra `embeddings`, passes its test. Vectors of another model are computed anew.
     """
     if component == "memory":
         return _adopt_memory(app, names, dry_run, yes)
+    if component == "model":
+        return _adopt_model(app, names, dry_run)
     from recovery.adopt_agents import adopt_agents
 
     adopted = adopt_agents(app.data, names, dry_run=dry_run)
@@ -122,3 +128,25 @@ def _document(found: AdoptedMemory, dry_run: bool) -> dict[str, object]:
         "digest": found.digest or None,
         "quarantined": found.quarantined,
     }
+
+
+def _adopt_model(app: App, names: tuple[str, ...], dry_run: bool) -> int | None:
+    from journal.errors import UsageError
+    from recovery.adopt_model import adopt_model
+
+    if names:
+        raise UsageError("the model has no names to choose by", hint="journal adopt model")
+    adopted = adopt_model(app.data, dry_run=dry_run)
+    if app.json:
+        from msgspec import to_builtins
+
+        app.out.document({"dry_run": dry_run, **to_builtins(adopted)})
+    elif adopted.refused is not None:
+        app.out.line(f"left out: model {adopted.name}: {adopted.refused}")
+    elif adopted.seq is None and not (dry_run and adopted.test):
+        app.out.line(f"nothing to adopt: the files of model {adopted.name} are the journaled ones")
+    else:
+        where = "would adopt" if dry_run else f"adopted at seq {adopted.seq}:"
+        app.out.line(f"{where} model {adopted.name}, {adopted.files} files, fingerprint {adopted.fingerprint}")
+        app.out.line(adopted.test)
+    return 3 if adopted.refused is not None else None

@@ -48,6 +48,7 @@ VERBS = {
     "adopt": "journal what lies on disk now",
     "agents": "list, show and validate agents; suspend and resume",
     "checkpoint": "make, list, verify and thin checkpoints",
+    "drill": "rehearse the whole recovery beside the live state",
     "backup": "copy the journal while writing goes on",
     "replay": "restore a past moment, beside or in place",
     "revert": "undo exactly the changes that are named",

@@ -10,28 +10,43 @@ MARKS = {"healthy": "ok", "degraded": "degraded", "failed": "FAILED"}
 LOOKS = {"healthy": "green", "degraded": "yellow", "failed": "red"}
 
 
-@click.command(cls=Verb, examples=("journal check", "journal check --quick", "journal check --scope agent:writer"))
+@click.command(
+    cls=Verb,
+    examples=(
+        "journal check", "journal check --quick", "journal check --deep", "journal check --scope agent:writer",
+    ),
+)  # fmt: skip
 @click.option("--scope", metavar="SCOPE", help="Only this scope of memory.db: global, workspace:NAME or agent:NAME.")
-@click.option("--quick", is_flag=True, help="Do not compare memory.db with the journal by digest.")
+@click.option("--quick", is_flag=True, help="Do not compare memory.db by digest, nor the model by hashes.")
+@click.option("--deep", is_flag=True, help="Also let the model encode a sentence, in a process of its own. Seconds.")
 @click.pass_obj
-def command(app: App, scope: str | None, quick: bool) -> int:
+def command(app: App, scope: str | None, quick: bool, deep: bool) -> int:
     """Say whether journal, memory.db and agents are healthy, and what to run if not.
 
     memory.db is healthy only if SQLite's integrity check passes and its digest equals the one that the journal makes
     at its position: bytes changed inside a row's text pass the first and fail the second. Exit code: 0 healthy,
     3 degraded, 1 failed, 10-15 for the journal itself. Takes no lock and changes nothing.
 
+    The embedding model is compared with its journaled hashes, and every stored vector with its checksum. --quick only
+    looks at the model's configuration and the containers of its weights; --deep also lets it encode a sentence and
+    holds the vector against the known one.
+
     With --scope only the rows of that scope are compared: its entities, what was observed of them, and the relations
     that start or end at one of them.
     """
+    from journal.errors import UsageError
     from recovery.cli.words import counted
     from recovery.decide import decide, exit_code
     from recovery.diagnose import diagnose
+    from recovery.model_looking import Tested
 
+    if quick and deep:
+        raise UsageError("--quick and --deep exclude each other", hint="leave one out")
     if scope is not None:
         return _check_scope(app, scope, quick)
     with app.out.progress("checking", "events") as bar:
-        facts = diagnose(app.data, deep=not quick, progress=bar.step, asked=())
+        tested: Tested = "always" if deep else "never"
+        facts = diagnose(app.data, deep=not quick, progress=bar.step, asked=(), model=tested)
     decisions = decide(facts)
     code = exit_code(decisions)
     health = {0: "healthy", 3: "degraded"}.get(code, "failed")
@@ -47,6 +62,8 @@ def command(app: App, scope: str | None, quick: bool) -> int:
                     "journal": to_builtins(facts.journal),
                     "memory": to_builtins(facts.memory),
                     "agents": [to_builtins(each) for each in facts.agents],
+                    "model": to_builtins(facts.model),
+                    "vectors": to_builtins(facts.vectors),
                     "writable": facts.writable,
                     "free_bytes": facts.free_bytes,
                     "sqlite_version": facts.sqlite_version,

@@ -25,7 +25,7 @@ def command(app: App) -> int | None:
     if not is_available():
         raise MissingExtra
     data = app.data
-    model = Model(data.config.model_path(data.root))
+    model = Model(data.config.model_path(data.root))  # raises where there is none
     core = open_core(data, check="quick").core
     try:
         with app.out.progress("embedding", "texts") as bar:

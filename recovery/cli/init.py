@@ -39,6 +39,10 @@ def command(app: App, adopt: bool, backup: str | None) -> int | None:
     data, created = initialise(app.place, app.config_option, adopt=adopt, backup=backup)
     document: dict[str, object] = {"data": data.root, "journal_id": data.reader().journal_id.hex(), "created": created}
     if not adopt:
+        if created:
+            from recovery.adopt_model import see_model
+
+            see_model(data)  # one that lies there before the first event is journaled as it is
         if app.json:
             app.out.document(document)
         else:

@@ -25,12 +25,13 @@ if TYPE_CHECKING:
         "journal recover memory",
         "journal recover memory --scope agent:writer",
         "journal recover agents --agent writer --yes",
+        "journal recover model --dry-run",
         "journal recover journal --accept-tail",
         "journal recover journal --accept-loss --dry-run",
         "journal recover --from /mnt/backup/server --data /var/lib/server/data",
     ),
 )
-@click.argument("component", type=click.Choice(("all", "memory", "agents", "journal")), default="all")
+@click.argument("component", type=click.Choice(("all", "memory", "agents", "model", "journal")), default="all")
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
 @click.option(
     "--agent", "agents", multiple=True, metavar="NAME", type=AGENT_NAME,
@@ -65,6 +66,11 @@ def command(
     With --scope only that scope of memory.db becomes what the journal says: its entities, observations and relations.
     Nothing else in memory.db is touched, even where it is damaged; that is said, and left for `recover memory`.
 
+    The embedding model is put together from what is good of it, embeddings.mirror and the hub (embeddings.hub), and
+    taken only with its journaled hashes. Where it cannot be had, everything else is recovered and the exit code is 3:
+    a server works without it, and texts wait for their vectors. `recover model` also computes those; `journal embed`
+    does so later.
+
     `journal recover journal --accept-tail` is for a journal whose last batch is complete but wrong (exit code 13):
     either it was never acknowledged, or it was and has rotted, and only you can know. It moves that batch to
     quarantine and says how many events it claimed; the journal then ends before it. A receipt of it says that it was
@@ -88,8 +94,8 @@ def command(
             asked = "--accept-loss" if accept_loss else "--accept-tail" if accept_tail else "--receipt"
             raise UsageError(f"{asked} belongs to the journal", hint=f"journal recover journal {asked}")
         return accept(app, tail=accept_tail, loss=accept_loss, given=receipt, dry_run=dry_run, yes=yes)
-    if agents and component == "memory":
-        raise UsageError("--agent names an agent, and memory is none", hint="journal recover agents --agent NAME")
+    if agents and component in ("memory", "model"):
+        raise UsageError(f"--agent names an agent, and {component} is none", hint="journal recover agents --agent NAME")
     if scope is not None and (component not in ("memory", "all") or agents or backup is not None):
         raise UsageError("--scope names a part of memory.db", hint=f"journal recover memory --scope {scope}")
     if backup is not None and not _bring_back(app, backup, dry_run, yes):
@@ -117,7 +123,7 @@ def command(
         result = run(bar.step)
     if app.json:
         app.out.document({"plan": to_builtins(plan), "done": True, "result": to_builtins(result)})
-        return None
+        return 3 if result.problems else None
     if result.scope:
         app.out.line(f"scope {result.scope} is what the journal says, at seq {result.seq}, digest {result.digest}")
         if result.rest_differs:
@@ -136,10 +142,16 @@ def command(
     for each in result.rescued:
         app.out.line(f"agent {each.name}: {each.strategy}, {each.source} (seq {each.seq})")
         app.out.lines(f"  passed over {line}" for line in each.passed_over)
+    if result.model is not None:
+        app.out.line(f"model: {result.model.files} files from {result.model.source}; {result.model.test}")
+    if result.vectors_dropped or result.embedded:
+        app.out.line(f"vectors: {result.vectors_dropped} dropped, {result.embedded} computed")
     for path in result.quarantined:
         app.out.line(f"kept aside: {path}")
     app.out.line(f"at seq {result.seq}, digest {result.digest}, in {result.seconds:.2f} s")
-    return None
+    for problem in result.problems:
+        app.out.note(problem)
+    return 3 if result.problems else None
 
 
 def _plan_for_scope(app: App, scope: str, step: Progress) -> tuple[Plan, Callable[[Progress | None], Recovered]]:

@@ -89,7 +89,9 @@ def _embeddings(found: Standing) -> str:
     embeddings = found.embeddings
     pending = "pending unknown" if embeddings.pending is None else f"{embeddings.pending:,} pending"
     lacking = [] if embeddings.extra_installed else ["the extra `embeddings` is not installed"]
-    lacking += [] if embeddings.model is not None else ["there is no model"]
+    if embeddings.model is None:
+        known = found.model is not None
+        lacking.append("the model is missing or damaged - journal check" if known else "there is no model")
     return f"{pending} ({', '.join(lacking)})" if lacking else pending
 
 
@@ -109,6 +111,11 @@ def _beside(found: Standing) -> Iterator[tuple[str, str]]:
         yield "", f"last proven restorable {age_text(found.time - stored.proven_at)} ago"
     elif stored.count:
         yield "", "none was proven restorable - journal checkpoint verify"
+    if found.drill is not None:
+        age, outcome = age_text(found.time - found.drill.time), "passed" if found.drill.ok else "FAILED"
+        yield "drill", f"{outcome} {age} ago at seq {found.drill.seq}: recovered in {found.drill.seconds:.2f} s"
+    else:
+        yield "drill", "none: the recovery was never rehearsed - journal drill"
     kept = found.quarantine
     yield "quarantine", f"{counted(kept.files, 'file')}, {bytes_text(kept.bytes)}" if kept.files else "empty"
     if found.interrupted_recovery is not None:

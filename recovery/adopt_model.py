@@ -1,0 +1,67 @@
+"""`journal adopt model`: the model as it lies there becomes the journaled one, if it is sound and works."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from recovery.data import Data
+from recovery.model_looking import journaled_manifest, model_name
+from recovery.model_seen import FIRST_SIGHT, journal_model
+from recovery.server import open_core
+from replay.encoder import Model
+from replay.model_files import fault_of
+from replay.probe import probe
+
+
+class AdoptedModel(msgspec.Struct):
+    """What journaling the model as it lies there came to; ``seq`` is None where nothing was journaled."""
+
+    name: str
+    files: int = 0
+    fingerprint: str = ""
+    seq: int | None = None
+    test: str = ""
+    refused: str | None = None
+
+
+def see_model(data: Data) -> int | None:
+    """Journals the first sight of a model where there is one. Returns its seq; None where there was nothing to do."""
+    path = Path(data.config.model_path(data.root))
+    if not path.is_dir() or fault_of(path) is not None or journaled_manifest(data, data.reader()) is not None:
+        return None
+    core = open_core(data, check="quick").core
+    try:
+        return journal_model(core, Model(path), model_name(data), FIRST_SIGHT)
+    finally:
+        core.close()
+
+
+def adopt_model(data: Data, *, dry_run: bool = False, source: str = "adopted") -> AdoptedModel:
+    """Makes the model as it lies there the journaled one, if it is sound and passes its test.
+
+    Raises NoModel where there is none, Locked while a server is at work. Nothing is journaled in a `dry_run`, or
+    where the files are the journaled ones already.
+    """
+    model = Model(data.config.model_path(data.root))
+    name = model_name(data)
+    fault = fault_of(model.path)
+    if fault is not None:
+        return AdoptedModel(name, refused=fault)
+    adopted = AdoptedModel(name, len(model.files), model.fingerprint)
+    manifest = journaled_manifest(data, data.reader())
+    if manifest is not None and manifest.fingerprint == model.fingerprint:
+        return adopted
+    found = probe(str(model.path), name)
+    adopted.test = found.reason
+    if found.works is False:
+        adopted.refused = f"it fails its test: {found.reason}"
+        return adopted
+    if not dry_run:
+        core = open_core(data, check="quick").core
+        try:
+            adopted.seq = journal_model(core, model, name, source)
+        finally:
+            core.close()
+    return adopted

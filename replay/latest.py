@@ -1,0 +1,66 @@
+"""The last event of each kind that says how something outside the state stands: the model's manifest, a drill.
+
+Every manifest of a checkpoint names those up to its own seq, so only the log after the newest one is read for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+
+from journal.checkpoint import CheckpointStore
+from journal.events import DrillCompleted, ModelReplaced, ModelVerified, tag_of
+from journal.reader import LogReader
+from journal.scan import Batch
+from replay.history import belongs, decode_types
+
+Landmark = ModelVerified | ModelReplaced | DrillCompleted
+Latest = dict[str, int]
+"""Key (`key_of`) → seq of the last such event."""
+
+_WANTED = {tag_of(kind) for kind in (ModelVerified, ModelReplaced, DrillCompleted)}
+
+
+def model_key(name: str) -> str:
+    return f"model:{name}"
+
+
+DRILL = "drill"
+
+
+def key_of(event: Landmark) -> str:
+    return DRILL if isinstance(event, DrillCompleted) else model_key(event.name)
+
+
+def read_latest(reader: LogReader, store: CheckpointStore, until: int | None = None) -> Latest:
+    """Of each kind the last one up to seq `until` (default: the log's end)."""
+    last = reader.last_seq if until is None else until
+    base, latest = 0, Latest()
+    for manifest in store.manifests():
+        if manifest.seq <= last and manifest.latest is not None and belongs(manifest, reader):
+            base, latest = manifest.seq, dict(manifest.latest)
+            break
+    if base < last:
+        for batch in reader.batches(base + 1, last):
+            latest |= {key_of(event): seq for seq, event in _landmarks(batch) if base < seq <= last}
+    return latest
+
+
+def event_at(reader: LogReader, seq: int) -> Landmark | None:
+    """The event that a seq of `read_latest` means."""
+    batch = reader.batch_of(seq)
+    event = batch.records()[seq - batch.first_seq].event
+    return event if isinstance(event, Landmark) else None
+
+
+def _landmarks(batch: Batch) -> Iterator[tuple[int, Landmark]]:
+    """It is decoded whole only where there are any."""
+    try:
+        if _WANTED.isdisjoint(decode_types(batch.payload)):
+            return
+    except msgspec.MsgspecError:
+        pass  # decoding it whole says what is wrong, and where
+    for seq, record in enumerate(batch.records(), batch.first_seq):
+        if isinstance(record.event, Landmark):
+            yield seq, record.event
