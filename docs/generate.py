@@ -126,6 +126,8 @@ def _inline(value: object) -> str:
     """A default as YAML on one line."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{name}: {each}" for name, each in value.items()) + "}"
+    if isinstance(value, bool):
+        return str(value).lower()
     return str(value) if value != "" else '""'
 
 

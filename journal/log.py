@@ -10,6 +10,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from time import perf_counter_ns
 from typing import Annotated
 
@@ -31,6 +32,7 @@ from journal.opening import Opening, settle
 from journal.reader import LogReader, Tail
 from journal.segment import SegmentWriter, segment_key, segment_name
 from journal.storage import Lock, Storage
+from journal.watermark import Mark, Watermark, read_watermark
 
 SEGMENT_BYTES_MAX = 16 << 20
 RESERVE_BYTES = 16 << 20
@@ -97,6 +99,7 @@ class Log:
         segment_bytes_max: int,
         reserve_bytes: int,
         entropy: Callable[[int], bytes],
+        watermark: Watermark | None = None,
     ) -> None:
         self.storage = storage
         self.directory = directory
@@ -116,6 +119,7 @@ class Log:
         self._segment_bytes_max = segment_bytes_max
         self._reserve_bytes = reserve_bytes
         self._entropy = entropy
+        self._watermark = watermark
 
     @classmethod
     def open(
@@ -129,11 +133,13 @@ class Log:
         reserve_bytes: int = RESERVE_BYTES,
         entropy: Callable[[int], bytes] = secrets.token_bytes,
         accept_tail: bool = False,
+        strict: bool = False,
     ) -> Log:
         """Takes the lock, raises the epoch, and settles what an interrupted writer left (see `settle`).
 
         `evidence_seq` is the last seq that something outside the log knows to have been durable (memory.db's position,
-        a checkpoint, a receipt). Raises NotAJournal, Locked, Corrupt, AmbiguousTail, Diverged, Unsupported.
+        a checkpoint, a receipt). A `strict` writer syncs a watermark after each batch, before it acknowledges: evidence
+        that needs nothing else. Raises NotAJournal, Locked, Corrupt, AmbiguousTail, Diverged, Unsupported.
         """
         if storage.kind(f"{directory}/segments") != "directory":
             raise NotAJournal("no journal here", path=directory, hint="create one with: journal init")
@@ -148,9 +154,12 @@ class Log:
             opening, segment = settle(storage, directory, reader, previous_epoch, epoch, entropy, accept_tail)
             if segment is not None:
                 reader.refresh()
+            watermark, problems = _watermark(storage, directory, reader, epoch, strict)
+            opening = replace(opening, watermark_problems=problems)
             return cls(
                 storage, directory, lock, claim, epoch, reader, opening, segment,
                 segment_bytes_max=segment_bytes_max, reserve_bytes=reserve_bytes, entropy=entropy,
+                watermark=watermark,
             )  # fmt: skip
         except BaseException:
             lock.release()
@@ -172,9 +181,12 @@ class Log:
             segment.header, epoch=self.epoch, flags=0, first_seq=self.next_seq, count=len(records), payload=payload,
             durable_seq=self.durable_seq, previous_chain=self.chain, offset=segment.offset,
         )  # fmt: skip
+        chain = next_chain(self.chain, self.next_seq, len(records), payload)
         started = perf_counter_ns()
         try:
             segment.write(batch)
+            if self._watermark is not None:
+                self._watermark.advance(Mark(self.next_seq + len(records) - 1, chain, self.epoch))
         except BaseException as error:  # Ctrl-C between write and sync leaves the outcome as unknown as EIO does
             self.poison(f"a batch at seq {self.next_seq} failed: {error}")
             raise OutcomeUnknown(
@@ -184,7 +196,7 @@ class Log:
             ) from error
         self.sync_ns = perf_counter_ns() - started
         first_seq, self.next_seq = self.next_seq, self.next_seq + len(records)
-        self.chain = next_chain(self.chain, first_seq, len(records), payload)
+        self.chain = chain
         self.durable_seq = self.next_seq - 1
         self.last_time = time
         return Appended(first_seq, len(records), self.chain, self.epoch)
@@ -282,8 +294,28 @@ class Log:
                 else:
                     segment.close()
         finally:
+            if self._watermark is not None:
+                self._watermark.close()
             self.poison("it is closed")
             self._lock.release()
+
+
+def _watermark(
+    storage: Storage, directory: str, reader: LogReader, epoch: int, strict: bool
+) -> tuple[Watermark | None, tuple[str, ...]]:
+    """A strict writer's watermark, made anew; and why the one that was there could not be believed.
+
+    Any writer replaces one that is damaged: what it said of this log is settled by now.
+    """
+    found = read_watermark(storage, directory, reader.journal_id)
+    problems = tuple(str(each) for each in found.problems)
+    if not strict and not problems:
+        return None, ()
+    watermark = Watermark(storage, directory, reader.journal_id, Mark(reader.last_seq, reader.last_chain, epoch))
+    if strict:
+        return watermark, problems
+    watermark.close()
+    return None, problems
 
 
 def take_lock(storage: Storage, directory: str) -> Lock:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from journal.errors import Diverged
 from journal.format import SegmentHeader, encode_batch, encode_segment_header, generated_op_id
 from journal.reader import LogReader, Tail
 from journal.regions import Action, Verdict, decision_on, error_for, verdict_on
@@ -16,6 +17,7 @@ from journal.repair_segment import mend_last_batch
 from journal.repaired import Repair, put_in_place, repair_of
 from journal.segment import SegmentWriter, segment_key
 from journal.storage import Storage, write_file
+from journal.watermark import NAME as WATERMARK
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +26,7 @@ class Opening:
 
     ``carried`` are (seq, op_id) of records that lay past the last durable seq: they survived, though their writer may
     have told its callers `outcome_unknown`. ``torn_bytes`` were moved to ``quarantined``. ``repaired`` is the wrong bit
-    of the tail that was put right.
+    of the tail that was put right. ``watermark_problems`` is why a watermark that was there was no evidence.
     """
 
     clean: bool
@@ -33,6 +35,7 @@ class Opening:
     torn_bytes: int = 0
     quarantined: str | None = None
     repaired: tuple[Repair, ...] = ()
+    watermark_problems: tuple[str, ...] = ()
 
 
 def settle(
@@ -53,6 +56,7 @@ def settle(
     a new segment and synced there, before anything applies, deduplicates or acknowledges by them.
     """
     repaired = _repair_tail(storage, directory, reader)
+    _hold_against_watermark(reader)
     tail = reader.tail
     if tail.region is None:
         reader.raise_for_end()
@@ -88,6 +92,20 @@ def _repair_tail(storage: Storage, directory: str, reader: LogReader) -> tuple[R
     done = put_in_place(storage, directory, tail.path, mended.data, repairs)
     reader.refresh()
     return done
+
+
+def _hold_against_watermark(reader: LogReader) -> None:
+    """Raises Diverged where the watermark tells another history than the log; that it ends too early is told later."""
+    mark = reader.watermark
+    if mark is None:
+        return
+    if 0 < mark.seq <= reader.last_seq and reader.chain_at(mark.seq) != mark.chain:
+        raise Diverged(
+            f"the watermark is of another history: its chain at seq {mark.seq} (epoch {mark.epoch}) is not the log's",
+            path=f"{reader.directory}/{WATERMARK}",
+            seq=mark.seq,
+            hint="a copy of this journal was written separately: journal verify --against DIR",
+        )
 
 
 def _quarantine_tail(storage: Storage, directory: str, tail: Tail, epoch: int) -> str:

@@ -18,6 +18,7 @@ from journal.regions import CORRUPT_HINT, Verdict, error_for, verdict_on
 from journal.scan import BadRegion, Batch, Scanner
 from journal.segment import parse_segment_name
 from journal.storage import Storage
+from journal.watermark import read_watermark
 
 
 class SegmentRef(NamedTuple):
@@ -91,6 +92,10 @@ class LogReader:
                 hint="restore them from a backup",
             )
         self.journal_id = header.journal_id
+        # Before the tail: a writer at work moves both on, and what it said of a seq must be there to be read.
+        self.watermark = read_watermark(self.storage, self.directory, header.journal_id).mark
+        if self.watermark is not None:
+            self.evidence_seq = max(self.evidence_seq, self.watermark.seq)
         self.tail = self._read_tail()
 
     def _nothing(self) -> Exception:
@@ -118,6 +123,14 @@ class LogReader:
     def parent(self) -> Parent | None:
         """The journal that this one succeeds after a loss, as its first segment's header names it."""
         return parent_of(self._header(self.segments[0])[0], self.segments[0].path)
+
+    def carried(self) -> tuple[int, int] | None:
+        """(first, last) seq of what the last opener carried over: events that nobody had vouched for until then."""
+        epoch = self.segments[-1].epoch
+        header, _ = self._header(next(each for each in self.segments if each.epoch == epoch))
+        durable_seq = int(header.extra.get("durable_seq", 0))
+        made_whole = durable_seq < header.first_seq or parent_of(header, self.segments[0].path) is not None
+        return None if made_whole else (header.first_seq, durable_seq)
 
     # -- batches ------------------------------------------------------------------------------------------------------
 

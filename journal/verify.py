@@ -14,7 +14,7 @@ from typing import Any, Literal
 import msgspec
 
 from journal.checkpoint import CheckpointStore
-from journal.errors import Corrupt, DataError, JournalError
+from journal.errors import Corrupt, DataError, Diverged, JournalError
 from journal.events import JournalEventLost
 from journal.format import KIND_PLAN, Record, SegmentHeader, decode_file, decode_segment_header
 from journal.lineage import Parent, parent_of
@@ -25,6 +25,9 @@ from journal.regions import Verdict, error_for, verdict_on
 from journal.repaired import PENDING
 from journal.scan import Batch, Scanner
 from journal.storage import Storage
+from journal.watermark import NAME as WATERMARK
+from journal.watermark import Found as Watermarked
+from journal.watermark import read_watermark
 from journal.witness import Head, head_in, judge_head
 
 PLANS = {"recovery.json", "import.json", "scrub.json", PENDING}  # a prologue of kind 3, and JSON
@@ -98,11 +101,17 @@ def verify(
     parts = {part for manifest in manifests for part in manifest.parts}
     total = sum(storage.size(segment.path) for segment in segments) + sum(part.length for part in parts)
     total += sum(storage.size(parity.path_of(name)) for name in parity.names())
+    ours = _journal_id(storage, segments)
     wanted = {manifest.seq for manifest in manifests} | ({head.seq} if head else set())
-    if head is not None and head.journal_id == _journal_id(storage, segments):
+    if head is not None and head.journal_id == ours:
         evidence_seq = max(evidence_seq, head.seq)
+    watermark = read_watermark(storage, directory, bytes.fromhex(ours)) if ours else Watermarked(None)
+    if watermark.mark is not None:
+        evidence_seq = max(evidence_seq, watermark.mark.seq)
+        wanted.add(watermark.mark.seq)
     chains = _Chains(wanted)
     _segments(storage, segments, evidence_seq, report, chains, lambda: progress and progress(report.bytes, total))
+    _hold_watermark(watermark, chains, f"{directory}/{WATERMARK}", report)
     for broken in damaged:
         report.add(broken.error, broken.path)
     for manifest in manifests:
@@ -132,6 +141,15 @@ def verify(
         if wrong is not None:
             report.add(wrong, directory)
     return report
+
+
+def _hold_watermark(found: Watermarked, chains: _Chains, path: str, report: Verified) -> None:
+    for problem in found.problems:
+        report.add(problem, path)
+    mark = found.mark
+    if mark is not None and mark.seq in chains.at and chains.at[mark.seq].chain != mark.chain.hex():
+        told = f"the watermark is of another history: its chain at seq {mark.seq} is not the log's"
+        report.add(Diverged(told, path=path, seq=mark.seq, hint="journal verify --against DIR"), path)
 
 
 def _of_another_history(seq: int, path: str) -> Corrupt:
@@ -338,7 +356,7 @@ def _link(
 
 def _strays(storage: Storage, directory: str, parts: set[str], report: Verified) -> None:
     """Reads what is neither segment, manifest nor listed part: a plan must decode, anything else is a note."""
-    known = {"segments", "checkpoints", "parity", "quarantine", "lock", "control.sock"}
+    known = {"segments", "checkpoints", "parity", "quarantine", "lock", "control.sock", WATERMARK}
     known |= PLANS
     names = [(directory, name) for name in storage.list(directory) if name not in known]
     ours = {segment.path for segment in list_segments(storage, directory)}

@@ -23,6 +23,7 @@ from journal.reader import LogReader
 from journal.salvage import Spot, Survey, survey
 from journal.storage import Lock, Storage
 from journal.successor import Built, build_successor
+from journal.watermark import read_watermark
 from recovery.backup import remove_tree
 from recovery.data import Data, journal_ids
 from recovery.diagnose import evidence_seq
@@ -104,6 +105,10 @@ def _witnesses(data: Data, receipts: Sequence[Receipt]) -> dict[int, str]:
     position = peek_position(current.path) if current.path is not None and current.kind == "generation" else None
     if position is not None and position.journal_id in ids and position.seq:
         chains[position.seq] = position.chain
+    for journal_id in ids:
+        mark = read_watermark(data.storage, data.layout.journal, bytes.fromhex(journal_id)).mark
+        if mark is not None and mark.seq:
+            chains[mark.seq] = mark.chain.hex()
     return chains | {receipt.seq: receipt.chain for receipt in receipts}
 
 

@@ -42,6 +42,12 @@ def _whole(low: int, high: int = (1 << 62)) -> Kind:
     return Kind(f"a whole number, at least {low}" + (f" and at most {high}" if high < 1 << 62 else ""), read)
 
 
+def _boolean(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError
+    return value
+
+
 def _number(value: object, *, low: float, high: float) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
         raise ValueError
@@ -108,6 +114,7 @@ HUB = Kind("an http or https address, or empty, or off", _hub)
 REPOSITORY = Kind("OWNER/NAME", _matching(r"[\w.-]+/[\w.-]+"))
 REVISION = Kind("the name of a branch or tag, or a commit", _matching(r"[\w./-]+"))
 POSITIVE = _whole(1)
+BOOLEAN = Kind("true or false", _boolean)
 RATIO = Kind("a number from 0 to 1", partial(_number, low=0.0, high=1.0))
 AGENT_LEVELS = Kind(f"a map from agent name or pattern (`*`, `?`, `[…]`) to one of {', '.join(LEVELS)}", _levels)
 LEVEL_WEIGHTS = Kind("a map from level to a number from 0.001 to 1000", _weights)
@@ -238,6 +245,17 @@ class Disk:
 
 
 @dataclass(frozen=True, slots=True)
+class Durability:
+    strict: bool = _key(
+        BOOLEAN,
+        False,
+        "Before a batch is acknowledged, its seq is synced to `journal/watermark`, too: a second sync a batch. Then an "
+        "acknowledged event that is damaged at the journal's very end can never pass for one that was not, even where "
+        "memory.db and every receipt are gone.",
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """A whole journal.yaml. ``Config()`` is what an absent file means."""
 
@@ -253,6 +271,7 @@ class Config:
     agents: Agents = _section(Agents, "How agent configs are judged.")
     embeddings: Embeddings = _section(Embeddings, "The embedding model (extra `embeddings`).")
     disk: Disk = _section(Disk, "Free space.")
+    durability: Durability = _section(Durability, "How much is synced before a write is acknowledged.")
 
     def layout(self, root: str) -> Layout:
         """Absolute paths under the data directory ``root`` (absolute)."""

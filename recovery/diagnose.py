@@ -12,6 +12,7 @@ import msgspec
 from journal.errors import DataError, NotAJournal
 from journal.reader import LogReader
 from journal.storage import Kind
+from journal.watermark import read_watermark
 from recovery.data import Data
 from recovery.facts import Facts, JournalFacts, MemoryFacts, Rescue
 from recovery.known import Known
@@ -78,7 +79,7 @@ def diagnose(
 
 
 def evidence_seq(data: Data) -> int:
-    """The last seq that something outside the log knows to have been durable: checkpoints, parity, memory.db.
+    """The last seq that something outside the log knows to have been durable: checkpoints, parity, memory.db, watermark.
 
     Only what belongs to this journal is evidence: a memory.db of another one says nothing of this log's end. That a
     segment has parity says that it was sealed, so all of it was durable.
@@ -91,6 +92,9 @@ def evidence_seq(data: Data) -> int:
         position = peek_position(current.path)
         if position is not None and ours in (None, position.journal_id):
             seqs.append(position.seq)
+    if ours is not None:
+        mark = read_watermark(data.storage, data.layout.journal, bytes.fromhex(ours)).mark
+        seqs += [mark.seq] if mark is not None else []
     return max(seqs, default=0)
 
 
@@ -107,14 +111,17 @@ def read_journal(data: Data) -> tuple[LogReader | None, JournalFacts]:
     )
     try:
         reader = data.reader(evidence)
+        marked = read_watermark(data.storage, data.layout.journal, reader.journal_id)
         tail = reader.tail
         facts = msgspec.structs.replace(
             facts, journal_id=reader.journal_id.hex(), last_seq=reader.last_seq, last_time=reader.last_time,
             segments=len(reader.segments), clean=tail.closed and tail.region is None,
             torn_bytes=tail.region.length if tail.region else 0,
+            damaged_watermark=str(marked.problems[0].message) if marked.problems else "",
         )  # fmt: skip
         reader.raise_for_tail()
-        if facts.newest_checkpoint > reader.last_seq:  # memory.db beyond the end is judged where memory.db is
+        told = max(facts.newest_checkpoint, reader.watermark.seq if reader.watermark is not None else 0)
+        if told > reader.last_seq:  # memory.db beyond the end is judged where memory.db is
             reader.raise_for_end()
     except NotAJournal:
         raise

@@ -32,6 +32,7 @@ from recovery.quarantine import expire
 from recovery.recovered import Recovered
 from recovery.rows import Decision
 from recovery.steps import STEPS, Progress
+from recovery.takeover import takeover_event
 from recovery.telling import journal_repairs
 from replay.catchup import catch_up
 from replay.digest import state_digest
@@ -74,6 +75,9 @@ def recover(
                 raise
             return Recovered(plan.recovery_id)  # what is only late is the business of the writer at work
         try:
+            told = takeover_event(log)
+            if told is not None:  # before planning: memory.db then catches up with it, too
+                journal_event(log, told)
             result = execute(data, log, make(), progress)
             result.expired = expire(data, time_ns()).removed
             return result
@@ -123,6 +127,7 @@ def open_log(data: Data, *, accept_tail: bool = False, evidence: int = 0) -> Log
         segment_bytes_max=data.config.segment_bytes_max,
         reserve_bytes=data.config.disk.reserve_bytes,
         accept_tail=accept_tail,
+        strict=data.config.durability.strict,
     )
     try:
         journal_repairs(data.storage, data.layout.journal, log)

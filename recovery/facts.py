@@ -28,6 +28,7 @@ class JournalFacts(msgspec.Struct, frozen=True, kw_only=True):
     newest_checkpoint: int = 0
     proven_at: int | None = None  # UTC ns: when a checkpoint last proved restorable
     damaged_checkpoints: tuple[str, ...] = ()
+    damaged_watermark: str = ""
 
 
 MemoryKind = Literal["generation", "missing", "dangling", "foreign_link", "file", "other"]

@@ -19,7 +19,6 @@ import anyio.to_thread
 
 from journal.commit import Ticket, draft, ticket
 from journal.errors import AmbiguousTail, Corrupt, DataError, Diverged, JournalError, Unsupported, UsageError
-from journal.events import EpochStarted
 from recovery.data import Data
 from recovery.decide import decide
 from recovery.diagnose import diagnose
@@ -30,6 +29,7 @@ from recovery.plan import Plan
 from recovery.quarantine import expire
 from recovery.recovered import Recovered
 from recovery.rows import Decision
+from recovery.takeover import takeover_event
 from replay.background import Background
 from replay.core import Core
 from replay.faults import declared
@@ -128,10 +128,9 @@ def _stop_for(decisions: Iterable[Decision]) -> None:
 
 def _tell_of_takeover(core: Core) -> None:
     """Journals that this writer took over from one that did not close, and what it found."""
-    opening = core.log.opening
-    if opening.clean or not (opening.carried or opening.torn_bytes):
+    event = takeover_event(core.log)
+    if event is None:
         return
-    event = EpochStarted(core.log.epoch, opening.previous_epoch, len(opening.carried), opening.torn_bytes)
     request: Ticket = ticket((draft(event, None, "journal", None),), None)
     with core.lock, core.log.into_reserve():
         core.committer.submit(request)
@@ -147,12 +146,13 @@ async def open_server(
 
     With `background`, checkpoints are made when they are due and vectors are computed behind the write path.
     `hook.kept` are the decisions that are left to a person: hand edits, files that the journal never saw.
+    `hook.recovered` is what opening repaired, `hook.carried` which events outlived a writer that did not close.
     """
     data = Data.at(path)
     opened = await anyio.to_thread.run_sync(lambda: open_core(data, check=check, progress=progress))
     behind = background_of(data, opened.core, checkpoints=background, embeddings=background)
     async with Hook(opened.core, behind).running() as hook:
-        hook.kept = opened.kept
+        hook.kept, hook.recovered = opened.kept, opened.recovered
         yield hook
 
 
@@ -165,5 +165,5 @@ def open_server_sync(
     opened = open_core(data, check=check, progress=progress)
     behind = background_of(data, opened.core, checkpoints=background, embeddings=background)
     with SyncHook(opened.core, behind) as hook:
-        hook.kept = opened.kept
+        hook.kept, hook.recovered = opened.kept, opened.recovered
         yield hook

@@ -34,7 +34,11 @@ class Writer(msgspec.Struct, frozen=True):
 
 
 class Log(msgspec.Struct, frozen=True, kw_only=True):
-    """``closed``: the last writer closed, so the log ends where it says. ``problem`` is what stops reading it."""
+    """``closed``: the last writer closed, so the log ends where it says. ``problem`` is what stops reading it.
+
+    ``unsettled`` counts events of a writer that is gone whose sync nobody vouches for: the next open settles them.
+    ``carried_from`` to ``carried_to`` are those that the last opener carried over, whatever their callers were told.
+    """
 
     journal_id: str = ""
     last_seq: int | None = None
@@ -43,6 +47,9 @@ class Log(msgspec.Struct, frozen=True, kw_only=True):
     bytes: int = 0
     closed: bool = False
     torn_bytes: int = 0
+    unsettled: int = 0
+    carried_from: int | None = None
+    carried_to: int | None = None
     epoch: int = 0
     writer: Writer | None = None
     problem: str | None = None
@@ -145,17 +152,20 @@ def _log(data: Data, manifests: list[Manifest], position: Position | None) -> tu
     known = [manifest.seq for manifest in manifests if manifest.journal_id == reader.journal_id.hex()]
     if position is not None and position.journal_id == reader.journal_id.hex():
         known.append(position.seq)
-    reader.evidence_seq = max(known, default=0)
+    reader.evidence_seq = max([reader.evidence_seq, *known])
     problem, exit_code = None, 0
     try:
         reader.raise_for_end()
     except DataError as error:
         problem, exit_code = str(error), error.exit_code
     tail = reader.tail
+    carried = reader.carried()
     log = Log(
         journal_id=reader.journal_id.hex(), last_seq=reader.last_seq, last_time=reader.last_time or None,
         segments=len(reader.segments), bytes=sum(data.storage.size(each.path) for each in reader.segments),
         closed=tail.closed and tail.region is None, torn_bytes=tail.region.length if tail.region is not None else 0,
+        unsettled=0 if tail.closed or writer is not None else tail.last_seq - tail.durable_seq,
+        carried_from=carried[0] if carried else None, carried_to=carried[1] if carried else None,
         epoch=max(claim.epoch, tail.epoch), writer=writer, problem=problem, exit_code=exit_code,
     )  # fmt: skip
     return log, reader

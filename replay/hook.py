@@ -48,6 +48,7 @@ class Hook:
     """The async face. Use it as `async with Hook(…).running()`; `recovery.open_server` gives one that is ready."""
 
     kept: Sequence[Any] = ()  # what opening left for a person to decide: hand edits, files that were never journaled
+    recovered: Any = None  # what opening repaired
 
     def __init__(self, core: Core, background: Background) -> None:
         self.core = core
@@ -58,6 +59,11 @@ class Hook:
         self._waiting: Waiting
         self._thread: anyio.CapacityLimiter  # of its own: those who wait for a commit may hold all of the default one's
         self._served = anyio.Event()
+
+    @property
+    def carried(self) -> Sequence[tuple[int, str]]:
+        """(seq, op_id) of the events that outlived a writer which did not close, and may have said outcome_unknown."""
+        return self.core.log.opening.carried
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Hook]:
@@ -192,11 +198,17 @@ class SyncHook:
     """The face for threads: whichever caller holds the lock commits for all that queued behind it."""
 
     kept: Sequence[Any] = ()  # as in `Hook`
+    recovered: Any = None
 
     def __init__(self, core: Core, background: Background) -> None:
         self.core = core
         self.background = background
         self.agents = SyncAgents(self)
+
+    @property
+    def carried(self) -> Sequence[tuple[int, str]]:
+        """(seq, op_id) of the events that outlived a writer which did not close, and may have said outcome_unknown."""
+        return self.core.log.opening.carried
 
     def __enter__(self) -> SyncHook:
         try:

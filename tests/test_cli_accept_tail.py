@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from journal.log import Log
+from journal.reader import LogReader
 from journal.storage import RealStorage
 from recovery.setup import initialise
 from tests.command import journal
@@ -64,6 +65,60 @@ def test_the_accepted_tail_lies_in_quarantine_and_the_journal_goes_on_before_it(
     assert journal("verify", "--data", str(data)).returncode == 0
     again = journal("recover", "journal", "--accept-tail", "--data", str(data))
     assert (again.returncode, again.stdout) == (0, "nothing to accept\n")
+
+
+@pytest.fixture
+def receipts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `append` printed for four events, and a journal whose last one has rotted; only receipts tell."""
+    root = tmp_path_factory.mktemp("kept")
+    initialise(root / "data")
+    log = Log.open(RealStorage(), str(root / "data/journal"))
+    for number in range(1, 5):
+        append(log, number)
+    abandon(log)
+    reader = LogReader(RealStorage(), str(root / "data/journal"))
+    lines = []
+    for batch in reader.batches():
+        told = {"seq": batch.first_seq, "time": batch.heads()[0].time, "op_id": f"e2-{batch.first_seq}"}
+        lines.append(json.dumps({**told, "chain": batch.chain.hex(), "epoch": batch.epoch}))
+    (root / "receipts.jsonl").write_text("\n".join(lines))
+    path = segment_files(str(root / "data/journal"))[-1]
+    damaged = bytearray(path.read_bytes())
+    at = damaged.rindex(b"fact 4")
+    damaged[at : at + 4] = b"\xee" * 4
+    path.write_bytes(damaged)
+    return root
+
+
+def test_a_receipt_of_it_says_that_it_was_acknowledged(receipts: Path) -> None:
+    data, given = str(receipts / "data"), str(receipts / "receipts.jsonl")
+    assert journal("check", "--data", data).returncode == 13
+    before = tree(receipts / "data")
+    for verb in (
+        ("recover", "journal", "--accept-tail", "--receipt", given),
+        ("recover", "journal", "--accept-tail", "--receipt", given, "--dry-run"),
+        ("verify", "--receipt", given),
+    ):
+        done = journal(*verb, "--data", data)
+        assert done.returncode == 12, (verb, done)
+        assert "event 4" in done.stdout + done.stderr
+    assert {**tree(receipts / "data"), "journal/lock": b""} == {**before, "journal/lock": b""}
+
+
+def test_receipts_of_what_came_before_it_do_not_speak_for_it(receipts: Path) -> None:
+    earlier = (receipts / "receipts.jsonl").read_text().splitlines()[:3]
+    done = journal("recover", "journal", "--accept-tail", "--receipt", "-", "--data", str(receipts / "data"),
+                   input="\n".join(earlier))  # fmt: skip
+    assert done.returncode == 0, done
+    assert "ends at seq 3" in done.stdout
+
+
+def test_receipts_of_another_journal_are_no_evidence(receipts: Path) -> None:
+    line = json.loads((receipts / "receipts.jsonl").read_text().splitlines()[1])
+    done = journal("recover", "journal", "--accept-tail", "--receipt", json.dumps({**line, "chain": "00" * 32}),
+                   "--data", str(receipts / "data"))  # fmt: skip
+    assert done.returncode == 12
+    assert "rewritten, or the receipt is of another one" in done.stderr
 
 
 def test_it_belongs_to_the_journal_alone(data: Path) -> None:

@@ -39,6 +39,7 @@ embeddings:
 parity: {share: 0.25, directory: /mnt/parity}
 scrub: {bytes_per_second: 0}
 disk: {reserve_bytes: 0}
+durability: {strict: true}
 """
 
 
@@ -74,6 +75,7 @@ def test_every_key_can_be_set():
     assert (config.mirror_path("/d"), config.embeddings.hub) == ("/mnt/models", "off")
     assert (config.embeddings.repository, config.embeddings.revision) == ("acme/minilm", "v2")
     assert config.disk.reserve_bytes == 0
+    assert config.durability.strict is True
     assert config.policy() == Policy(
         events=10,
         seconds=20,

@@ -164,6 +164,7 @@ HEALTHY = MemoryFacts(
 )  # fmt: skip
 AROUND: dict[str, dict[str, Any]] = {
     "checkpoint": {"journal": {"damaged_checkpoints": ("manifest 5",)}},
+    "watermark": {"journal": {"damaged_watermark": "sector 1"}},
     "data": {"writable": False},
     "agents": {"agents_kind": "file"},
     "recovery": {"interrupted": ""},
@@ -188,7 +189,7 @@ def everything() -> Iterator[tuple[Facts, set[str]]]:
     for journal, memory in product(JOURNALS, one_of_each.values()):
         for count in range(len(AROUND) + 1):
             for names in combinations(AROUND, count):
-                facts = Facts(journal=journal, memory=memory, agents=(few[count], few[-count - 1]))
+                facts = Facts(journal=journal, memory=memory, agents=(few[count % len(few)], few[-count % len(few)]))
                 yield with_(facts, *names), set(names)
 
 

@@ -44,6 +44,7 @@ def command(app: App, quick_check: bool) -> int | None:
     from journal.errors import UsageError
     from recovery.data import Data
     from recovery.server import background_of, open_core
+    from recovery.takeover import takeover_lines
     from replay.hook import SyncHook
 
     if sys.stdin is None:
@@ -56,6 +57,8 @@ def command(app: App, quick_check: bool) -> int | None:
         app.out.note(f"repaired on opening: {', '.join(done)}; journal log --type recovery.completed tells of it")
     for repair in opened.core.log.opening.repaired:
         app.out.note(f"repaired on opening: {repair.words()}")
+    for line in takeover_lines(opened.core.log.opening):
+        app.out.note(line)
     for decision in opened.kept:
         app.out.note(f"{decision.component}: {decision.reason} - {decision.hint}")
     with SyncHook(opened.core, background_of(data, opened.core, checkpoints=True)) as hook:

@@ -74,11 +74,46 @@ def command(
     weigh_end(data, reader)
     first, last = bounds(data, reader, since, until)
     show = _objects(app) if app.json else _Lines(app).show
-    show(_selected(reader, wanted, first, last, count))
+    answered = _Answered(op_ids)
+    show(answered.passing(_selected(reader, wanted, first, last, count)))
+    if op_ids and not follow:
+        _tell_what_became(app, data, reader, answered)
     if follow:
         app.out.flush()
         reader.raise_for_end()
         _follow(app, reader, wanted, show)
+
+
+class _Answered:
+    """Which of the op_ids that were asked for were met, and the last seq that was printed."""
+
+    def __init__(self, op_ids: tuple[str, ...]) -> None:
+        self.missing = list(op_ids)
+        self.last_seq = 0
+
+    def passing(self, found: Iterator[Entry]) -> Iterator[Entry]:
+        for entry in found:
+            if entry.op_id in self.missing:
+                self.missing.remove(entry.op_id)
+            self.last_seq = entry.seq
+            yield entry
+
+
+def _tell_what_became(app: App, data: Data, reader: LogReader, answered: _Answered) -> None:
+    """A definite answer to who asks for an op_id: it was taken, it was not, or the next open settles it."""
+    from replay.holders import holders
+
+    app.out.flush()
+    tail = reader.tail
+    settled = tail.closed or answered.last_seq <= tail.durable_seq
+    if not settled and not holders([f"{data.layout.journal}/lock"]):
+        app.out.note(
+            f"seq {answered.last_seq} lies past seq {tail.durable_seq}, the last that is known to be synced: the next "
+            "open makes it durable, before anything builds on it"
+        )
+    for op_id in answered.missing:
+        lost = "unless it is one of the lost events, it" if reader.parent is not None else "it"
+        app.out.note(f"no record that was looked at has op_id {op_id}: {lost} was not taken, and may be sent again")
 
 
 def _objects(app: App) -> Callable[[Iterable[Entry]], None]:

@@ -56,6 +56,11 @@ def _journal(found: Standing) -> Iterator[tuple[str, str]]:
         end = "closed" if log.closed else "open" if log.writer else "not closed by its last writer"
         torn = f", {counted(log.torn_bytes, 'torn byte')} behind it" if log.torn_bytes and not log.problem else ""
         yield "log", f"{counted(log.segments, 'segment')}, {bytes_text(log.bytes)}, {end}{torn}"
+    if log.unsettled:
+        yield "", f"{counted(log.unsettled, 'event')} that no sync is known of: the next open settles them"
+    if log.carried_from is not None:
+        which = f"{log.carried_from}-{log.carried_to}" if log.carried_from != log.carried_to else f"{log.carried_from}"
+        yield "", f"seq {which} outlived a writer that was cut: journal log --op-id ID says what became of one"
     if log.problem is not None:
         yield "DAMAGE", log.problem
     who = f"process {log.writer.pid} ({log.writer.command})" if log.writer is not None else "none"
