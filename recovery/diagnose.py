@@ -79,7 +79,7 @@ def diagnose(
 
 
 def evidence_seq(data: Data) -> int:
-    """The last seq that something outside the log knows to have been durable: checkpoints, parity, memory.db, watermark.
+    """The last seq that the rest knows to have been durable: checkpoints, parity, memory.db, the watermark.
 
     Only what belongs to this journal is evidence: a memory.db of another one says nothing of this log's end. That a
     segment has parity says that it was sealed, so all of it was durable.
