@@ -61,6 +61,9 @@ def decide_vectors(facts: VectorFacts) -> Decision:
 
 def decide_journal(facts: JournalFacts) -> Decision:
     """The log first: nothing is recovered from a journal that cannot be read."""
+    if facts.error and facts.repairs:
+        reason = f"{facts.error}; it can be put right: {'; '.join(facts.repairs)}"
+        return Decision("journal", facts.error_code, "repair", "failed", reason, "journal recover all", facts.exit_code)
     if facts.error:
         hint = facts.error_hint or "journal verify"
         return Decision("journal", facts.error_code, "stop", "failed", facts.error, hint, facts.exit_code)

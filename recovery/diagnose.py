@@ -9,7 +9,7 @@ from collections.abc import Collection
 
 import msgspec
 
-from journal.errors import DataError, NotAJournal
+from journal.errors import AmbiguousTail, Corrupt, DataError, NotAJournal
 from journal.reader import LogReader
 from journal.storage import Kind
 from journal.watermark import read_watermark
@@ -21,6 +21,9 @@ from recovery.looking import Look, Progress
 from recovery.model_looking import Tested, look_at_model, look_at_vectors
 from recovery.reading import peek_position
 from recovery.rescue import judged
+from recovery.telling import log_repairs
+
+Repairable = Corrupt | AmbiguousTail  # not two histories, nor a newer version
 
 
 def diagnose(
@@ -68,7 +71,7 @@ def diagnose(
                 agents, rescues = judged(data, reader, agents, look.expected_agents(memory), asked)
             seen = look_at_model(data, reader, known, hashed=deep, tested=model) if model is not None else None
         except DataError as error:  # damage before the log's end is met where events are read
-            return msgspec.structs.replace(facts, journal=_stopped_by(error, journal))
+            return msgspec.structs.replace(facts, journal=_stopped_by(data, error, journal))
     return msgspec.structs.replace(
         facts, memory=memory, agents=tuple(agents), rescues=tuple(rescues), model=seen,
         vectors=look_at_vectors(data) if model is not None and deep else None,
@@ -126,14 +129,17 @@ def read_journal(data: Data) -> tuple[LogReader | None, JournalFacts]:
     except NotAJournal:
         raise
     except DataError as error:
-        return None, _stopped_by(error, facts)
+        return None, _stopped_by(data, error, facts)
     return reader, facts
 
 
-def _stopped_by(error: DataError, facts: JournalFacts) -> JournalFacts:
+def _stopped_by(data: Data, error: DataError, facts: JournalFacts) -> JournalFacts:
     hint = error.hint or ""
     told = str(error).removesuffix(f" - {hint}")
-    return msgspec.structs.replace(facts, error=told, error_code=error.code, error_hint=hint, exit_code=error.exit_code)
+    return msgspec.structs.replace(
+        facts, error=told, error_code=error.code, error_hint=hint, exit_code=error.exit_code,
+        repairs=tuple(each.words() for each in log_repairs(data).repairs()) if isinstance(error, Repairable) else (),
+    )  # fmt: skip
 
 
 # -- what lies around -------------------------------------------------------------------------------------------------

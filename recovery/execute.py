@@ -16,7 +16,16 @@ from time import perf_counter, time_ns
 
 import msgspec
 
-from journal.errors import JournalError, Locked, UsageError
+from journal.errors import (
+    AmbiguousTail,
+    Corrupt,
+    DataError,
+    Diverged,
+    JournalError,
+    Locked,
+    Unsupported,
+    UsageError,
+)
 from journal.events import RecoveryCompleted, RecoveryFailed, RecoveryStarted, RecoveryStepCompleted
 from journal.format import KIND_PLAN, encode_header
 from journal.log import Holder, Log
@@ -33,7 +42,7 @@ from recovery.recovered import Recovered
 from recovery.rows import Decision
 from recovery.steps import STEPS, Progress
 from recovery.takeover import takeover_event
-from recovery.telling import journal_repairs
+from recovery.telling import journal_repairs, put_log_right
 from replay.catchup import catch_up
 from replay.digest import state_digest
 from replay.own_events import journal_event
@@ -69,6 +78,7 @@ def recover(
         if not plan.steps:
             return Recovered(plan.recovery_id)
         try:
+            repaired = put_log_right(data) if plan.repairs_log else []
             log = open_log(data)
         except Locked:
             if plan.is_repair:
@@ -78,7 +88,11 @@ def recover(
             told = takeover_event(log)
             if told is not None:  # before planning: memory.db then catches up with it, too
                 journal_event(log, told)
-            result = execute(data, log, make(), progress)
+            again = make()
+            if again.stops:
+                raise stop_error(again.stops[0])
+            result = execute(data, log, again, progress)
+            result.repaired = [each.words() for each in repaired]
             result.expired = expire(data, time_ns()).removed
             return result
         finally:
@@ -112,6 +126,17 @@ def _id_of(plan: str) -> str | None:
         return msgspec.json.decode(plan, type=_Named).recovery_id
     except msgspec.MsgspecError:
         return None
+
+
+_STOPS: dict[int, type[DataError]] = {
+    error.exit_code: error for error in (Corrupt, AmbiguousTail, Diverged, Unsupported)
+}  # fmt: skip
+
+
+def stop_error(decision: Decision) -> JournalError:
+    """The error that a stopping decision is raised as."""
+    error = _STOPS.get(decision.exit_code, Corrupt)
+    return error(decision.reason, hint=decision.hint or None)
 
 
 def open_log(data: Data, *, accept_tail: bool = False, evidence: int = 0) -> Log:

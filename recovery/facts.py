@@ -23,6 +23,7 @@ class JournalFacts(msgspec.Struct, frozen=True, kw_only=True):
     error: str = ""
     error_code: str = ""
     error_hint: str = ""
+    repairs: tuple[str, ...] = ()  # of the log's own files, each proven: what can be put right, in words
     exit_code: int = 0
     checkpoints: int = 0
     newest_checkpoint: int = 0

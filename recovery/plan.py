@@ -14,8 +14,8 @@ import msgspec
 from recovery.rows import Decision
 
 Kind = Literal[
-    "rebuild_memory", "rebuild_scope", "catch_up", "set_agents_aside", "rescue_agents", "restore_agents",
-    "drop_vectors", "restore_model", "embed", "tidy",
+    "repair_journal", "rebuild_memory", "rebuild_scope", "catch_up", "set_agents_aside", "rescue_agents",
+    "restore_agents", "drop_vectors", "restore_model", "embed", "tidy",
 ]  # fmt: skip
 
 
@@ -56,6 +56,11 @@ class Plan(msgspec.Struct, frozen=True):
         """True if something was wrong. Catching up is no repair, and is not journaled as one."""
         return any(step.repair for step in self.steps)
 
+    @property
+    def repairs_log(self) -> bool:
+        """True if the log's own files are put right before anything else; then a new plan is made."""
+        return any(step.kind == "repair_journal" for step in self.steps)
+
     def lines(self) -> list[str]:
         """The plan as text, a line a step."""
         if self.stops:
@@ -92,8 +97,8 @@ def make_plan(
 
 
 _ORDER: tuple[Kind, ...] = (
-    "rebuild_memory", "rebuild_scope", "catch_up", "set_agents_aside", "rescue_agents", "restore_agents",
-    "drop_vectors", "restore_model", "embed", "tidy",
+    "repair_journal", "rebuild_memory", "rebuild_scope", "catch_up", "set_agents_aside", "rescue_agents",
+    "restore_agents", "drop_vectors", "restore_model", "embed", "tidy",
 )  # fmt: skip
 _OF_THE_MODEL = ("model", "vectors", "recovery", "files")
 
@@ -102,9 +107,11 @@ def _steps(decision: Decision, target: str, names: Collection[str]) -> Iterator[
     """What one decision asks for. Agents are made from memory.db, so that comes with them."""
     part, _, name = decision.component.partition(" ")
     action, reason, repair = decision.action, decision.reason, decision.health != "healthy"
-    if target == "model" and part not in _OF_THE_MODEL:
+    if part == "journal" and action == "repair":
+        yield Step("repair_journal", part, reason, "put the log right in new files, then look at all else")
+    elif target == "model" and part not in _OF_THE_MODEL:
         return
-    if part == "memory" and action == "rebuild":
+    elif part == "memory" and action == "rebuild":
         words = "rebuild memory.db beside, verify it, swap the link"
         mark = decision.case in _STILL_A_STATE
         yield Step("rebuild_memory", part, reason, words, (), repair, mark, decision.severity, decision.counts)

@@ -36,6 +36,7 @@ class Recovered(msgspec.Struct):
     scope: str = ""  # the only one that was put right; then ``digest`` is that of the scope
     rest_differs: bool = False  # outside of it memory.db is not what the journal says, and was left as it was
     steps: list[str] = []
+    repaired: list[str] = []  # what was put right in the log's own files, in words
     rebuilt: bool = False
     base_seq: int = 0
     passed_over: list[tuple[int, str]] = []

@@ -10,7 +10,7 @@ import msgspec
 
 Action = Literal[
     "none", "catch_up", "rebuild", "stop", "write", "remove", "set_aside", "set_aside_and_write", "keep", "tidy",
-    "finish", "rescue", "rebuild_scope", "restore", "drop",
+    "finish", "rescue", "rebuild_scope", "restore", "drop", "repair",
 ]  # fmt: skip
 Health = Literal["healthy", "degraded", "failed"]
 Fact = TypeVar("Fact")

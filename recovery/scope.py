@@ -19,7 +19,7 @@ from journal.limits import check_scope
 from recovery.data import Data
 from recovery.decide import decide_journal
 from recovery.diagnose import read_journal
-from recovery.execute import execute, open_log, plan_for_decisions
+from recovery.execute import execute, open_log, plan_for_decisions, stop_error
 from recovery.facts import ScopeFacts
 from recovery.known import Known
 from recovery.looking import Look, Progress
@@ -27,7 +27,6 @@ from recovery.plan import Plan
 from recovery.reading import reading
 from recovery.recovered import Recovered
 from recovery.rows import Decision, first
-from recovery.server import stop_error
 from recovery.tables.scope import SCOPE
 from replay.deviation import counts
 from replay.engine import build_state

@@ -18,11 +18,11 @@ from typing import Literal
 import anyio.to_thread
 
 from journal.commit import Ticket, draft, ticket
-from journal.errors import AmbiguousTail, Corrupt, DataError, Diverged, JournalError, Unsupported, UsageError
+from journal.errors import UsageError
 from recovery.data import Data
 from recovery.decide import decide
 from recovery.diagnose import diagnose
-from recovery.execute import execute, open_log, plan_for
+from recovery.execute import execute, open_log, plan_for, stop_error
 from recovery.known import Known
 from recovery.model_seen import model_finder
 from recovery.plan import Plan
@@ -30,6 +30,7 @@ from recovery.quarantine import expire
 from recovery.recovered import Recovered
 from recovery.rows import Decision
 from recovery.takeover import takeover_event
+from recovery.telling import put_log_right
 from replay.background import Background
 from replay.core import Core
 from replay.faults import declared
@@ -42,11 +43,6 @@ Check = Literal["full", "quick"]
 Progress = Callable[[str, int, int], None]
 
 KEPT = ("drift", "drift_of_removed", "unjournaled")  # cases that an open leaves for a person to decide
-
-_STOPS: dict[int, type[DataError]] = {
-    error.exit_code: error for error in (Corrupt, AmbiguousTail, Diverged, Unsupported)
-}  # fmt: skip
-
 
 class Opened:
     """A core that is ready, and what opening it took."""
@@ -85,7 +81,10 @@ def _open(data: Data, check: Check, progress: Progress | None, importing: bool) 
     if not holders([data.generations.current().path or data.layout.memory_db]):
         # Two histories are told before anything is changed. A writer at work, and a log that cannot be read, are left
         # to its opening to name.
-        _stop_for(each for each in look()[0].stops if each.component == "memory")
+        first = look()[0]
+        _stop_for(each for each in first.stops if each.component == "memory")
+        if first.repairs_log:
+            put_log_right(data)
     log = open_log(data)
     with ExitStack() as opened:  # whatever stops it, nobody else is locked out for that
         opened.callback(log.close)
@@ -113,12 +112,6 @@ def background_of(data: Data, core: Core, *, checkpoints: bool = False, embeddin
         checkpoints=checkpoints, embeddings=embeddings,
         parity=ParityPlace(data.parity.directory, share) if share else None,
     )  # fmt: skip
-
-
-def stop_error(decision: Decision) -> JournalError:
-    """The error that a stopping decision is raised as."""
-    error = _STOPS.get(decision.exit_code, Corrupt)
-    return error(decision.reason, hint=decision.hint or None)
 
 
 def _stop_for(decisions: Iterable[Decision]) -> None:

@@ -11,6 +11,7 @@ from contextlib import closing
 from functools import partial
 from time import time_ns
 
+from journal.errors import Corrupt
 from journal.log import Log
 from recovery import model_steps
 from recovery.agent_steps import rescue_agents
@@ -93,7 +94,13 @@ def _tidy(data: Data, log: Log, step: Step, result: Recovered, progress: Progres
     return {"removed": len(tidied.removed), "set_aside": len(tidied.quarantined)}
 
 
+def _repair_journal(data: Data, log: Log, step: Step, result: Recovered, progress: Progress | None) -> dict[str, int]:
+    """The log is put right before it is opened, so this is reached only where that was not enough."""
+    raise Corrupt(step.reason, path=data.layout.journal, hint="journal verify names all damage")
+
+
 STEPS: dict[str, Callable[[Data, Log, Step, Recovered, Progress | None], dict[str, int]]] = {
+    "repair_journal": _repair_journal,
     "rebuild_memory": _rebuild_memory,
     "rebuild_scope": _rebuild_scope,
     "catch_up": _catch_up,

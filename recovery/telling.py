@@ -11,9 +11,33 @@ from secrets import token_hex
 
 from journal.events import RecoveryCompleted, RecoveryStarted, RecoveryStepCompleted
 from journal.log import Log
+from journal.repair_bench import RepairPlan
 from journal.repaired import PENDING, Repair, forget_pending, read_pending
 from journal.storage import Storage
+from recovery.data import Data
 from replay.own_events import journal_event
+
+
+def log_repairs(data: Data) -> RepairPlan:
+    """What can be put right in the segments, all of it proven. Changes nothing.
+
+    The manifests and parts do not count here: whatever they lost, the log makes again.
+    """
+    from journal.repair import plan_repairs  # only where something is wrong
+
+    plan = plan_repairs(data.storage, data.layout.journal, data.parity)
+    segments = f"{data.layout.journal}/segments/"
+    plan.files = {path: planned for path, planned in plan.files.items() if path.startswith(segments)}
+    plan.parity = []
+    return plan
+
+
+def put_log_right(data: Data) -> list[Repair]:
+    """Does what `log_repairs` found. Whoever opens the log next journals it. Raises Locked beside a writer."""
+    from journal.repair import execute_repairs
+
+    plan = log_repairs(data)
+    return execute_repairs(data.storage, data.layout.journal, data.parity, plan) if plan.files else []
 
 
 def journal_repairs(storage: Storage, directory: str, log: Log) -> list[Repair]:

@@ -258,3 +258,63 @@ def test_the_rate_is_kept() -> None:
     unbounded.note(1 << 40)
     assert sum(waited) == pytest.approx(15)
     assert (pace.bytes, unbounded.bytes) == (150, 1 << 40)
+
+
+# -- recovery ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def unchecked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Ten events, no checkpoint: whoever checks the state reads the log from the first one."""
+    small_history(tmp_path / "data")
+    return Command(tmp_path / "data", capsys)
+
+
+def test_recover_puts_the_log_right_before_all_else(unchecked: Command) -> None:
+    """As a unit file says it: ExecStartPre=journal recover all --yes."""
+    path = segment(unchecked)
+    whole = flip(path, path.read_bytes().index(b"renewed"), 4)
+    checked = unchecked("check")
+    assert checked.code == 12
+    assert "it can be put right: segments/" in checked.out
+    assert "journal recover all" in checked.out
+    planned = unchecked("recover", "all", "--dry-run")
+    assert (planned.code, "put the log right" in planned.out) == (0, True)
+    assert path.read_bytes() != whole
+    done = unchecked("recover", "all", "--yes")
+    assert done.code == 0, done
+    assert "bit 2 of byte" in done.out
+    assert path.read_bytes() == whole
+    assert unchecked("check").code == 0
+    again = unchecked("recover", "all", "--yes")
+    assert (again.code, again.out) == (0, "nothing to do\n")
+
+
+def test_a_server_that_starts_puts_the_log_right(unchecked: Command) -> None:
+    path = segment(unchecked)
+    whole = flip(path, path.read_bytes().index(b"renewed"), 4)
+    with open_server_sync(unchecked.data, background=False) as hook:
+        assert path.read_bytes() == whole
+        hook.agents.write("writer", b"after the repair\n")
+    assert "recovery.step_completed" in event_types(unchecked, 4)
+    assert unchecked("verify").code == 0
+
+
+def test_a_log_that_cannot_be_put_right_still_stops_recovery(unchecked: Command) -> None:
+    path = segment(unchecked)
+    flip(path, path.read_bytes().index(b"renewed"), 0xFF)
+    damaged = path.read_bytes()
+    assert unchecked("recover", "all", "--yes").code == 12
+    assert path.read_bytes() == damaged
+
+
+def test_a_log_of_which_only_a_part_can_be_put_right_stops_after_it(unchecked: Command) -> None:
+    """Two segments are damaged, one of them beyond repair."""
+    with open_server_sync(unchecked.data, check="quick", background=False) as hook:
+        hook.agents.write("writer", b"one more segment, with an event in it\n")
+    flip(segment(unchecked), segment(unchecked).read_bytes().index(b"renewed"), 0xFF)
+    later = segment(unchecked, -1)
+    whole = flip(later, later.read_bytes().index(b"more"), 4)
+    assert unchecked("recover", "all", "--yes").code == 12
+    assert later.read_bytes() == whole
+    assert not (unchecked.data / "journal" / "repairs.json").exists(), "what was done is journaled all the same"

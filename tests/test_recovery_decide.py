@@ -157,6 +157,7 @@ JOURNALS = [
     JournalFacts(last_seq=7, torn_bytes=100, clean=False),
     *(JournalFacts(error="bad", error_code=code, exit_code=number)
       for code, number in (("corrupt", 12), ("ambiguous_tail", 13), ("unsupported", 15))),
+    JournalFacts(error="bad", error_code="corrupt", exit_code=12, repairs=("bit 3 of byte 9 was flipped",)),
 ]  # fmt: skip
 HEALTHY = MemoryFacts(
     kind="generation", readable=True, ours=True, projection_version=PROJECTION_VERSION, position=7,

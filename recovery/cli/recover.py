@@ -84,8 +84,7 @@ def command(
     from msgspec import to_builtins
 
     from journal.errors import UsageError
-    from recovery.execute import recover
-    from recovery.server import stop_error
+    from recovery.execute import recover, stop_error
 
     if accept_tail or accept_loss or receipt is not None or component == "journal":
         from recovery.cli.accepting import accept
@@ -130,6 +129,7 @@ def command(
             app.out.line("outside of it memory.db is not what the journal says, and was left as it was: journal check")
         app.out.lines(f"kept aside: {path}" for path in result.quarantined)
         return None
+    app.out.lines(f"repaired {each}" for each in result.repaired)
     if result.rebuilt:
         base = f"checkpoint {result.base_seq}" if result.base_seq else "genesis"
         app.out.line(f"rebuilt memory.db from {base} and {result.events} events: {result.rows} rows")
@@ -148,7 +148,8 @@ def command(
         app.out.line(f"vectors: {result.vectors_dropped} dropped, {result.embedded} computed")
     for path in result.quarantined:
         app.out.line(f"kept aside: {path}")
-    app.out.line(f"at seq {result.seq}, digest {result.digest}, in {result.seconds:.2f} s")
+    if result.digest:
+        app.out.line(f"at seq {result.seq}, digest {result.digest}, in {result.seconds:.2f} s")
     for problem in result.problems:
         app.out.note(problem)
     return 3 if result.problems else None

@@ -1,0 +1,116 @@
+"""Repairs: every bit of a small journal flipped and put right, shards lost up to the limit and beyond, torn writes."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from functools import cache
+from typing import NamedTuple
+
+from journal.parity_file import read_parity, restore, restored, write_parity
+from tests.faults.frame import Check, Run
+from tests.repairs import Subject, build, judge_flip
+from tests.simdisk import SimDisk
+from tests.test_journal_syndrome import judge_torn_tails
+
+TORN_TAILS_A_SEED = 2000
+LOSSES_A_SEED = 20
+
+
+class Place(NamedTuple):
+    """One byte of a journal with parity or without: the file's number, and the offset in it."""
+
+    parity: bool
+    file: int
+    offset: int
+
+
+@cache
+def _subject(parity: bool) -> Subject:
+    return build(parity=parity)
+
+
+def bits(run: Run) -> Counter[str]:
+    places = [
+        Place(parity, number, offset)
+        for parity in (False, True)
+        for number, (path, length) in enumerate(_subject(parity).places())
+        if parity or "/parts/" not in path  # without parity a part is refused: the suite has that
+        for offset in range(length)
+    ]
+    last = None if run.count is None else run.seed + run.count
+    return run.each(judge_bits, places[run.seed : last], lambda place: run.replay(places.index(place)))
+
+
+def judge_bits(place: Place) -> Counter[str]:
+    subject = _subject(place.parity)
+    path, _ = subject.places()[place.file]
+    methods = Counter(judge_flip(subject, path, place.offset, bit) for bit in range(8))
+    return Counter({"flipped bits put right": 8}) + Counter({f"by {each}": count for each, count in methods.items()})
+
+
+def shards(run: Run) -> Counter[str]:
+    return run.seeds(judge_shards)
+
+
+def judge_shards(seed: int) -> Counter[str]:
+    """Random losses of one file: exactly restored while each row has enough blocks, refused otherwise."""
+    rng = random.Random(seed)
+    length = rng.choice((rng.randrange(1, 9000), rng.randrange(1, 300_000)))
+    share = rng.choice((0.125, 0.125, 0.3, 1.0))
+    data, disk, counts = rng.randbytes(length), SimDisk(), Counter[str]()
+    disk.make_directory("/parity")
+    write_parity(
+        disk, "/parity/x.par", lambda offset, count: data[offset : offset + count], length, name="x",
+        journal_id=bytes(16), share=share,
+    )  # fmt: skip
+    parity = read_parity(disk, "/parity/x.par")
+    shape = parity.header.shape
+    blocks = range(0, length, shape.block_bytes)
+    for _ in range(LOSSES_A_SEED):
+        damaged, rows = bytearray(data), Counter[int]()
+        for at in rng.sample(blocks, rng.randint(1, min(len(blocks), 3 * shape.parity_shards))):
+            place = rng.randrange(at, min(at + shape.block_bytes, length))
+            damaged[place] ^= rng.randrange(1, 256)
+            rows[at % shape.shard_bytes // shape.block_bytes] += 1
+        found = restore(disk, parity, lambda offset, count, damaged=damaged: bytes(damaged[offset : offset + count]))
+        whole = restored(parity, bytes(damaged), found)
+        possible = max(rows.values()) <= shape.parity_shards
+        assert whole == (data if possible else None), (length, share, rows)
+        counts["losses"] += 1
+        counts["restored exactly" if possible else "refused"] += 1
+    return counts
+
+
+def torn(run: Run) -> Counter[str]:
+    return run.seeds(judge_torn)
+
+
+def judge_torn(seed: int) -> Counter[str]:
+    finished = judge_torn_tails(seed, TORN_TAILS_A_SEED)
+    return Counter({"torn tails": TORN_TAILS_A_SEED, "one set bit away from what was written": finished})
+
+
+CHECKS = (
+    Check(
+        "repairs.bits",
+        "Every flipped bit of a journal is named by `verify` and put right by `verify --repair`: the exact bytes, the "
+        "damaged file in quarantine, and a second run finds nothing to do.",
+        "each bit of each segment, manifest, part and parity file of a small journal on the simulated disk, with parity "
+        "and (but for parts) without",
+        bits,
+        None,
+    ),
+    Check(
+        "repairs.shards",
+        "What parity can restore it restores exactly; what it cannot is refused, never made up.",
+        "files of any length with 12.5 %, 30 % or 100 % parity, and random blocks damaged, fewer than the limit and more",
+        shards,
+    ),
+    Check(
+        "repairs.torn",
+        "A torn write is never repaired into anything but the very bytes that were being written.",
+        "last batches of which any subset of sectors arrived, given to the repair of one bit with no chain behind them",
+        torn,
+    ),
+)
