@@ -96,15 +96,15 @@ CHECKS = (
         "repairs.bits",
         "Every flipped bit of a journal is named by `verify` and put right by `verify --repair`: the exact bytes, the "
         "damaged file in quarantine, and a second run finds nothing to do.",
-        "each bit of each segment, manifest, part and parity file of a small journal on the simulated disk, with parity "
-        "and (but for parts) without",
+        "each bit of each segment, manifest, part and parity file of a small journal on the simulated disk, with "
+        "parity and (but for parts) without",
         bits,
         None,
     ),
     Check(
         "repairs.shards",
         "What parity can restore it restores exactly; what it cannot is refused, never made up.",
-        "files of any length with 12.5 %, 30 % or 100 % parity, and random blocks damaged, fewer than the limit and more",
+        "files of any length with 12.5 %, 30 % or 100 % parity and random blocks damaged, within the limit and beyond",
         shards,
     ),
     Check(
