@@ -25,11 +25,13 @@ from journal import regions  # noqa: E402
 from recovery.cli.app import EXIT_CODES, VERBS, App, cli, load  # noqa: E402
 from recovery.config import keys  # noqa: E402
 from recovery.config_file import FILE_BYTES_MAX, FILE_NAME  # noqa: E402
+from recovery.failures import DEFAULT_PATTERNS  # noqa: E402
 from recovery.rows import Row  # noqa: E402
 from recovery.tables.agents import AGENT  # noqa: E402
 from recovery.tables.directory import DIRECTORY  # noqa: E402
 from recovery.tables.memory import MEMORY  # noqa: E402
 from recovery.tables.model import MODEL, VECTORS  # noqa: E402
+from recovery.tables.reload import RELOAD, STEP_WORDS  # noqa: E402
 from recovery.tables.rescue import RESCUE  # noqa: E402
 from recovery.tables.scope import SCOPE  # noqa: E402
 from recovery.tables.severity import SEVERITY  # noqa: E402
@@ -155,6 +157,13 @@ def _decisions() -> Iterator[str]:
     headings = ("case", "when", "then", "health", "exit")
     yield from ("### The embedding model", "", *_table(headings, map(_line, MODEL)), "")
     yield from ("### Its vectors", "", *_table(headings, map(_line, VECTORS)), "")
+    remedies = ((f"`{each.failure}`", ", ".join(each.steps).replace("_", " "),
+                 f"as for `{each.otherwise}`" if each.otherwise else "its status is failed") for each in RELOAD)
+    yield from ("### A reload that failed", "", *_table(("failure", "steps", "where one fails"), remedies), "")
+    steps = ((name.replace("_", " "), words) for name, words in STEP_WORDS.items())
+    yield from (*_table(("step", "does"), steps), "")
+    patterns = ((f"`{name}`", f"`{pattern}`".replace("|", "\\|")) for name, pattern in DEFAULT_PATTERNS.items())
+    yield from (*_table(("failure", "its pattern in a log, unless configured"), patterns), "")
     lines = ((component, *_line(row)) for component, row in DIRECTORY)
     yield from ("### The directory", "", *_table(("of", "case", "when", "then", "health", "exit"), lines), "")
     facts = ("something valid follows", "known to have been durable", "never wholly written", "one bit explains it")

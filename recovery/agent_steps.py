@@ -26,10 +26,10 @@ _REASON_MAX = 2000
 
 def rescue_agents(data: Data, log: Log, step: Step, result: Recovered) -> dict[str, int]:
     """Journals a valid version of each agent of the step, and brings the files along; edits go to quarantine."""
-    rescuer = Rescuer(data, log.reader(), Measure.of(data.config.agents, strictly=step.strictly))
+    rescuer = Rescuer(data, log.reader(), Measure.of(data.config.agents))
     counts = {"rescued": 0}
     for name in step.names:
-        found = rescuer.find(name, step.reason, but=step.but or None, mend=step.mend)
+        found = rescuer.find(name, step.reason)
         chosen = found.rescue.chosen
         if chosen is None or found.content is None:
             over = "; ".join(found.rescue.passed_over)

@@ -12,12 +12,17 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from difflib import get_close_matches
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_type_hints
 
 if TYPE_CHECKING:
     from journal.retention import Policy
     from replay.layout import Layout
 
+Failure = Literal[
+    "validation_failure", "memory_corruption", "tool_loading_failure", "conversation_state_loss", "unknown"
+]
+"""Why an agent could not be reloaded."""
+FAILURE_NAMES: tuple[Failure, ...] = get_args(Failure)
 Level = Literal["critical", "normal", "stateless"]
 LEVELS: tuple[Level, ...] = ("critical", "normal", "stateless")
 T = TypeVar("T")
@@ -81,6 +86,19 @@ def _levels(value: object) -> Mapping[str, Level]:
     return dict(value)
 
 
+def _patterns(value: object) -> Mapping[Failure, str]:
+    if not isinstance(value, dict) or not set(value) <= {each for each in FAILURE_NAMES if each != "unknown"}:
+        raise ValueError
+    for pattern in value.values():
+        if not isinstance(pattern, str) or "{agent}" not in pattern or len(pattern) > 1000:
+            raise ValueError
+        try:
+            re.compile(pattern.replace("{agent}", "x"))
+        except re.error as error:
+            raise ValueError from error
+    return dict(value)
+
+
 def _weights(value: object) -> Mapping[Level, float]:
     if not isinstance(value, dict) or not set(value) <= set(LEVELS):
         raise ValueError
@@ -117,6 +135,9 @@ POSITIVE = _whole(1)
 BOOLEAN = Kind("true or false", _boolean)
 RATIO = Kind("a number from 0 to 1", partial(_number, low=0.0, high=1.0))
 AGENT_LEVELS = Kind(f"a map from agent name or pattern (`*`, `?`, `[…]`) to one of {', '.join(LEVELS)}", _levels)
+FAILURE_PATTERNS = Kind(
+    "a map from type of failure to a regular expression that holds {agent}: " + ", ".join(FAILURE_NAMES[:-1]), _patterns
+)
 LEVEL_WEIGHTS = Kind("a map from level to a number from 0.001 to 1000", _weights)
 WEIGHTS: dict[Level, float] = {"critical": 4.0, "normal": 1.0, "stateless": 0.1}
 
@@ -222,6 +243,28 @@ class Agents:
 
 
 @dataclass(frozen=True, slots=True)
+class Reload:
+    log: str = _key(
+        OPTIONAL_PATH,
+        "",
+        "The log of the server, which is looked into where a failed reload does not say itself what failed. Empty: "
+        "there is none.",
+    )
+    patterns: Mapping[Failure, str] = _key(
+        FAILURE_PATTERNS,
+        {},
+        "What the log says of each type of failure, where it is not what docs/recovery.md lists. `{agent}` stands for "
+        "the agent's name; a group `(?P<tool>…)` names a tool that cannot be loaded.",
+    )
+
+    @property
+    def all_patterns(self) -> Mapping[Failure, str]:
+        from recovery.failures import DEFAULT_PATTERNS
+
+        return {**DEFAULT_PATTERNS, **self.patterns}
+
+
+@dataclass(frozen=True, slots=True)
 class Embeddings:
     model: str = _key(PATH, "models/all-MiniLM-L6-v2", "The directory of the sentence-transformers model.")
     batch_size: int = _key(_whole(1, 4096), 32, "Texts that are embedded at once.")
@@ -269,6 +312,7 @@ class Config:
     parity: Parity = _section(Parity, "Parity, from which files that rot are restored.")
     scrub: Scrub = _section(Scrub, "Reading everything, to find what rots.")
     agents: Agents = _section(Agents, "How agent configs are judged.")
+    reload: Reload = _section(Reload, "How a failed hot reload is told.")
     embeddings: Embeddings = _section(Embeddings, "The embedding model (extra `embeddings`).")
     disk: Disk = _section(Disk, "Free space.")
     durability: Durability = _section(Durability, "How much is synced before a write is acknowledged.")

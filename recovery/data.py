@@ -73,6 +73,12 @@ class Data:
         return os.path.join(self.root, named) if named else None
 
     @property
+    def reload_log(self) -> str | None:
+        """The server's log that reload.log names, absolute."""
+        named = self.config.reload.log
+        return os.path.join(self.root, named) if named else None
+
+    @property
     def plan_path(self) -> str:
         return f"{self.layout.journal}/recovery.json"
 

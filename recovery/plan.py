@@ -31,9 +31,6 @@ class Step(msgspec.Struct, frozen=True):
     mark: bool = False  # what is replaced is still a state of this journal, and is told that it was superseded
     severity: str = ""  # how bad it was found to be, and the rows that were not the journal's
     counts: dict[str, int] = {}
-    mend: bool = True  # of a config that is looked for: a repair and a minimal one will do, if there is nothing else
-    strictly: bool = False  # ... and it must be valid in every respect, whatever the configuration says
-    but: str = ""  # ... and must not be this one (sha256)
 
 
 class Plan(msgspec.Struct, frozen=True):

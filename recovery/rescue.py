@@ -38,9 +38,9 @@ class Rescuer:
         self.measure = measure
         self._journaled: dict[str, list[tuple[int, str, bytes]]] | None = None
 
-    def find(self, name: str, complaint: str, *, but: str | None = None, mend: bool = True) -> Found:
-        """The first valid version of `name`. `but` is the sha256 of one that will not do, whatever the validator says;
-        without `mend`, only what somebody wrote is looked for."""
+    def find(self, name: str, complaint: str, *, but: Collection[str] = (), mend: bool = True) -> Found:
+        """The first valid version of `name`. `but` has the sha256 of those that will not do, whatever the validator
+        says; without `mend`, only what somebody wrote is looked for."""
         tries: list[Try] = []
         try:
             check_agent_name("agent name", name)
@@ -52,7 +52,7 @@ class Rescuer:
                 if not problem and len(content) > CONFIG_BYTES_MAX:
                     problem = f"{len(content)} bytes are more than an event takes"
             sha256 = hashlib.sha256(content).hexdigest() if content is not None else ""
-            if not problem and sha256 == but:
+            if not problem and sha256 in but:
                 problem = "the server cannot load it"
             tries.append(Try(strategy, source, problem, sha256))
             if not problem:

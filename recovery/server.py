@@ -29,6 +29,7 @@ from recovery.plan import Plan
 from recovery.quarantine import expire
 from recovery.recovered import Recovered
 from recovery.rows import Decision
+from recovery.server_agents import ServerAgents, ServerSyncAgents
 from recovery.takeover import takeover_event
 from recovery.telling import put_log_right
 from replay.background import Background
@@ -131,10 +132,34 @@ def _tell_of_takeover(core: Core) -> None:
     request.result()
 
 
+class ServerHook(Hook):
+    """The hook of an opened server: its agents can be reloaded."""
+
+    agents: ServerAgents
+
+    def __init__(self, data: Data, core: Core, background: Background) -> None:
+        super().__init__(core, background)
+        self.agents = ServerAgents(self, data)
+
+
+class ServerSyncHook(SyncHook):
+    """The same for threads."""
+
+    agents: ServerSyncAgents
+
+    def __init__(self, data: Data, core: Core, background: Background) -> None:
+        super().__init__(core, background)
+        self.agents = ServerSyncAgents(self, data)
+
+    def __enter__(self) -> ServerSyncHook:
+        super().__enter__()
+        return self
+
+
 @asynccontextmanager
 async def open_server(
     path: str | os.PathLike[str], *, check: Check = "full", background: bool = True, progress: Progress | None = None
-) -> AsyncIterator[Hook]:
+) -> AsyncIterator[ServerHook]:
     """The hook of the server whose data directory is `path`, for asyncio or trio. See `open_core` for what it raises.
 
     With `background`, checkpoints are made when they are due and vectors are computed behind the write path.
@@ -144,7 +169,8 @@ async def open_server(
     data = Data.at(path)
     opened = await anyio.to_thread.run_sync(lambda: open_core(data, check=check, progress=progress))
     behind = background_of(data, opened.core, checkpoints=background, embeddings=background)
-    async with Hook(opened.core, behind).running() as hook:
+    hook = ServerHook(data, opened.core, behind)
+    async with hook.running():
         hook.kept, hook.recovered = opened.kept, opened.recovered
         yield hook
 
@@ -152,11 +178,11 @@ async def open_server(
 @contextmanager
 def open_server_sync(
     path: str | os.PathLike[str], *, check: Check = "full", background: bool = True, progress: Progress | None = None
-) -> Iterator[SyncHook]:
+) -> Iterator[ServerSyncHook]:
     """The twin of `open_server` for threads."""
     data = Data.at(path)
     opened = open_core(data, check=check, progress=progress)
     behind = background_of(data, opened.core, checkpoints=background, embeddings=background)
-    with SyncHook(opened.core, behind) as hook:
+    with ServerSyncHook(data, opened.core, behind) as hook:
         hook.kept, hook.recovered = opened.kept, opened.recovered
         yield hook

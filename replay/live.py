@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from journal.errors import Diverged, EnvironmentFault, JournalError, Refused
 from journal.events import ConfigRemoved, ConfigWritten, Event, StateRestored
@@ -31,6 +31,7 @@ from replay.validate import Validator
 if TYPE_CHECKING:
     from replay.agent_format import Mode
 
+T = TypeVar("T")
 FOLD_BYTES = 16 << 20  # memory.db's write-ahead log is folded back once it is this long
 _LOOK_EVERY = 64  # batches between two looks at its length
 
@@ -238,6 +239,15 @@ class LiveState:
         if version != self._data_version:
             self._data_version = version
             self.foreign_writes += 1
+            self._validator.forget()
+
+    def change_rows(self, change: Callable[[sqlite3.Connection], T]) -> T:
+        """Runs what puts rows right (`replay.messages`), and forgets what was known of them."""
+        try:
+            return change(self.connection)
+        except sqlite3.Error as error:
+            raise sqlite_fault(error, self.generation) from error
+        finally:
             self._validator.forget()
 
     def look(self) -> None:

@@ -33,6 +33,7 @@ checkpoint:
   weights: {critical: 9}
 retention: {checkpoints_min: 3, gap_events: 5, gap_ratio: 0}
 quarantine: {days: 0, bytes_max: 1}
+reload: {log: logs/server.log, patterns: {memory_corruption: "bad {agent}"}}
 agents: {validation: strict, schema: caxton, backup: /mnt/agents}
 embeddings:
   {model: /opt/minilm, batch_size: 8, mirror: /mnt/models, hub: off, repository: acme/minilm, revision: v2}
@@ -68,6 +69,9 @@ def test_every_key_can_be_set():
     assert config.segment_bytes_max == 1 << 20
     assert (config.quarantine.days, config.quarantine.bytes_max) == (0, 1)
     assert config.agents.validation == "strict"
+    assert config.reload.log == "logs/server.log"
+    assert config.reload.all_patterns["memory_corruption"] == "bad {agent}"
+    assert config.reload.all_patterns["validation_failure"].startswith("validation_failed")
     assert (config.agents.schema, config.agents.backup) == ("caxton", "/mnt/agents")
     assert (config.model_path("/d"), config.embeddings.batch_size) == ("/opt/minilm", 8)
     assert (config.parity.share, config.parity.directory) == (0.25, "/mnt/parity")
@@ -140,6 +144,9 @@ def test_every_default_is_a_value_that_its_key_takes():
         (b"retention: {gap_ratio: 1.5}\n", "a number from 0 to 1", ""),
         (b"retention: {gap_ratio: .nan}\n", "a number from 0 to 1", ""),
         (b"retention: {checkpoints_min: 1}\n", "at least 2", ""),
+        (b"reload: {patterns: {memory_corruption: oops}}\n", "a regular expression that holds {agent}", ""),
+        (b"reload: {patterns: {memory_corruption: '({agent}'}}\n", "a regular expression that holds {agent}", ""),
+        (b"reload: {patterns: {unknown: '{agent}'}}\n", "validation_failure, memory_corruption", ""),
         (b"agents: {validation: loose}\n", "must be one of strict, lenient, off", ""),
         (b"agents: {validation: true}\n", "must be one of strict, lenient, off", ""),
         (b"agents: strict\n", "line 1: agents must be a section of keys", ""),

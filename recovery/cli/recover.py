@@ -8,6 +8,7 @@ import click
 
 from recovery.cli.app import App, Verb
 from recovery.cli.names import AGENT_NAME
+from recovery.config import FAILURE_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
         "journal recover memory --scope agent:writer",
         "journal recover agents --agent writer --yes",
         "journal recover model --dry-run",
+        "journal recover agents --agent writer --failure tool_loading_failure --tool search --dry-run",
         "journal recover journal --accept-tail",
         "journal recover journal --accept-loss --dry-run",
         "journal recover --from /mnt/backup/server --data /var/lib/server/data",
@@ -38,6 +40,11 @@ if TYPE_CHECKING:
     help="Only this agent's file. May be repeated.",
 )
 @click.option("--scope", metavar="SCOPE", help="With memory: only global, workspace:NAME or agent:NAME.")
+@click.option(
+    "--failure", type=click.Choice((*FAILURE_NAMES, "auto")),
+    help="With --agent: the server could not reload it, for this reason; auto asks the configured log.",
+)
+@click.option("--tool", "tools", multiple=True, metavar="TOOL", help="With --failure: a tool that cannot be loaded.")
 @click.option("--from", "backup", metavar="DIR", help="Bring the journal back from this backup first.")
 @click.option("--accept-tail", is_flag=True, help="With journal: set an ambiguous tail aside. --yes never implies it.")
 @click.option("--accept-loss", is_flag=True, help="With journal: go on with what can be read. --yes never implies it.")
@@ -50,6 +57,8 @@ def command(
     dry_run: bool,
     agents: tuple[str, ...],
     scope: str | None,
+    failure: str | None,
+    tools: tuple[str, ...],
     backup: str | None,
     accept_tail: bool,
     accept_loss: bool,
@@ -65,6 +74,8 @@ def command(
 
     With --scope only that scope of memory.db becomes what the journal says: its entities, observations and relations.
     Nothing else in memory.db is touched, even where it is damaged; that is said, and left for `recover memory`.
+    With --failure the agent's config is one that its server could not load: what is done is a table of its own in
+    docs/recovery.md, by the type of the failure.
 
     The embedding model is put together from what is good of it, embeddings.mirror and the hub (embeddings.hub), and
     taken only with its journaled hashes. Where it cannot be had, everything else is recovered and the exit code is 3:
@@ -97,6 +108,12 @@ def command(
         raise UsageError(f"--agent names an agent, and {component} is none", hint="journal recover agents --agent NAME")
     if scope is not None and (component not in ("memory", "all") or agents or backup is not None):
         raise UsageError("--scope names a part of memory.db", hint=f"journal recover memory --scope {scope}")
+    if failure is not None or tools:
+        if failure is None or component not in ("agents", "all"):
+            raise UsageError("--failure and --tool go with agents", hint="see journal recover --help")
+        from recovery.cli.failed_reload import recover_from_failure
+
+        return recover_from_failure(app, agents, failure, tools, dry_run=dry_run, yes=yes)
     if backup is not None and not _bring_back(app, backup, dry_run, yes):
         return 1
     asked = "all" if component == "all" and not agents else component if component != "all" else "agents"
