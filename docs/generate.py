@@ -35,6 +35,7 @@ from recovery.tables.reload import RELOAD, STEP_WORDS  # noqa: E402
 from recovery.tables.rescue import RESCUE  # noqa: E402
 from recovery.tables.scope import SCOPE  # noqa: E402
 from recovery.tables.severity import SEVERITY  # noqa: E402
+from recovery.tables.watch import WATCH  # noqa: E402
 from tests.faults.record import results  # noqa: E402
 from tests.faults.registry import checks  # noqa: E402
 
@@ -164,6 +165,8 @@ def _decisions() -> Iterator[str]:
     yield from (*_table(("step", "does"), steps), "")
     patterns = ((f"`{name}`", f"`{pattern}`".replace("|", "\\|")) for name, pattern in DEFAULT_PATTERNS.items())
     yield from (*_table(("failure", "its pattern in a log, unless configured"), patterns), "")
+    watched = ((f"`{each.case}`", each.when, each.action.replace("_", " ")) for each in WATCH)
+    yield from ("### A file that is watched", "", *_table(("case", "when", "then"), watched), "")
     lines = ((component, *_line(row)) for component, row in DIRECTORY)
     yield from ("### The directory", "", *_table(("of", "case", "when", "then", "health", "exit"), lines), "")
     facts = ("something valid follows", "known to have been durable", "never wholly written", "one bit explains it")

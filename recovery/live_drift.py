@@ -1,0 +1,57 @@
+"""Drift of the live memory.db: what another program wrote into it, held against the journal, and what is done about it.
+
+The journal is right by definition: what it does not have is not part of the state. As `watch.memory` says, drift is
+only reported, or the file is rebuilt beside and swapped, with the drifted one in quarantine.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import tempfile
+from contextlib import closing
+from typing import Literal
+
+import msgspec
+
+from journal.reader import LogReader
+from recovery.data import Data
+from replay.core import Core
+from replay.deviation import counts, deviations, words
+from replay.engine import build_state
+from replay.schema import connect, read_position
+from replay.working import connect_finished
+
+
+class MemoryDrift(msgspec.Struct, frozen=True):
+    """What differed, in rows by table and in words; what was done; where in quarantine the drifted file lies."""
+
+    action: Literal["reported", "reverted"]
+    words: str
+    counts: dict[str, int]
+    kept: str = ""
+
+
+def settle_drift(data: Data, core: Core) -> MemoryDrift | None:
+    """Compares a snapshot of memory.db with the journal at the same seq, and does what is configured; None where not a
+    row differs. Writers go on while it compares. Raises sqlite3.Error where the file cannot be read."""
+    with (
+        tempfile.TemporaryDirectory(prefix="journal-drift-") as scratch,
+        closing(connect(core.state.generation, read_only=True)) as connection,
+    ):
+        connection.execute("BEGIN")
+        position = read_position(connection)
+        if position is None:
+            raise sqlite3.DatabaseError("memory.db has no position")
+        reader = LogReader(data.storage, data.layout.journal)
+        path = f"{scratch}/expected.db"
+        build_state(
+            data.storage, data.layout.journal, reader, position.seq, path, embeddings=False, journal_mode="delete"
+        )
+        with closing(connect_finished(path)) as expected:
+            tables = deviations(connection, expected)
+    if not any(each.wrong for each in tables.values()):
+        return None
+    if data.config.watch.memory == "report":
+        return MemoryDrift("reported", words(tables), counts(tables))
+    kept = core.rebuild()
+    return MemoryDrift("reverted", words(tables), counts(tables), kept[0] if kept else "")
