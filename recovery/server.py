@@ -30,9 +30,9 @@ from recovery.quarantine import expire
 from recovery.recovered import Recovered
 from recovery.rows import Decision
 from recovery.server_agents import ServerAgents, ServerSyncAgents
-from recovery.watch import Watch
 from recovery.takeover import takeover_event
 from recovery.telling import put_log_right
+from recovery.watch import Watch
 from replay.background import Background
 from replay.core import Core
 from replay.faults import declared
