@@ -30,7 +30,8 @@ import replay.background
 import replay.shadow  # noqa: F401 - children inherit what would cost each of them an import
 from recovery.cli import append, backup, checkpoint, recover  # noqa: F401
 from tests import traced
-from tests.realjudge import assert_declared, judge_at_once, look, settle
+from tests.bystander import Bystander
+from tests.realjudge import assert_declared, judge_at_once, judge_bystander, look, settle
 from tests.realscenes import SCENES, Scene, images
 from tests.traced import Call
 
@@ -68,9 +69,12 @@ def reference(scene: Scene, place: Path) -> list[Call]:
     """The calls of a run without a fault that touch the data directory or the scratch beside it."""
     root = prepared(scene, place)
     before = look(root)
+    beside = Bystander(root) if scene.bystander else None
     done = traced.run(lambda: child(scene, root), place)
     assert done.code == 0, done.err
     judge_at_once(root, before)
+    if beside is not None:
+        judge_bystander(root, before, beside.tell())
     settle(root, before)
     shutil.rmtree(place)
     return [call for call in done.calls if f"{root}" in call.text]
@@ -102,14 +106,21 @@ def put_in(scene: Scene, place: Path, fault: Fault) -> bool:
     """One fault in one run; False where the run ended before it. Raises AssertionError where a promise is broken."""
     root = prepared(scene, place)
     before = look(root)
-    done = traced.run(lambda: child(scene, root), place, inject=fault.injection)
+    beside = Bystander(root) if scene.bystander else None
+    try:
+        done = traced.run(lambda: child(scene, root), place, inject=fault.injection)
+        if done.fired:
+            judge_at_once(root, before)
+    finally:
+        told = beside.tell() if beside is not None else None
     if fault.kills:
         assert done.code == -signal.SIGKILL or not done.fired or scene.action.__name__ == "checkpoint_command", done
     if not done.fired:
         return False
     if not fault.kills:
         assert_declared(done.code, done.err, (place / "out").read_text())
-    judge_at_once(root, before)
+    if told is not None:
+        judge_bystander(root, before, told)
     settle(root, before)
     shutil.rmtree(place)
     return True

@@ -9,7 +9,6 @@ import os
 import sqlite3
 import stat
 from collections.abc import Collection
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,16 +37,23 @@ EXIT_CODES = frozenset({0, 1, 2, 3, 10, 11, 12, 13, 14, 15})
 
 
 class Before(NamedTuple):
-    """What lay there before the fault."""
+    """What lay there before the fault; ``is_sound`` if memory.db was a state of its journal."""
 
     records: list[Record]
     link: str
     memory: bytes
+    is_sound: bool
     agents: dict[str, bytes]
 
 
 def look(root: Path) -> Before:
-    return Before(records(root), os.readlink(root / "memory.db"), current(root).read_bytes(), files(root / "agents"))
+    try:
+        assert_is_a_state(root, current(root))
+        is_sound = True
+    except (AssertionError, sqlite3.Error):
+        is_sound = False
+    memory = current(root).read_bytes()
+    return Before(records(root), os.readlink(root / "memory.db"), memory, is_sound, files(root / "agents"))
 
 
 def sent_by(op_id: str) -> tuple[Event, ...]:
@@ -146,11 +152,9 @@ def _memory_is_whole(root: Path, before: Before) -> None:
     """Whoever reads memory.db now sees the state of one seq; or the very bytes that were wrong before."""
     assert stat.S_ISLNK(os.lstat(root / "memory.db").st_mode)
     path = current(root)
-    if os.readlink(root / "memory.db") == before.link and path.read_bytes() == before.memory:
-        with suppress(sqlite3.Error):
-            assert_is_a_state(root, path)
-        return
-    assert_is_a_state(root, path)
+    untouched = os.readlink(root / "memory.db") == before.link and path.read_bytes() == before.memory
+    if before.is_sound or not untouched:
+        assert_is_a_state(root, path)
 
 
 def assert_is_a_state(root: Path, path: Path) -> None:
@@ -176,6 +180,23 @@ def _agents_are_whole(root: Path, before: Before) -> None:
     for name, content in before.agents.items():
         if content in versions.get(name, ()) and name not in gone and not restored:
             assert name in now, f"agents/{name} is gone"
+
+
+def judge_bystander(root: Path, before: Before, told: dict[str, Any]) -> None:
+    """A transaction that was open kept its snapshot; a new one sees the old file or a whole state; what was being
+    written stayed in the file that it was written to."""
+    assert told["same_snapshot"], "a snapshot changed under its reader"
+    swapped = os.readlink(root / "memory.db") != before.link
+    if swapped:
+        assert "idle" in told, told
+        seq, digest = told["idle"]
+        assert digest == model_of(root).state_at(seq).digest(), "a reader saw a mixture"
+        assert told["marked"] == 0, "what a bystander wrote to the old generation is in the new one"
+    elif "idle" in told:
+        assert told["idle"][0] == told["before"][0]
+        assert told["marked"] > 0 or "committed_to" not in told, "a reader saw neither the old file nor the new one"
+    else:
+        assert told["idle_error"] in ("diverged", "failed", "locked"), told
 
 
 # -- after it was made good -------------------------------------------------------------------------------------------
@@ -214,6 +235,9 @@ def _nothing_is_left_over(root: Path, allowed: Collection[str] = ("journal.yaml"
     generation = os.readlink(root / "memory.db")
     beside = set(os.listdir(root)) - {*allowed, f"{generation}-wal", f"{generation}-shm"}
     assert beside == {"memory.db", generation, "agents", "journal"}, beside
-    assert set(os.listdir(root / "journal")) <= {"segments", "checkpoints", "quarantine", "lock"}
+    journal = root / "journal"
+    assert not {"recovery.json", "import.json"} & set(os.listdir(journal))
+    half = [path for path in journal.rglob("*.tmp") if path.relative_to(journal).parts[0] == "segments"]
+    assert not half, half
 
 

@@ -272,11 +272,15 @@ def open_and_close(root: Path) -> None:
 
 
 class Scene(NamedTuple):
-    """What lies there before, what is done to it, and how many system calls on it that takes at the least."""
+    """What lies there before, what is done to it, and how many system calls on it that takes at the least.
+
+    With ``bystander`` another process has memory.db open meanwhile: see `tests.bystander`.
+    """
 
     prepare: Callable[[Path], None]
     action: Callable[[Path], int]
     calls_min: int
+    bystander: bool = False
 
 
 def closed(root: Path) -> None:
@@ -302,6 +306,15 @@ def _wreck(root: Path) -> None:
     (root / "agents" / "keeper.md").unlink()
     (root / "agents" / "planner.agent.md").write_bytes(bytes(100))
     (root / "agents" / "été.md").write_bytes(b"---\nname: edited by hand\n---\n")
+
+
+def altered(root: Path) -> None:
+    """A sound database that says something else than the journal: it can be read while recovery replaces it."""
+    closed(root)
+    with closing(sqlite3.connect(root / os.readlink(root / "memory.db"))) as connection:
+        connection.execute("UPDATE entities SET entity_type = 'altered'")
+        connection.commit()
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
 def wrecked(root: Path) -> None:
@@ -338,6 +351,7 @@ SCENES: dict[str, Scene] = {
     "backup": Scene(closed, back_up, 200),
     "recover": Scene(wrecked, recover_all, 200),
     "recover_after_a_kill": Scene(wrecked_by_a_kill, recover_all, 200),
+    "recover_beside_readers": Scene(altered, recover_all, 200, bystander=True),
     "catch_up": Scene(memory_behind, open_and_close, 100),
     "catch_up_by_recover": Scene(memory_behind, recover_all, 100),
 }

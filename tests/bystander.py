@@ -1,0 +1,94 @@
+"""Another process that has memory.db open while its writer fails: idle, in the midst of reading and of writing.
+
+    python -m tests.bystander DIR
+
+Says `ready`, waits for a line on stdin, and then tells as JSON what each of the three has met.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from journal.errors import JournalError
+from recovery import open_reader
+from replay.digest import state_digest
+from replay.schema import connect, read_position
+from tests.command import ENVIRONMENT, ROOT
+
+MARK = "written by a bystander"
+
+
+class Seen(NamedTuple):
+    """What one transaction read: a seq, and the digest of the whole state in it."""
+
+    seq: int
+    digest: str
+
+    @classmethod
+    def by(cls, connection: sqlite3.Connection) -> Seen:
+        position = read_position(connection)
+        assert position is not None
+        return cls(position.seq, state_digest(connection))
+
+
+class Bystander:
+    """The process, as whoever makes the writer fail holds it."""
+
+    def __init__(self, root: Path) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.bystander", str(root)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT, env=ENVIRONMENT, text=True,
+        )  # fmt: skip
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline() == "ready\n"
+
+    def tell(self) -> dict[str, Any]:
+        """Lets it go on to its end."""
+        out, _ = self.process.communicate("go on\n", timeout=60)
+        assert self.process.returncode == 0
+        told: dict[str, Any] = json.loads(out)
+        return told
+
+
+def main() -> int:
+    link = os.path.join(sys.argv[1], "memory.db")
+    generation = os.path.join(sys.argv[1], os.readlink(link))
+    with open_reader(link) as idle, closing(connect(generation, read_only=True)) as reading, closing(
+        sqlite3.connect(generation, isolation_level=None)
+    ) as writing:
+        with idle.transaction() as connection:
+            before = Seen.by(connection)
+        reading.execute("BEGIN")
+        first = Seen.by(reading)
+        writing.execute("BEGIN IMMEDIATE")
+        writing.execute("UPDATE observations SET content = ?", (MARK,))
+        print("ready", flush=True)
+        sys.stdin.readline()
+        told: dict[str, Any] = {"before": before, "same_snapshot": Seen.by(reading) == first}
+        reading.execute("ROLLBACK")
+        try:
+            writing.execute("COMMIT")
+            told["committed_to"] = generation
+        except sqlite3.Error as error:
+            told["not_committed"] = str(error)
+        try:
+            with idle.transaction() as connection:
+                told["idle"] = Seen.by(connection)
+                told["marked"] = connection.execute(
+                    "SELECT count(*) FROM observations WHERE content = ?", (MARK,)
+                ).fetchone()[0]
+        except JournalError as error:
+            told["idle_error"] = error.code
+    print(json.dumps(told))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
