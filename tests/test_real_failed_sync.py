@@ -148,7 +148,8 @@ def test_the_line_is_told_that_nobody_knows(failed: Failed) -> None:
 def test_after_a_restart_of_the_program_alone(failed: Failed) -> None:
     """The lost batch still reads well. Opening carries it over and syncs it anew before anything builds on it; it is
     named, its retry gets the first receipt, and a power cut takes nothing of what was acknowledged."""
-    append(failed.root)
+    _, err = append(failed.root)
+    assert "op_id doomed" in err, "opening does not say what became of it"
     told = journal("log", "--data", str(failed.root), "--op-id", "doomed", "--json").stdout
     assert json.loads(told)["seq"] == 4
     receipts, _ = append(failed.root, DOOMED, line("after", "built on it"))
