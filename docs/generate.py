@@ -131,6 +131,8 @@ def _inline(value: object) -> str:
         return "{" + ", ".join(f"{name}: {each}" for name, each in value.items()) + "}"
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, tuple):
+        return "[" + ", ".join(str(each) for each in value) + "]"
     return str(value) if value != "" else '""'
 
 

@@ -14,6 +14,8 @@ from difflib import get_close_matches
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_type_hints
 
+from recovery.redact import problem_with
+
 if TYPE_CHECKING:
     from journal.retention import Policy
     from replay.layout import Layout
@@ -126,6 +128,15 @@ def _matching(pattern: str) -> Callable[[object], str]:
     return read
 
 
+def _rules(value: object, *, patterns: bool) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple) or len(value) > 100:
+        raise ValueError
+    for each in value:
+        if not isinstance(each, str) or not 0 < len(each) <= 1000 or (patterns and problem_with(each) is not None):
+            raise ValueError
+    return tuple(value)
+
+
 PATH = Kind("a path inside the data directory, or an absolute one", _path)
 OPTIONAL_PATH = Kind(f"{PATH.text}, or empty", lambda value: "" if value == "" else _path(value))
 HUB = Kind("an http or https address, or empty, or off", _hub)
@@ -134,6 +145,10 @@ REVISION = Kind("the name of a branch or tag, or a commit", _matching(r"[\w./-]+
 POSITIVE = _whole(1)
 BOOLEAN = Kind("true or false", _boolean)
 RATIO = Kind("a number from 0 to 1", partial(_number, low=0.0, high=1.0))
+PATTERNS = Kind(
+    "a list of at most 100 regular expressions, none of which matches the empty text", partial(_rules, patterns=True)
+)
+FIELD_NAMES = Kind("a list of at most 100 names of fields", partial(_rules, patterns=False))
 AGENT_LEVELS = Kind(f"a map from agent name or pattern (`*`, `?`, `[…]`) to one of {', '.join(LEVELS)}", _levels)
 FAILURE_PATTERNS = Kind(
     "a map from type of failure to a regular expression that holds {agent}: " + ", ".join(FAILURE_NAMES[:-1]), _patterns
@@ -309,6 +324,16 @@ class Durability:
 
 
 @dataclass(frozen=True, slots=True)
+class Redact:
+    patterns: tuple[str, ...] = _key(
+        PATTERNS, (), "Regular expressions (Python's). What they match is replaced by `[redacted]`."
+    )
+    fields: tuple[str, ...] = _key(
+        FIELD_NAMES, (), "Names of fields, in any case: `password` covers `\"password\": …` and `password=…`."
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """A whole journal.yaml. ``Config()`` is what an absent file means."""
 
@@ -327,6 +352,9 @@ class Config:
     embeddings: Embeddings = _section(Embeddings, "The embedding model (extra `embeddings`).")
     disk: Disk = _section(Disk, "Free space.")
     durability: Durability = _section(Durability, "How much is synced before a write is acknowledged.")
+    redact: Redact = _section(
+        Redact, "What errors, logs, reports and traces must not show. The journal and what is asked of it stay whole."
+    )
 
     def layout(self, root: str) -> Layout:
         """Absolute paths under the data directory ``root`` (absolute)."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from journal.errors import UsageError
 from recovery.config import BadKey, Config, from_mapping
+from recovery.redact import NOTHING, Redactor, rules_of
 
 if TYPE_CHECKING:
     import yaml
@@ -46,6 +47,17 @@ def load(root: str | Path, path: str | Path | None = None) -> Config:
     return parse(data, str(chosen))
 
 
+def load_rules(root: str | Path, path: str | Path | None = None) -> Redactor:
+    """The rules of redaction alone, of that same file: those that can be read, whatever else is wrong with it."""
+    chosen = Path(path) if path is not None else Path(root) / FILE_NAME
+    try:
+        with open(chosen, "rb", opener=_open_plainly) as file:
+            values, _ = _values(file.read(FILE_BYTES_MAX + 1), str(chosen))
+    except (OSError, ValueError, UsageError):
+        return NOTHING
+    return rules_of(values.get("redact"))
+
+
 def _open_plainly(path: str, flags: int) -> int:
     descriptor = os.open(path, flags | os.O_NONBLOCK)  # a FIFO of that name must not hang the command
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -56,6 +68,18 @@ def _open_plainly(path: str, flags: int) -> int:
 
 def parse(data: bytes, path: str) -> Config:
     """The configuration in the bytes of a file; ``path`` is for messages. Raises UsageError."""
+    values, lines = _values(data, path)
+    try:
+        return from_mapping(values)
+    except BadKey as error:
+        told = rules_of(values.get("redact"))  # the key itself may be what must not be told
+        line = lines.get(error.where) or lines.get(error.where[:1]) or 1
+        reason = told.text(error.reason)
+        raise UsageError(f"line {line}: {reason}", path=path, hint=told.text(error.hint or _HINT)) from error
+
+
+def _values(data: bytes, path: str) -> tuple[dict[str, object], Lines]:
+    """What the file says, and in which lines."""
     if len(data) > FILE_BYTES_MAX:
         raise UsageError(f"the configuration is longer than {FILE_BYTES_MAX} bytes", path=path, hint=_HINT)
     import yaml  # takes longer than the rest of a `--help`
@@ -78,14 +102,10 @@ def parse(data: bytes, path: str) -> Config:
         reason = " ".join(str(getattr(error, "reason", None) or error).split())[:200]
         raise UsageError(f"the configuration cannot be read: {reason}", path=path, hint=_HINT) from error
     if values is None:
-        return Config()
+        return {}, lines
     if not isinstance(values, dict):
         raise UsageError("line 1: the configuration must be a map of keys", path=path, hint=_HINT)
-    try:
-        return from_mapping(values)
-    except BadKey as error:
-        line = lines.get(error.where) or lines.get(error.where[:1]) or 1
-        raise UsageError(f"line {line}: {error.reason}", path=path, hint=error.hint or _HINT) from error
+    return values, lines
 
 
 def _refuse_cleverness(yaml: Any, text: str, path: str) -> None:

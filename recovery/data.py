@@ -18,6 +18,7 @@ from journal.reader import LogReader, list_segments
 from journal.storage import RealStorage, Storage
 from recovery.config import Config
 from recovery.config_file import load
+from recovery.redact import Redactor
 from replay.generations import Generations
 from replay.layout import Layout
 
@@ -39,6 +40,11 @@ class Data:
     @cached_property
     def layout(self) -> Layout:
         return self.config.layout(self.root)
+
+    @cached_property
+    def redactor(self) -> Redactor:
+        """What errors, logs and reports must not show."""
+        return Redactor(self.config.redact.patterns, self.config.redact.fields)
 
     @cached_property
     def generations(self) -> Generations:

@@ -172,7 +172,8 @@ def execute(data: Data, log: Log, plan: Plan, progress: Progress | None = None) 
         body = encode_header(KIND_PLAN, msgspec.json.format(msgspec.json.encode(plan), indent=1))
         write_file(data.storage, data.plan_path, body)
         found = {name: count for step in plan.steps for name, count in step.counts.items()}
-        journal_event(log, RecoveryStarted(plan.recovery_id, plan.target, plan.strategy, found, _why(plan)))
+        why = _why(data, plan)
+        journal_event(log, RecoveryStarted(plan.recovery_id, plan.target, plan.strategy, found, why))
     try:
         for step in _grouped(plan.steps):
             before = perf_counter()
@@ -180,12 +181,14 @@ def execute(data: Data, log: Log, plan: Plan, progress: Progress | None = None) 
             result.steps.append(step.words)
             if plan.is_repair:
                 counts["milliseconds"] = round((perf_counter() - before) * 1000)
-                done = RecoveryStepCompleted(plan.recovery_id, step.component, step.kind, counts, step.reason)
+                reason = data.redactor.text(step.reason)
+                done = RecoveryStepCompleted(plan.recovery_id, step.component, step.kind, counts, reason)
                 journal_event(log, done)
     except Exception as error:
         if plan.is_repair and log.poisoned is None:
             with suppress(JournalError):  # a disk too full to recover on may be too full to say so
-                journal_event(log, RecoveryFailed(plan.recovery_id, plan.target, reason=str(error)[:2000]))
+                reason = data.redactor.text(str(error))[:2000]
+                journal_event(log, RecoveryFailed(plan.recovery_id, plan.target, reason=reason))
         raise
     if plan.is_repair:
         counts = {"events": result.events, "rows": result.rows, "agents": len(result.agents_written)}
@@ -200,8 +203,8 @@ def execute(data: Data, log: Log, plan: Plan, progress: Progress | None = None) 
     return result
 
 
-def _why(plan: Plan) -> str:
-    return "; ".join(dict.fromkeys(step.reason for step in plan.steps))[:2000]
+def _why(data: Data, plan: Plan) -> str:
+    return data.redactor.text("; ".join(dict.fromkeys(step.reason for step in plan.steps)))[:2000]
 
 
 def _grouped(steps: Sequence[Step]) -> list[Step]:

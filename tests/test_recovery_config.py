@@ -42,6 +42,7 @@ parity: {share: 0.25, directory: /mnt/parity}
 scrub: {bytes_per_second: 0}
 disk: {reserve_bytes: 0}
 durability: {strict: true}
+redact: {patterns: ["sk-[0-9a-f]+"], fields: [password]}
 """
 
 
@@ -82,6 +83,7 @@ def test_every_key_can_be_set():
     assert (config.embeddings.repository, config.embeddings.revision) == ("acme/minilm", "v2")
     assert config.disk.reserve_bytes == 0
     assert config.durability.strict is True
+    assert (config.redact.patterns, config.redact.fields) == (("sk-[0-9a-f]+",), ("password",))
     assert config.policy() == Policy(
         events=10,
         seconds=20,

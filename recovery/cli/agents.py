@@ -38,6 +38,7 @@ def list_(app: App) -> int | None:
     from recovery.agent_states import agents_at, judgement
     from recovery.diagnose import diagnose
 
+    app.out.is_content = True
     data = app.data
     facts = {fact.name: fact for fact in diagnose(data, deep=False).agents}
     reader = data.reader()
@@ -88,6 +89,7 @@ def show(app: App, name: str, at: str) -> None:
     from recovery.agent_states import agents_at, judgement
     from recovery.moments import resolve_moment
 
+    app.out.is_content = True
     data = app.data
     reader = data.reader()
     seq = resolve_moment(data, reader, at)
@@ -134,6 +136,7 @@ def history(app: App, name: str) -> None:
     from recovery.agent_states import agents_at, history_of
     from recovery.cli.words import time_text
 
+    app.out.is_content = True
     data = app.data
     reader = data.reader()
     changes = history_of(data, reader, name)

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     import sqlite3
 
     from recovery.data import Data
+    from recovery.redact import Redactor
 
 VERBS = {
     "init": "begin a journal in a data directory",
@@ -66,7 +67,7 @@ class App:
     def __init__(self) -> None:
         self.data_option: str | None = None
         self.config_option: str | None = None
-        self.out = Output()
+        self.out = Output(redaction=self._redaction)
 
     @property
     def json(self) -> bool:
@@ -92,6 +93,16 @@ class App:
             hint = "name one with --data DIR, or begin one: journal init --data DIR"
             raise NotAJournal("no journal here", path=data.root, hint=hint)
         return data
+
+
+    def _redaction(self) -> Redactor:
+        """The rules of the configuration that holds here; those that can be read, where it cannot be wholly."""
+        from recovery.config_file import load_rules
+
+        try:
+            return load_rules(self.place, self.config_option)
+        except JournalError:
+            return load_rules(os.getcwd(), self.config_option)
 
 
 # -- the options of every verb ----------------------------------------------------------------------------------------
@@ -255,8 +266,11 @@ def _guarded(app: App, arguments: list[str]) -> int:
     except OSError as error:
         status = _failed(app, _declared(error))
     except Exception as error:
-        if not _is_of_a_database(error):
-            raise  # a fault of this program: hiding it behind one polite line would blame the user
+        if not _is_of_a_database(error):  # a fault of this program: one polite line would blame the user
+            if not app.out.redactor:
+                raise
+            app.out.traceback(error)
+            return 1
         from replay.faults import sqlite_fault
 
         status = _failed(app, sqlite_fault(error, app.data.layout.memory_db))

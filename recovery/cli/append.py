@@ -47,6 +47,7 @@ def command(app: App, quick_check: bool) -> int | None:
     from recovery.takeover import takeover_lines
     from replay.hook import SyncHook
 
+    app.out.is_content = True  # receipts: what a client sent comes back as it was
     if sys.stdin is None:
         raise UsageError("stdin is closed", hint="give the events on it, or < /dev/null for none")
     data: Data = app.data
@@ -87,7 +88,7 @@ def _feed(app: App, hook: SyncHook) -> int | None:
                     continue
                 error = request if isinstance(request, Exception) else request.error
                 assert error is not None
-                app.out.document({"error": {**error.to_json(), "line": number}})
+                app.out.refusal(error, line=number)
                 refused = True
                 if error.code in ("poisoned", "outcome_unknown", "io_error"):
                     fatal = error

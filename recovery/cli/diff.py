@@ -40,6 +40,7 @@ def command(app: App, before: str, after: str, listed: int) -> None:
     from recovery.moments import resolve_moment
     from replay.diff_words import lines, to_json
 
+    app.out.is_content = True
     data = app.data
     reader = data.reader()
     one, other = resolve_moment(data, reader, before), resolve_moment(data, reader, after)

@@ -69,6 +69,7 @@ def command(
     if follow and until is not None:
         raise UsageError("--follow has no end", hint="leave out --until")
     wanted = Filter(agents, actors, types, entities, scopes, op_ids)
+    app.out.is_content = True
     data = app.data
     reader = data.reader()
     weigh_end(data, reader)

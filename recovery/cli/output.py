@@ -12,9 +12,11 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from typing import Any, TextIO
 
 from journal.errors import JournalError, UsageError
+from recovery.redact import NOTHING, Redactor
 
 # C0 and C1 controls except tab and newline, DEL, and the marks that reorder the text around them
 _CONTROLS = [*range(9), *range(11, 32), *range(127, 160), *range(0x202A, 0x202F), *range(0x2066, 0x206A)]
@@ -47,30 +49,43 @@ class Bar:
 class Output:
     """One run's streams. ``json`` and ``color`` may change until the first line is printed."""
 
-    def __init__(self, *, json: bool = False, color: bool = True) -> None:
+    def __init__(
+        self, *, json: bool = False, color: bool = True, redaction: Callable[[], Redactor] = lambda: NOTHING
+    ) -> None:
         self.json = json
         self.color = color
+        self.is_content = False
+        """True where stdout is what was asked for, and so stays whole. What goes to stderr never is."""
+        self._redaction = redaction
         for stream in (sys.stdout, sys.stderr):
             # JSON is UTF-8 whatever the locale. A path may hold bytes that are none: they are spelt out, and that
             # spelling (\udcff) is an escape of JSON too.
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(encoding="utf-8", errors="backslashreplace")
 
+    @cached_property
+    def redactor(self) -> Redactor:
+        """The owner's rules; they are read when the first line is printed."""
+        return self._redaction()
+
+    def _told(self, text: str) -> str:
+        return text if self.is_content else self.redactor.text(text)
+
     # -- data ---------------------------------------------------------------------------------------------------------
 
     def document(self, value: object) -> None:
         """The one JSON document of a verb, or one line of a stream. Times are integers, bytes are the caller's."""
-        _write(_encode(value) + "\n")
+        _write(_encode(value if self.is_content else self.redactor.value(value)) + "\n")
 
     def documents(self, values: Iterable[object], *, flush: bool = False) -> None:
         """One JSON document a line. With ``flush`` each is out before the next is computed."""
         for value in values:
-            _write(_encode(value) + "\n")
+            self.document(value)
             if flush:
                 self.flush()
 
     def line(self, text: str = "") -> None:
-        _write(printable(text) + "\n")
+        _write(printable(self._told(text)) + "\n")
 
     def lines(self, texts: Iterable[str]) -> None:
         for text in texts:
@@ -84,7 +99,7 @@ class Output:
 
     def table(self, rows: Sequence[Sequence[str]], headings: Sequence[str] | None = None) -> None:
         """Columns as wide as their content, two spaces apart. Plain text: it can be cut and searched by other tools."""
-        cells = [[printable(cell).replace("\n", "\\n").replace("\t", "\\t") for cell in row] for row in rows]
+        cells = [[_cell(self._told(cell)) for cell in row] for row in rows]
         if headings and cells:
             cells.insert(0, [heading.upper() for heading in headings])
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
@@ -99,14 +114,24 @@ class Output:
 
     def note(self, text: str) -> None:
         """A remark on stderr, for people."""
-        _write(f"journal: {printable(text)}\n", sys.stderr)
+        _write(f"journal: {printable(self.redactor.text(text))}\n", sys.stderr)
 
     def error(self, error: JournalError) -> None:
         """One line on stderr, or an object on stdout under --json."""
         if self.json:
-            self.document({"error": error.to_json()})
+            self.refusal(error)
         else:
-            self.note(_one_line(str(error)))
+            self.note(_one_line(str(self.redactor.error(error))))
+
+    def refusal(self, error: JournalError, **facts: object) -> None:
+        """An error as a document on stdout, content or not, with more facts about it."""
+        _write(_encode({"error": {**self.redactor.value(error.to_json()), **facts}}) + "\n")
+
+    def traceback(self, error: BaseException) -> None:
+        """What the interpreter would print of an error that nobody declared."""
+        from traceback import format_exception
+
+        _write(self.redactor.text("".join(format_exception(error))), sys.stderr)
 
     @contextmanager
     def progress(self, label: str, unit: str = "") -> Iterator[Bar]:
@@ -131,7 +156,7 @@ class Output:
             return True
         if self.json or not (_is_terminal(sys.stdin) and _is_terminal(sys.stderr)):
             raise UsageError(f"{question} needs an answer, and there is no terminal", hint="add --yes to go ahead")
-        _write(f"{printable(question)} [y/N] ", sys.stderr)
+        _write(f"{printable(self.redactor.text(question))} [y/N] ", sys.stderr)
         sys.stderr.flush()
         if sys.stdin.readline().strip().lower() in ("y", "yes"):
             return True
@@ -140,11 +165,12 @@ class Output:
 
     def style(self, text: str, **look: Any) -> str:
         """The text with a look (click.style's arguments) where colours are wanted. Escapes go out by `styled`."""
+        shown = printable(self._told(text))
         if not self.colored(sys.stdout):
-            return printable(text)
+            return shown
         from click import style
 
-        return style(printable(text), **look)
+        return style(shown, **look)
 
     def styled(self, text: str) -> None:
         """A line made with `style`; whatever is not styled must have passed `printable`."""
@@ -152,6 +178,10 @@ class Output:
 
     def colored(self, stream: TextIO | None) -> bool:
         return self.color and _is_terminal(stream) and not os.environ.get("NO_COLOR")
+
+
+def _cell(text: str) -> str:
+    return printable(text).replace("\n", "\\n").replace("\t", "\\t")
 
 
 def discard(stream: TextIO | None) -> None:

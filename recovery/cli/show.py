@@ -43,6 +43,7 @@ def command(app: App, seq: str | None, entity: str | None, scope: str | None, at
 
     if (seq is None) == (entity is None):
         raise UsageError("say what to show: SEQ or --entity NAME", hint="see journal show --help")
+    app.out.is_content = True
     if entity is None:
         if scope is not None or at is not None:
             raise UsageError("--scope and --at go with --entity", hint="a SEQ is one record")
