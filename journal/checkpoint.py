@@ -21,8 +21,8 @@ from typing import Annotated, Literal, NamedTuple
 import msgspec
 
 from journal.errors import Corrupt, DataError, Locked
-from journal.format import KIND_MANIFEST, PROLOGUE_BYTES, decode_file, encode_header
-from journal.storage import Storage, write_file
+from journal.format import HEADER_BYTES_MAX, KIND_MANIFEST, PROLOGUE_BYTES, decode_file, encode_header
+from journal.storage import Storage, read_bounded, write_file
 
 PART_BYTES = 1 << 20
 PART_BYTES_MAX = 1 << 26
@@ -150,7 +150,7 @@ class CheckpointStore:
         """A manifest's bytes as they lie there. FileNotFoundError if there is none."""
         if self.storage.kind(path) not in ("file", "missing"):
             raise Corrupt("manifest is no regular file", path=path, hint=_HINT)
-        return self.storage.read(path)
+        return read_bounded(self.storage, path, HEADER_BYTES_MAX)
 
     def publish(self, manifest: Manifest) -> None:
         """Makes the checkpoint visible; its parts must have been put."""

@@ -66,6 +66,7 @@ TRAILER_BYTES = _TRAILER.size
 END_BYTE = 0xA5
 SECTOR_BYTES = 512
 
+SEQ_MAX = (1 << 63) - 1  # what a column of SQLite holds
 PAYLOAD_BYTES_MAX = 1 << 26
 BATCH_RECORDS_MAX = 1 << 16
 
@@ -243,8 +244,11 @@ def decode_segment_header(data: bytes | memoryview, path: str) -> tuple[SegmentH
     try:
         extra = msgspec.msgpack.decode(body[_SEGMENT.size :], type=dict[str, Any])
         types = msgspec.convert(extra.pop("types"), dict[str, int])
-    except (msgspec.MsgspecError, KeyError, RecursionError) as error:
+        durable_seq = msgspec.convert(extra.get("durable_seq", 0), int)
+    except (msgspec.MsgspecError, KeyError, RecursionError, ValueError, TypeError) as error:
         raise Corrupt(f"segment header cannot be decoded: {error}", path=path, offset=PROLOGUE_BYTES) from error
+    if not (0 < first <= SEQ_MAX and prev_first <= SEQ_MAX and prev_end <= SEQ_MAX and 0 <= durable_seq <= SEQ_MAX):
+        raise Corrupt("a number in the segment header is out of bounds", path=path, offset=PROLOGUE_BYTES)
     header = SegmentHeader(
         journal_id, salt, epoch, first, prev_first, prev_epoch, prev_end, prev_chain, types, extra
     )
@@ -291,7 +295,7 @@ def decode_batch_header(data: bytes | memoryview, offset: int) -> BatchHeader | 
     )
     if crc32(data[offset + 8 : offset + BATCH_HEADER_BYTES]) != crc:
         return None
-    if payload_bytes > PAYLOAD_BYTES_MAX or count > BATCH_RECORDS_MAX:
+    if payload_bytes > PAYLOAD_BYTES_MAX or count > BATCH_RECORDS_MAX or first_seq + count > SEQ_MAX:
         return None
     return BatchHeader(
         journal_id, salt, epoch, flags, first_seq, count, payload_bytes, durable_seq, chain, crc
@@ -379,11 +383,21 @@ class RecordDecoder:
                 raise Unsupported("a record flag is not known to this version", path=self._path, offset=offset)
         return records
 
+    def heads(self, payload: bytes | memoryview, count: int, offset: int) -> list[RecordHead]:
+        """The fronts of all records, without their events. Raises Corrupt."""
+        try:
+            heads = _HEADS(payload)
+        except (msgspec.MsgspecError, RecursionError, ValueError) as error:
+            raise Corrupt(f"records cannot be decoded: {error}", path=self._path, offset=offset) from error
+        if len(heads) != count:
+            raise Corrupt(f"{len(heads)} records where {count} belong", path=self._path, offset=offset)
+        return heads
+
     def _refuse_unknown(self, payload: bytes | memoryview, offset: int) -> None:
         """Raises Unsupported if the payload holds a type that is not registered here under the same tag."""
         try:
             tags = {record[7][0] for record in msgspec.msgpack.decode(payload)}
-        except (msgspec.MsgspecError, RecursionError, TypeError, IndexError, ValueError):
+        except (msgspec.MsgspecError, RecursionError, TypeError, LookupError, ValueError):
             return  # not even shaped like records: the caller calls it corrupt
         known = set(type_dictionary().values())
         for tag in tags:
@@ -395,11 +409,6 @@ class RecordDecoder:
                     offset=offset,
                     hint="upgrade agent-journal, or import the module that registers it",
                 )
-
-
-def decode_heads(payload: bytes | memoryview) -> list[RecordHead]:
-    """The fronts of all records, without their events."""
-    return _HEADS(payload)
 
 
 _HEADS = msgspec.msgpack.Decoder(list[RecordHead]).decode

@@ -16,7 +16,7 @@ from typing import Annotated
 
 import msgspec
 
-from journal.errors import JournalError, Locked, NoSpace, NotAJournal, OutcomeUnknown, Poisoned
+from journal.errors import JournalError, Locked, NoSpace, NotAJournal, OutcomeUnknown, Poisoned, Unsupported
 from journal.format import (
     BATCH_HEADER_BYTES,
     CHAIN_GENESIS,
@@ -31,11 +31,14 @@ from journal.format import (
 from journal.opening import Opening, settle
 from journal.reader import LogReader, Tail
 from journal.segment import SegmentWriter, segment_key, segment_name
-from journal.storage import Lock, Storage
+from journal.storage import Lock, Storage, read_bounded
 from journal.watermark import Mark, Watermark, read_watermark
 
 SEGMENT_BYTES_MAX = 16 << 20
 RESERVE_BYTES = 16 << 20
+LOCK_BYTES_MAX = 65536
+EPOCH_MAX = (1 << 32) - 2
+CLAIM_MAX = 1 << 31  # an epoch above it in the lock file is nobody's: believed, it would leave the journal none
 
 
 class Appended(msgspec.Struct, frozen=True, gc=False):
@@ -146,8 +149,11 @@ class Log:
         lock = take_lock(storage, directory)
         try:
             reader = LogReader(storage, directory, evidence_seq=evidence_seq)
-            previous_epoch = max(read_holder(lock.read()).epoch, reader.tail.epoch)
+            claimed = read_holder(lock.read()).epoch
+            previous_epoch = max(claimed if claimed <= CLAIM_MAX else 0, reader.tail.epoch)
             epoch = previous_epoch + 1
+            if epoch > EPOCH_MAX:
+                raise Unsupported("no epoch is left for another writer", path=reader.tail.path, offset=44)
             claim = encode_holder(msgspec.structs.replace(holder or Holder(), epoch=epoch))
             lock.write(claim)
             storage.sync_dir(directory)  # a lock file whose name a power cut takes would hand its epoch out again
@@ -330,7 +336,7 @@ def take_lock(storage: Storage, directory: str) -> Lock:
 
 
 def _locked(storage: Storage, directory: str) -> Locked:
-    holder = read_holder(storage.read(f"{directory}/lock"))
+    holder = read_holder(read_bounded(storage, f"{directory}/lock", LOCK_BYTES_MAX))
     who = f"process {holder.pid}" + (f" ({holder.command})" if holder.command else "") if holder.pid else "a process"
     return Locked(
         f"another writer holds this journal: {who}, epoch {holder.epoch}",

@@ -17,9 +17,9 @@ from typing import Literal
 import msgspec
 
 from journal.errors import DataError, IOFault
-from journal.format import KIND_PLAN, decode_file, encode_header
+from journal.format import HEADER_BYTES_MAX, KIND_PLAN, decode_file, encode_header
 from journal.repair_segment import Step
-from journal.storage import Storage, write_file
+from journal.storage import Storage, read_bounded, write_file
 
 PENDING = "repairs.json"
 
@@ -112,8 +112,9 @@ def read_pending(storage: Storage, directory: str) -> list[Repair]:
     """Repairs that nobody has journaled yet. A list that cannot be read tells nothing."""
     path = f"{directory}/{PENDING}"
     try:
-        return msgspec.json.decode(decode_file(storage.read(path), KIND_PLAN, path), type=list[Repair])
-    except (FileNotFoundError, DataError, msgspec.MsgspecError):
+        data = read_bounded(storage, path, HEADER_BYTES_MAX)
+        return msgspec.json.decode(decode_file(data, KIND_PLAN, path), type=list[Repair])
+    except (FileNotFoundError, DataError, msgspec.MsgspecError, ValueError, RecursionError):
         return []
 
 

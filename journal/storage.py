@@ -19,13 +19,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Literal, Protocol
 
-from journal.errors import EnvironmentFault, IOFault, NoSpace, NotAJournal, ReadOnly
+from journal.errors import Corrupt, EnvironmentFault, IOFault, NoSpace, NotAJournal, ReadOnly
 
 if sys.platform != "win32":
     import fcntl
 
 FILE_MODE = 0o600
 DIRECTORY_MODE = 0o700
+READ_BYTES_MAX = 5 << 28  # above any segment (1 GiB) with a batch behind it
 
 Kind = Literal["missing", "file", "directory", "link", "other"]
 
@@ -133,6 +134,14 @@ def write_file(storage: Storage, path: str, data: bytes) -> None:
     storage.sync_dir(directory)
 
 
+def read_bounded(storage: Storage, path: str, limit: int) -> bytes:
+    """The whole of a file of which the format says how long it can be. Raises Corrupt for a longer one, unread."""
+    length = storage.size(path)
+    if length > limit:
+        raise Corrupt(f"the file has {length} bytes, at most {limit} belong there", path=path, offset=limit)
+    return storage.read(path)
+
+
 # -- the real files ---------------------------------------------------------------------------------------------------
 
 
@@ -184,6 +193,9 @@ class RealFile:
 
     def read_at(self, offset: int, length: int) -> bytes:
         with _faults(self.path):
+            length = min(length, max(0, self.size() - offset))  # what a file claims of itself is not allocated
+            if length > READ_BYTES_MAX:
+                raise Corrupt(f"the file has {length} bytes from {offset} on: none is that long", path=self.path)
             data = os.pread(self.fd, length, offset)
             while len(data) < length:  # pread may stop short (2 GiB limit, signals on some file systems)
                 more = os.pread(self.fd, length - len(data), offset + len(data))
@@ -304,7 +316,8 @@ class RealStorage:
             raise EnvironmentFault(f"agent-journal runs on Linux and macOS, not on {sys.platform}")
 
     def open(self, path: str, *, write: bool = False, create: bool = False) -> RealFile:
-        flags = (os.O_RDWR if write else os.O_RDONLY) | os.O_CLOEXEC | os.O_NOFOLLOW
+        # not blocking: a pipe that took the name of a file must not hang whoever reads
+        flags = (os.O_RDWR if write else os.O_RDONLY) | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
         if create:
             flags |= os.O_CREAT | os.O_EXCL
         with _faults(path):

@@ -16,7 +16,7 @@ import msgspec
 from journal.checkpoint import CheckpointStore
 from journal.errors import Corrupt, DataError, Diverged, JournalError
 from journal.events import JournalEventLost
-from journal.format import KIND_PLAN, Record, SegmentHeader, decode_file, decode_segment_header
+from journal.format import HEADER_BYTES_MAX, KIND_PLAN, Record, SegmentHeader, decode_file, decode_segment_header
 from journal.lineage import Parent, parent_of
 from journal.parity_check import check_store
 from journal.parity_store import ParityStore
@@ -24,7 +24,7 @@ from journal.reader import LogReader, SegmentRef, list_segments, two_histories
 from journal.regions import Verdict, error_for, verdict_on
 from journal.repaired import PENDING
 from journal.scan import Batch, Scanner
-from journal.storage import Storage
+from journal.storage import Storage, read_bounded
 from journal.watermark import NAME as WATERMARK
 from journal.watermark import Found as Watermarked
 from journal.watermark import read_watermark
@@ -382,6 +382,6 @@ def _strays(storage: Storage, directory: str, parts: set[str], report: Verified)
     for plan in (f"{directory}/{name}" for name in sorted(PLANS)):
         if storage.kind(plan) == "file":
             try:
-                decode_file(storage.read(plan), KIND_PLAN, plan)
+                decode_file(read_bounded(storage, plan, HEADER_BYTES_MAX), KIND_PLAN, plan)
             except DataError as error:
                 report.add(error, plan)

@@ -12,10 +12,10 @@ from functools import cached_property
 
 from journal.checkpoint import CheckpointStore
 from journal.errors import DataError, JournalError
-from journal.format import KIND_PLAN, decode_file, decode_segment_header
+from journal.format import HEADER_BYTES_MAX, KIND_PLAN, decode_file, decode_segment_header
 from journal.parity_store import ParityStore
 from journal.reader import LogReader, list_segments
-from journal.storage import RealStorage, Storage
+from journal.storage import RealStorage, Storage, read_bounded
 from recovery.config import Config
 from recovery.config_file import load
 from recovery.redact import Redactor
@@ -113,7 +113,7 @@ class Data:
 
     def _read_plan(self, path: str) -> bytes | None:
         try:
-            return decode_file(self.storage.read(path), KIND_PLAN, path)
+            return decode_file(read_bounded(self.storage, path, HEADER_BYTES_MAX), KIND_PLAN, path)
         except FileNotFoundError:
             return None
 

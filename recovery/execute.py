@@ -124,7 +124,7 @@ def _id_of(plan: str) -> str | None:
     """The id in a recovery.json, which another version may have written."""
     try:
         return msgspec.json.decode(plan, type=_Named).recovery_id
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, ValueError, RecursionError):
         return None
 
 

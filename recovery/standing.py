@@ -12,8 +12,9 @@ import msgspec
 
 from journal.checkpoint import Damaged, Manifest
 from journal.errors import DataError, NotAJournal
-from journal.log import read_holder
+from journal.log import LOCK_BYTES_MAX, read_holder
 from journal.reader import LogReader
+from journal.storage import read_bounded
 from recovery.data import Data
 from recovery.facts import MemoryKind, PositionIs
 from recovery.landmarks import Drill, JournaledModel, last_drill, last_model
@@ -138,7 +139,7 @@ def _log(data: Data, manifests: list[Manifest], position: Position | None) -> tu
     """The reader is None where the log cannot be read at all."""
     lock = f"{data.layout.journal}/lock"
     has_lock = data.storage.kind(lock) == "file"
-    claim = read_holder(data.storage.read(lock) if has_lock else b"")
+    claim = read_holder(read_bounded(data.storage, lock, LOCK_BYTES_MAX) if has_lock else b"")
     held = holders([lock]) if has_lock else []
     writer = Writer(held[0].pid, held[0].command) if held else None
     if writer is not None and writer.pid == claim.pid:

@@ -97,7 +97,7 @@ def _marks(batch: Batch) -> Iterator[tuple[int, StateRestored | TagCreated]]:
     try:
         if _WANTED.isdisjoint(decode_types(batch.payload)):
             return
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, ValueError, RecursionError):
         pass  # decoding it whole says what is wrong, and where
     for seq, record in enumerate(batch.records(), batch.first_seq):
         if isinstance(record.event, StateRestored | TagCreated):

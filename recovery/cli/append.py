@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import queue
 import sys
 import threading
+from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 LINE_BYTES_MAX = 64 << 20
 LINES_AT_ONCE = 1024
-_KEYS = {"event", "events", "agent", "actor", "op_id", "traceparent"}
+BYTES_AT_ONCE = 16 << 20  # read ahead, beside one line that may be longer than that
 
 
 @click.command(
@@ -108,75 +108,72 @@ def _feed(app: App, hook: SyncHook) -> int | None:
 # -- input ------------------------------------------------------------------------------------------------------------
 
 
+class _Arrived:
+    """Lines between the thread that reads and the one that writes: bounded in number and in bytes."""
+
+    def __init__(self) -> None:
+        self._lines: deque[tuple[int, bytes] | None] = deque()
+        self._bytes = 0
+        self._changed = threading.Condition()
+
+    def put(self, item: tuple[int, bytes] | None) -> None:
+        """Waits while there is no room; None is the end."""
+        length = len(item[1]) if item else 0
+        with self._changed:
+            self._changed.wait_for(
+                lambda: not self._lines
+                or (len(self._lines) < LINES_AT_ONCE and self._bytes + length <= BYTES_AT_ONCE)
+            )
+            self._lines.append(item)
+            self._bytes += length
+            self._changed.notify_all()
+
+    def get(self) -> tuple[list[tuple[int, bytes]], bool]:
+        """All that has arrived, at least one thing; True where the end came with it."""
+        with self._changed:
+            self._changed.wait_for(lambda: bool(self._lines))
+            lines = [item for item in self._lines if item is not None]
+            ended = len(lines) < len(self._lines)
+            self._lines.clear()
+            self._bytes = 0
+            self._changed.notify_all()
+        return lines, ended
+
+
 def _batches(stream: BinaryIO) -> Iterator[list[tuple[int, bytes]]]:
     """Numbered lines, as many at once as have arrived: what gathers while one batch syncs is the next.
 
     A thread reads, so that a slow producer's line is acknowledged when it comes and not when the next one does.
     """
-    arrived: queue.Queue[tuple[int, bytes] | None] = queue.Queue(maxsize=LINES_AT_ONCE)
+    arrived = _Arrived()
 
     def read() -> None:
         number = 0
         while line := stream.readline(LINE_BYTES_MAX + 1):
             number += 1
-            arrived.put((number, line))
-            while len(line) > LINE_BYTES_MAX and not line.endswith(b"\n"):
-                line = stream.readline(LINE_BYTES_MAX + 1)  # the rest of it
+            is_long = len(line) > LINE_BYTES_MAX
+            ends = line.endswith(b"\n")
+            arrived.put((number, b"" if is_long else line))
+            while is_long and not ends:  # the rest of it
+                ends = (line := stream.readline(1 << 20)).endswith(b"\n") or not line
         arrived.put(None)
 
     threading.Thread(target=read, name="journal-stdin", daemon=True).start()
-    while (first := arrived.get()) is not None:
-        lines = [first]
-        while len(lines) < LINES_AT_ONCE:
-            try:
-                item = arrived.get_nowait()
-            except queue.Empty:
-                break
-            if item is None:
-                yield [line for line in lines if line[1].strip()]
-                return
-            lines.append(item)
-        yield [line for line in lines if line[1].strip()]
+    ended = False
+    while not ended:
+        lines, ended = arrived.get()
+        yield [line for line in lines if not line[1] or line[1].strip()]
 
 
 def _request(numbered: tuple[int, bytes]) -> tuple[int, Ticket | JournalError]:
     """The line's ticket, or why it is refused."""
     from journal.errors import Refused
+    from recovery.append_line import ticket_of
 
     number, line = numbered
     try:
-        return number, _parse(line)
+        if not line:
+            raise Refused("too_large", f"the line is longer than {LINE_BYTES_MAX >> 20} MiB")
+        return number, ticket_of(line)
     except Refused as error:
         return number, error
-
-
-def _parse(line: bytes) -> Ticket:
-    import msgspec
-
-    from journal.commit import draft, ticket
-    from journal.errors import Refused
-    from journal.limits import check_envelope, event_from_json, refuse_reserved
-
-    if len(line) > LINE_BYTES_MAX:
-        raise Refused("too_large", f"the line is longer than {LINE_BYTES_MAX >> 20} MiB")
-    try:
-        given = msgspec.json.decode(line)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise Refused("invalid", f"no JSON: {error}") from None
-    if not isinstance(given, dict):
-        raise Refused("invalid", "a line is a JSON object", hint='{"event": {"type": "memory.entity_created", …}}')
-    if unknown := set(given) - _KEYS:
-        raise Refused("invalid", f"unknown key {sorted(unknown)[0]!r}", hint=f"known: {', '.join(sorted(_KEYS))}")
-    if ("event" in given) == ("events" in given):
-        raise Refused("invalid", "a line has either event or events")
-    events = given["events"] if "events" in given else [given["event"]]
-    if not isinstance(events, list) or not events:
-        raise Refused("invalid", "events is a list of at least one event")
-    agent, actor, traceparent = given.get("agent"), given.get("actor"), given.get("traceparent")
-    check_envelope(agent, actor, given.get("op_id"), traceparent)
-    drafts = []
-    for each in events:
-        event = event_from_json(each)
-        refuse_reserved(event)
-        drafts.append(draft(event, agent, actor, traceparent))
-    return ticket(drafts, given.get("op_id"))

@@ -10,7 +10,7 @@ from importlib import import_module
 
 from tests.faults.frame import Check
 
-RIGS = ("crashes", "damage", "real", "repairs")
+RIGS = ("crashes", "damage", "hostile", "real", "repairs")
 
 
 def checks(wanted: Sequence[str] = ()) -> Iterator[Check]:
