@@ -305,6 +305,16 @@ def _refuse_network(path: str, fd: int) -> None:
         )
 
 
+def _refuse_foreign(path: str, fd: int) -> None:
+    """Raises EnvironmentFault where the lock would be written into a file that is somebody else's too."""
+    status = os.fstat(fd)
+    if not stat_module.S_ISREG(status.st_mode) or status.st_nlink > 1:
+        raise EnvironmentFault(
+            "the lock file has another name elsewhere, or is no regular file",
+            path=path, hint="remove this name: the journal makes its lock file anew",
+        )  # fmt: skip
+
+
 class RealStorage:
     """Files of the operating system. Everything is created 0600, directories 0700.
 
@@ -399,6 +409,7 @@ class RealStorage:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, FILE_MODE)
             try:
                 _refuse_network(path, fd)
+                _refuse_foreign(path, fd)
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BaseException as error:
                 _close(fd)

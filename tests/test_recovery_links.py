@@ -1,0 +1,114 @@
+"""Links are swapped in where files and directories belong, before and while recovery runs: nothing outside changes.
+
+The racer is a process of its own that puts symbolic and hard links to files outside under every name that recovery
+writes, as fast as it can. What lies outside must keep its bytes, its times and its names.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.commands import ENVIRONMENT
+from tests.damage import AGENTS, VERSION, agent, config, copy_of, images
+from tests.test_recovery_damage import journal
+
+RACER = """
+import os, random, sys
+data, outside, seed = sys.argv[1:]
+rng = random.Random(int(seed))
+names = [f"{data}/agents/{name}.md" for name in ("keeper", "scribe", "Reviewer")]
+names += [f"{data}/agents/.agent.tmp", f"{data}/.memory.db.link", f"{data}/journal/.recovery.json.tmp"]
+names += [f"{data}/journal/recovery.json", f"{data}/memory.db"]
+targets = [f"{outside}/precious.md", f"{outside}/precious.db", f"{outside}/deep"]
+temporary = f"{data}/racer"
+print("started", flush=True)
+while True:
+    name, target = rng.choice(names), rng.choice(targets)
+    try:
+        if rng.random() < 0.3:
+            os.unlink(name)
+            continue
+        if rng.random() < 0.3 and not os.path.isdir(target):
+            os.link(target, temporary)
+        else:
+            os.symlink(target, temporary)
+        os.replace(temporary, name)
+    except OSError:
+        pass
+    try:
+        os.unlink(temporary)
+    except OSError:
+        pass
+"""
+
+
+def outside_of(root: Path) -> Path:
+    place = root.parent / "outside"
+    (place / "deep").mkdir(exist_ok=True)
+    (place / "deep" / "keeper.md").write_text("not the journal's")
+    (place / "precious.db").write_bytes(b"a database of somebody else" * 200)
+    return place
+
+
+def photograph(place: Path) -> dict[str, tuple[bytes, int, int]]:
+    """Bytes, time of change and mode of all that lies there, hard links to it not counted."""
+    found = {}
+    for path in [place, *sorted(place.rglob("*"))]:
+        status = path.lstat()
+        found[str(path)] = (path.read_bytes() if path.is_file() else b"", status.st_mtime_ns, status.st_mode)
+    return found
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_links_that_are_swapped_in_while_recovery_runs(tmp_path: Path, capsys, seed: int) -> None:
+    root = copy_of(images().closed, tmp_path)
+    outside = outside_of(root)
+    before = photograph(outside)
+    racer = subprocess.Popen(
+        [sys.executable, "-c", RACER, str(root), str(outside), str(seed)], stdout=subprocess.PIPE, env=ENVIRONMENT
+    )
+    try:
+        assert racer.stdout is not None
+        assert racer.stdout.readline() == b"started\n"
+        for _ in range(4):
+            code = journal(["recover", "all", "--yes", "--data", str(root)])
+            assert code in (0, 1, 2, 3, 10, 11, 12, 14), code
+            assert "Traceback" not in capsys.readouterr().err
+            assert photograph(outside) == before
+    finally:
+        racer.kill()
+        racer.wait()
+    for name in ("racer", ".memory.db.link"):
+        (root / name).unlink(missing_ok=True)
+    for _ in range(2):
+        code = journal(["recover", "all", "--yes", "--data", str(root)])
+    assert (code, photograph(outside)) == (0, before)
+    assert [agent(root, name).read_bytes() for name in AGENTS] == [config(name, VERSION) for name in AGENTS]
+    assert os.readlink(root / "memory.db").startswith("memory-")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["agents/keeper.md", "agents/.agent.tmp", ".memory.db.link", "journal/.recovery.json.tmp", "journal/recovery.json",
+     "memory.db", "memory-000002.db.building", "memory-000002.db", "journal/checkpoints/work", "journal/lock",
+     "journal/checkpoints/lock", "journal/import.json", "journal/repairs.json"],
+)  # fmt: skip
+def test_a_link_that_lay_there_before(tmp_path: Path, capsys, name: str) -> None:
+    for make in (os.symlink, os.link):
+        place = tmp_path / make.__name__
+        place.mkdir()
+        root = copy_of(images().closed, place)
+        outside = outside_of(root)
+        before = photograph(outside)
+        agent(root, "scribe").write_bytes(b"")  # something to be done
+        path = root / name
+        path.unlink(missing_ok=True)
+        make(outside / "precious.db", path)
+        for words in (["recover", "all", "--yes"], ["checkpoint", "create"]):
+            assert journal([*words, "--data", str(root)]) in (0, 1, 2, 3, 10, 12, 14)
+            assert photograph(outside) == before, words
