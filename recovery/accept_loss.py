@@ -29,6 +29,7 @@ from recovery.data import Data, journal_ids
 from recovery.diagnose import evidence_seq
 from recovery.exchange import exchange
 from recovery.reading import peek_position, reading
+from recovery.telling import log_repairs
 from replay.diff import diff
 from replay.engine import build_state
 from replay.schema import TABLES, connect
@@ -86,7 +87,10 @@ def assess(
         if reader.last_seq >= evidence:
             return None
     except Corrupt:
-        pass
+        if repairs := log_repairs(data).repairs():
+            raise Corrupt(
+                f"nothing of this need be given up: {repairs[0].words()}", path=journal, hint="journal verify --repair"
+            ) from None
     found = survey(storage, journal, evidence_seq=evidence, witnesses=_witnesses(data, receipts), progress=progress)
     ours = found.journal_id.hex()
     beyond = [each for each in data.checkpoints.manifests() if each.journal_id == ours and each.seq > found.good_seq]

@@ -318,3 +318,15 @@ def test_a_log_of_which_only_a_part_can_be_put_right_stops_after_it(unchecked: C
     assert unchecked("recover", "all", "--yes").code == 12
     assert later.read_bytes() == whole
     assert not (unchecked.data / "journal" / "repairs.json").exists(), "what was done is journaled all the same"
+
+
+def test_what_can_be_put_right_is_not_given_up(unchecked: Command) -> None:
+    path = segment(unchecked)
+    whole = flip(path, path.read_bytes().index(b"renewed"), 4)
+    damaged = path.read_bytes()
+    refused = unchecked("recover", "journal", "--accept-loss", "--yes")
+    assert refused.code == 12
+    assert "journal verify --repair" in refused.err
+    assert path.read_bytes() == damaged
+    assert unchecked("verify", "--repair").code == 0
+    assert path.read_bytes() == whole
