@@ -26,7 +26,7 @@ from typing import Literal
 FileSystem = Literal["ext4", "xfs"]
 FILE_SYSTEMS: tuple[FileSystem, ...] = ("ext4", "xfs")
 _MIB = {"ext4": 64, "xfs": 320}  # xfs takes no less than 300
-_MOUNT = {"ext4": "data=ordered", "xfs": "defaults"}
+_MOUNT = {"ext4": "data=ordered", "xfs": "nouuid"}
 _MAKE = {"ext4": ("-b", "4096"), "xfs": ()}  # blocks of a page, so that one punched out of the image is one of a file
 _SHUTDOWN = 0x8004587D
 _WITHOUT_LOG_FLUSH = 2
@@ -79,7 +79,14 @@ class Disk:
         self.at = at
 
     def mount(self) -> None:
-        _do("mount", "-t", self.kind, "-o", f"loop,{_MOUNT[self.kind]}", self.image, self.at)
+        """On a loop device of its own, which goes with the mount."""
+        found = subprocess.run(
+            ["losetup", "--find", "--show", str(self.image)], check=True, capture_output=True, text=True
+        ).stdout.strip()
+        try:
+            _do("mount", "-t", self.kind, "-o", _MOUNT[self.kind], found, self.at)
+        finally:
+            _do("losetup", "--detach", found)  # once nobody has it mounted
 
     def unmount(self) -> None:
         _do("umount", self.at)
@@ -94,9 +101,13 @@ class Disk:
     def restart(self) -> None:
         """Unmounts what was cut, forgetting all that only the page cache had, and mounts it anew: its log is replayed.
 
-        Nobody may have a file open there any more.
+        Nobody may have a file open there any more. What goes on is a copy of the medium: another mount namespace may
+        hold the mount before, the file system that was shut down in it, and blocks that it still writes back.
         """
         self.unmount()
+        copy = self.image.with_suffix(".copy")
+        _do("cp", "--sparse=always", self.image, copy)
+        copy.replace(self.image)
         self.mount()
 
     def punch(self, path: Path, offset: int, length: int) -> int:
