@@ -68,6 +68,12 @@ def initialise(
     if any(name.endswith(".seg") for name in storage.list(f"{layout.journal}/segments")):
         _finish_layout(data)
         return data, False
+    if storage.kind(f"{layout.journal}.successor") != "missing":
+        raise UsageError(
+            "the journal that was here is being succeeded, and that was cut",
+            path=f"{layout.journal}.successor",
+            hint="finish it with: journal recover journal --accept-loss",
+        )
     current = data.generations.current()
     if current.kind not in ("missing", "dangling") and not adopt:
         raise UsageError(

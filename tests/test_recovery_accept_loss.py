@@ -35,7 +35,7 @@ def history(root: Path) -> list[dict[str, Any]]:
     """40 events in several segments of two epochs, one a batch but for a group; returns the receipts."""
     initialise(root)
     receipts = []
-    (root / "journal.yaml").write_text("segment_bytes_max: 65536\n")
+    (root / "journal.yaml").write_text("segment_bytes_max: 65536\nparity: {share: 0}\n")  # else it would mend this
     for first, last in ((1, 20), (21, EVENTS)):
         with open_server_sync(root, background=False) as hook:
             seq = first
@@ -286,6 +286,23 @@ def test_yes_alone_accepts_nothing_and_without_an_answer_nothing_is_done(journal
     assert not list(journal.data.glob("journal.*-*"))
     ran = journal("recover", "memory", "--accept-loss", "--yes")
     assert (ran.code, "belongs to the journal" in ran.err) == (2, True)
+
+
+def test_what_one_bit_explains_is_not_given_up(journal: Command) -> None:
+    """Two places are damaged, and one of them by a single bit: that one is repaired first, and only the other lost."""
+    overwrite(journal.data, "fact 28 ")
+    path = holding(journal.data, "fact 5 ")
+    content = bytearray(path.read_bytes())
+    content[content.index(b"fact 5 ") + 5] ^= 4
+    path.write_bytes(content)
+    told = journal.json("recover", "journal", "--accept-loss", "--dry-run")
+    assert (len(told["repairable"]), told["loss"]["lost"]) == (1, [[5, 5], [28, 28]])
+    ran = journal("recover", "journal", "--accept-loss", "--yes")
+    assert (ran.code, "journal verify --repair" in ran.err) == (2, True)
+    assert not list(journal.data.glob("journal.*-*"))
+    journal("verify", "--repair")
+    done = journal.json("recover", "journal", "--accept-loss", "--yes")
+    assert done["loss"]["lost"] == [[28, 28]]
 
 
 def test_a_receipt_says_that_more_was_there_than_can_be_seen(
