@@ -38,15 +38,17 @@ class Rescuer:
         self.measure = measure
         self._journaled: dict[str, list[tuple[int, str, bytes]]] | None = None
 
-    def find(self, name: str, complaint: str, *, but: Collection[str] = (), mend: bool = True) -> Found:
+    def find(
+        self, name: str, complaint: str, *, but: Collection[str] = (), mend: bool = True, blank: bool = True
+    ) -> Found:
         """The first valid version of `name`. `but` has the sha256 of those that will not do, whatever the validator
-        says; without `mend`, only what somebody wrote is looked for."""
+        says; without `mend`, only what somebody wrote is looked for, and without `blank` no minimal config will do."""
         tries: list[Try] = []
         try:
             check_agent_name("agent name", name)
         except Refused as error:
             return Found(Rescue(name, f"{complaint}; {error.message}"), None)
-        for strategy, source, content, problem in self._versions(name, mend):
+        for strategy, source, content, problem in self._versions(name, mend, blank):
             if content is not None and not problem:
                 problem = self.measure.complaint(name, content)
                 if not problem and len(content) > CONFIG_BYTES_MAX:
@@ -59,7 +61,7 @@ class Rescuer:
                 return Found(Rescue(name, complaint, tuple(tries)), content)
         return Found(Rescue(name, complaint, tuple(tries)), None)
 
-    def _versions(self, name: str, mend: bool) -> Iterator[tuple[Strategy, str, bytes | None, str]]:
+    def _versions(self, name: str, mend: bool, blank: bool) -> Iterator[tuple[Strategy, str, bytes | None, str]]:
         yield from self._from_journal(name)
         directory = self.data.layout.agents
         for version in versions(directory, name + SUFFIX):
@@ -67,6 +69,9 @@ class Rescuer:
         yield self._from_backup(name)
         if mend:
             yield self._repaired(name)
+        if mend and not blank:
+            yield "minimal", "a minimal config", None, "what is there can be read: nobody asked for less"
+        elif mend:
             from replay.agent_format import minimal
 
             yield "minimal", "a minimal config", minimal(name, self.measure.schema), ""
@@ -119,7 +124,8 @@ def judged(
     """The facts with the validator's complaints, and what could take the place of each config that is not valid.
 
     `asked` are the names that somebody wants recovered: for these a link, or a file that cannot be read, is damage
-    too, and one that lies only in the backup directory or in git is looked for there.
+    too, and one that lies only in the backup directory or in git is looked for there. A config that can be read, and
+    only lacks what the schema asks for, gives way to a minimal one only if it is asked for: it may be all there is.
     """
     rescuer = Rescuer(data, reader, Measure.of(data.config.agents))
     result = [replace(fact, complaint=_complaint(data, rescuer.measure, fact, agents, asked)) for fact in facts]
@@ -130,7 +136,10 @@ def judged(
             complaint = "there is no file" if name in asked else ""
             result.append(AgentFact(name, "unjournaled", kind="missing", complaint=complaint))
     rescues = [
-        rescuer.find(fact.name, fact.complaint, mend=fact.kind != "missing" or fact.expected is not None).rescue
+        rescuer.find(
+            fact.name, fact.complaint, mend=fact.kind != "missing" or fact.expected is not None,
+            blank=fact.name in asked or not _is_legible(data, fact, agents),
+        ).rescue
         for fact in result
         if fact.complaint
     ]
@@ -141,6 +150,20 @@ def _elsewhere(data: Data, asked: Collection[str]) -> set[str]:
     directory = data.agents_backup
     files = data.storage.list(directory) if directory is not None else []
     return {*asked, *(name.removesuffix(SUFFIX) for name in files if name.endswith(SUFFIX))}
+
+
+def _is_legible(data: Data, fact: AgentFact, agents: Agents) -> bool:
+    """Whether the version in force can be read as far as its frontmatter goes."""
+    from replay.agent_format import MARKDOWN
+
+    content: bytes | None
+    if fact.expected is not None:
+        content = agents[fact.name][1]
+    else:
+        content = look(data.storage, f"{data.layout.agents}/{fact.name}{SUFFIX}").content
+    return content is not None and all(
+        each.level == "note" or each.code == "duplicate_key" for each in MARKDOWN.parse(content).findings
+    )
 
 
 def _complaint(data: Data, measure: Measure, fact: AgentFact, agents: Agents, asked: Collection[str]) -> str:

@@ -157,8 +157,39 @@ def test_a_journaled_version_under_another_schema_is_not_valid(root: Path) -> No
     """The server needs Caxton's keys, and all that was ever journaled has two of them."""
     strict(root, schema="caxton")
     write(root, GOOD)
-    result = assert_rescued(root, "minimal", minimal("writer", None))
+    decisions = {each.component: each for each in decide(diagnose(Data.at(root), asked=()))}
+    assert (decisions["agent writer"].case, decisions["agent writer"].action) == ("invalid", "keep")
+    assert "--agent writer" in decisions["agent writer"].hint
+    assert recover(Data.at(root), "all")[0].steps == (), "it can be read, and may be all there is"
+    result = run(root, "writer")
+    assert (result.rescued[0].strategy, result.agents_written) == ("minimal", ["writer"])
     assert any("capabilities" in each or "version" in each for each in result.rescued[0].passed_over)
+    assert (root / "agents" / "writer.md").read_bytes() == minimal("writer", None)
+
+
+def test_a_recovery_that_is_cut_behind_its_event_is_finished_by_the_next(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The config is journaled, and the file is not written yet: nothing is brought back twice."""
+    strict(root)
+    write(root, GOOD, HALF)
+    lay(root, b"\x00" * 40)
+
+    def cut(*given: object, **more: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patches:
+        patches.setattr("recovery.agent_steps.renew_agents", cut)
+        with pytest.raises(KeyboardInterrupt):
+            recover(Data.at(root), "all")[1](None)
+    assert (root / "agents" / "writer.md").read_bytes() == b"\x00" * 40
+    plan, go = recover(Data.at(root), "all")
+    assert plan.resumed
+    go(None)
+    assert (root / "agents" / "writer.md").read_bytes() == GOOD
+    assert [each.content for each in events(root) if isinstance(each, ConfigWritten)] == [GOOD, HALF, GOOD]
+    assert b"\x00" * 40 in files(root / "journal" / "quarantine").values()
+    assert recover(Data.at(root), "all")[0].steps == ()
 
 
 # -- what the journal never saw ---------------------------------------------------------------------------------------
