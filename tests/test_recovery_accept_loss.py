@@ -35,7 +35,7 @@ def history(root: Path) -> list[dict[str, Any]]:
     """40 events in several segments of two epochs, one a batch but for a group; returns the receipts."""
     initialise(root)
     receipts = []
-    (root / "journal.yaml").write_text("segment_bytes_max: 65536\nparity: {share: 0}\n")  # else it would mend this
+    (root / "journal.yaml").write_text("segment_bytes_max: 65536\n")
     for first, last in ((1, 20), (21, EVENTS)):
         with open_server_sync(root, background=False) as hook:
             seq = first
@@ -295,10 +295,9 @@ def test_what_one_bit_explains_is_not_given_up(journal: Command) -> None:
     content = bytearray(path.read_bytes())
     content[content.index(b"fact 5 ") + 5] ^= 4
     path.write_bytes(content)
-    told = journal.json("recover", "journal", "--accept-loss", "--dry-run")
-    assert (len(told["repairable"]), told["loss"]["lost"]) == (1, [[5, 5], [28, 28]])
-    ran = journal("recover", "journal", "--accept-loss", "--yes")
-    assert (ran.code, "journal verify --repair" in ran.err) == (2, True)
+    for last in ("--dry-run", "--yes"):
+        ran = journal("recover", "journal", "--accept-loss", last)
+        assert (ran.code, "journal verify --repair" in ran.err) == (12, True)
     assert not list(journal.data.glob("journal.*-*"))
     journal("verify", "--repair")
     done = journal.json("recover", "journal", "--accept-loss", "--yes")

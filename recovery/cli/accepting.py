@@ -87,7 +87,6 @@ def _refuse_foreign(data: Data, receipts: list[Receipt]) -> None:
 
 
 def _accept_loss(app: App, data: Data, receipts: list[Receipt], dry_run: bool, yes: bool) -> int | None:
-    from journal.errors import UsageError
     from recovery.accept_loss import accept_loss, assess, finish
 
     finished = None if dry_run else finish(data)
@@ -98,22 +97,14 @@ def _accept_loss(app: App, data: Data, receipts: list[Receipt], dry_run: bool, y
         _say_nothing_is_lost(app, finished)
         return None
     loss = assessed[0]
-    repairable = _repairable(data)
     if not app.json:
         app.out.lines(_lines(loss))
-        app.out.lines(f"not lost yet: {each}" for each in repairable)
     if dry_run:
         if app.json:
             from msgspec import to_builtins
 
-            app.out.document({"accepted": False, "loss": to_builtins(loss), "repairable": repairable})
+            app.out.document({"accepted": False, "loss": to_builtins(loss)})
         return None
-    if repairable:
-        raise UsageError(
-            f"{len(repairable)} places of this journal can be put right, and are not lost: nothing was changed",
-            path=data.layout.journal,
-            hint="first: journal verify --repair; what is left after it can be accepted",
-        )
     if not app.out.confirm(f"Go on without these {loss.events_lost:,} events?", yes=yes):
         return 1
     with app.out.progress("accepting", "") as bar:
@@ -128,15 +119,6 @@ def _accept_loss(app: App, data: Data, receipts: list[Receipt], dry_run: bool, y
     else:
         app.out.lines(_done(done))
     return None
-
-
-def _repairable(data: Data) -> list[str]:
-    """What of the segments `journal verify --repair` would put right: that must not be given up."""
-    from recovery.repairs import plan
-
-    segments = f"{data.layout.journal}/segments/"
-    planned = plan(data)
-    return [each.words() for path, (_, made) in planned.files.items() if path.startswith(segments) for each in made]
 
 
 def _refuse_foreign_readable(data: Data, receipts: list[Receipt]) -> None:
