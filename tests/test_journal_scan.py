@@ -204,3 +204,21 @@ def test_arbitrary_bytes_behind_a_good_header_never_crash_the_scanner() -> None:
         seqs, region = scan(head + noise + bytes(FILL_BYTES_MIN >> 8))
         assert seqs == []
         assert region is not None or not noise.strip(b"\0")
+
+
+@pytest.mark.parametrize("payload", [array_of([record(1)])[:-3], array_of([record(1), record(2)]), b"\xc1"])
+def test_a_batch_whose_checksums_are_right_and_whose_records_are_not_is_corrupt_by_either_reading(
+    payload: bytes,
+) -> None:
+    """Scenario: somebody changed the records and made every CRC right again, or a writer had a bug."""
+    head = encode_segment_header(HEADER)
+    batch = encode_batch(
+        HEADER, epoch=3, flags=0, first_seq=1, count=1, payload=payload, durable_seq=0, previous_chain=bytes(32),
+        offset=len(head),
+    )  # fmt: skip
+    header, start = decode_segment_header(head, "seg")
+    (found,) = Scanner(head + batch, start, header, "seg")
+    for read in (found.records, found.heads):
+        with pytest.raises(Corrupt) as caught:
+            read()
+        assert (caught.value.path, caught.value.offset) == ("seg", len(head))
