@@ -13,12 +13,17 @@ import random
 from collections import Counter
 
 from journal import segment
-from journal.errors import DataError, EnvironmentFault, JournalError
+from journal.errors import DataError, Diverged, EnvironmentFault, JournalError, OutcomeUnknown, Poisoned
+from journal.events import ObservationAdded
+from journal.format import BATCH_HEADER_BYTES, decode_segment_header, encode_batch
+from journal.reader import LogReader
+from journal.scan import Batch
 from journal.verify import verify
 from tests.crash_lives import STEPS, Life, Walk
 from tests.crash_promises import Promises, Reference
 from tests.crash_server import LAYOUT, Clock, Known, Memory, Server
 from tests.simdisk import SimDisk
+from tests.simfaults import PowerCut
 from tests.simnodes import SECTOR_BYTES, Mode
 
 OPERATIONS = (
@@ -57,24 +62,50 @@ def fail(seed: int) -> Counter[str]:
             path=rng.choice(("", "segments/", "segments/", "agents/", "checkpoints/")),
             after_bytes=rng.choice((0, 1, 60, 512, 700)), lies=operation == "sync" and rng.random() < 0.7,
         )  # fmt: skip
-        told = ""
-        try:
-            _steps(life, 4)
-        except JournalError as error:
-            told = type(error).__name__
+        told = _go_on(life)
         life.disk.faults.clear()
-        life.memory.note()
-        life.memory.connection = None
+        life.memory.forget()
         life.server.core.state.close()
-        life.server.core.log.close()
+        log, writes = life.server.core.log, life.disk.counts["write"]
+        poisoned = log.poisoned
+        log.close()
+        assert poisoned is None or life.disk.counts["write"] == writes, "a poisoned log was closed as if it were clean"
         _hold_from_here(life, rng)
     finally:
         segment.FILL_BYTES_MIN = fill
     walk.counts["lives"] += 1
     walk.counts["faults met"] += bool(fault.fired)
-    if told:
-        walk.counts[f"told as {told}"] += 1
+    walk.counts.update(f"told as {name}" for name in told)
     return walk.counts
+
+
+def _go_on(life: Life) -> list[str]:
+    """Steps on the failing disk, on and on after each error, until the log takes nothing more. The errors' names."""
+    told = []
+    for _ in range(4):
+        try:
+            _steps(life, 1)
+        except JournalError as error:
+            told.append(type(error).__name__)
+            log = life.server.core.log
+            if log.poisoned is None and isinstance(error, OutcomeUnknown):
+                raise AssertionError("in doubt, and the log goes on") from error
+            if log.poisoned is not None:
+                _refused_once_poisoned(life)
+                break
+            life.promises.reference = life.promises.reference.branch(log.next_seq - 1)  # the rest took no seq
+    return told
+
+
+def _refused_once_poisoned(life: Life) -> None:
+    """What is sent to a poisoned log is not taken, and no sync is tried again."""
+    syncs = life.disk.counts["sync"]
+    try:
+        life.server.hook.append(ObservationAdded("global", "Acme", "late"))
+    except Poisoned:
+        assert life.disk.counts["sync"] == syncs, "a sync was tried again"
+        return
+    raise AssertionError("a poisoned log takes events")
 
 
 def _hold_from_here(life: Life, rng: random.Random) -> None:
@@ -114,7 +145,9 @@ def damage(seed: int) -> Counter[str]:
         life.memory.note()
         kind, path = _damage(disk, before, rng)
         walk.counts["damages"] += 1
-        walk.counts[f"{kind}: {_judged(life, disk, path)}"] += 1
+        if rng.random() < 0.3:
+            disk = _cut_while_opening(life, disk, rng)
+        walk.counts[f"{kind}: {_judged(life, disk, path, kind)}"] += 1
         life.memory.let_go()
     finally:
         segment.FILL_BYTES_MIN = fill
@@ -129,9 +162,14 @@ def _damage(disk: SimDisk, before: SimDisk, rng: random.Random) -> tuple[str, st
     sectors = -(-size // SECTOR_BYTES)
     at = rng.randrange(sectors) * SECTOR_BYTES
     here = disk.read(path)[at : at + SECTOR_BYTES]
-    kind = rng.choice(("rot", "zeroed", "swapped", "stale", "misdirected", "unreadable", "short reads"))
+    kind = rng.choice(
+        ("rot", "zeroed", "swapped", "stale", "misdirected", "unreadable", "short reads", "forged", "gone")
+    )
     if kind == "rot":
-        offset = rng.randrange(size)
+        heads = [batch.offset for holder, batch in _batches(disk) if holder == path]
+        in_head = bool(heads) and rng.random() < 0.5  # few bytes of many; at 32 the epoch, which only a CRC guards
+        within = rng.choice((rng.randrange(BATCH_HEADER_BYTES), 32))
+        offset = rng.choice(heads) + within if in_head else rng.randrange(size)
         disk.poke(path, offset, bytes([disk.read(path)[offset] ^ 1 << rng.randrange(8)]))
     elif kind == "zeroed":
         disk.poke(path, at, bytes(len(here)))
@@ -150,10 +188,44 @@ def _damage(disk: SimDisk, before: SimDisk, rng: random.Random) -> tuple[str, st
         disk.poke(path, at, source[start : start + len(here)])
     elif kind == "unreadable":
         disk.damage(path, at)
+    elif kind == "gone":
+        disk.remove(path)  # a manifest's absence cannot be told from a prune
+    elif kind == "forged" and (forged := _forge(disk, rng)):
+        path = forged
     else:
         kind = "short reads"
         disk.damage(path, at, short=True)
     return kind, path
+
+
+def _batches(disk: SimDisk) -> list[tuple[str, Batch]]:
+    """Every batch of the log with the file that holds it."""
+    reader = LogReader(disk, LAYOUT.journal)
+    found = []
+    for batch in reader.batches():
+        holder = max(each for each in reader.segments if each.first_seq <= batch.first_seq)
+        found.append((holder.path, batch))
+    return found
+
+
+def _forge(disk: SimDisk, rng: random.Random) -> str | None:
+    """A batch whose content was changed, with every CRC made right again; the file, or None where there is none.
+
+    Not the last: what follows it says what it was.
+    """
+    batches = _batches(disk)[:-1]
+    if not batches:
+        return None
+    path, batch = rng.choice(batches)
+    payload = bytearray(batch.payload)
+    payload[-1] ^= 1
+    header, _ = decode_segment_header(disk.read(path), path)
+    data = encode_batch(
+        header, epoch=batch.epoch, flags=0, first_seq=batch.first_seq, count=batch.count, payload=bytes(payload),
+        durable_seq=batch.durable_seq, previous_chain=batch.previous_chain, offset=batch.offset,
+    )  # fmt: skip
+    disk.poke(path, batch.offset, data)
+    return path
 
 
 def files(disk: SimDisk, path: str) -> list[str]:
@@ -165,15 +237,37 @@ def files(disk: SimDisk, path: str) -> list[str]:
     return found
 
 
-def _judged(life: Life, disk: SimDisk, path: str) -> str:
+def _cut_while_opening(life: Life, disk: SimDisk, rng: random.Random) -> SimDisk:
+    """The damaged disk after an open that was cut at some change, or went through."""
+    memory = Memory(life.memory.known, dict(life.memory.bases), {k: [v[-1]] for k, v in life.memory.images.items()})
+    disk.cut_at = disk.counts.changes + rng.randrange(1, 25)
+    try:
+        server = Server.open(disk, memory, life.clock, rng)
+        server.core.log._lock.release()
+    except (PowerCut, DataError, EnvironmentFault):
+        pass
+    finally:
+        memory.let_go()
+    return disk.crash(rng, "torn")
+
+
+def _judged(life: Life, disk: SimDisk, path: str, kind: str) -> str:
     """`kept` where every promise holds, `named` where an error or `verify` says what is damaged."""
+    if path.endswith(".manifest") and disk.kind(path) == "missing":
+        life.promises.checkpoints.pop(int(path[-25:-9]), None)
     if path.endswith("/lock"):  # it says what epoch was taken; only one that wrote something may not come again
         life.promises.epoch = max((epoch for _, _, epoch in life.promises.batches.values()), default=0)
-    memory = Memory(life.memory.known, dict(life.memory.bases), {k: [v[-1]] for k, v in life.memory.images.items()})
+    at = 0 if kind == "forged" else -1  # the chain alone must tell, without the help of what memory.db remembers
+    memory = Memory(life.memory.known, dict(life.memory.bases), {k: [v[at]] for k, v in life.memory.images.items()})
+    segments = disk.list(f"{LAYOUT.journal}/segments")
     try:
         server = Server.open(disk, memory, life.clock, life.rng)
     except (DataError, EnvironmentFault) as error:
-        return _named(error, path, error.path is not None and error.path.startswith(LAYOUT.journal))
+        _nothing_set_aside(life, disk, segments)
+        names_it = error.path is not None and error.path.startswith(LAYOUT.journal)
+        return _named(
+            error, path, names_it or isinstance(error, Diverged)
+        )  # which names the seq where two histories part
     try:
         life.promises.holds_but_for_files(server)  # whatever else is damaged, what was opened is right
         try:
@@ -188,6 +282,17 @@ def _judged(life: Life, disk: SimDisk, path: str) -> str:
     finally:
         memory.let_go()
     return "kept"
+
+
+def _nothing_set_aside(life: Life, disk: SimDisk, segments: list[str]) -> None:
+    """An open that refused has not gone on in a new segment before the end that was acknowledged."""
+    if disk.list(f"{LAYOUT.journal}/segments") == segments:
+        return
+    try:
+        last_seq = LogReader(disk, LAYOUT.journal).last_seq
+    except JournalError:
+        return  # what it refused for lies in the past
+    assert last_seq >= life.promises.reaches, f"the end was set aside from seq {last_seq + 1} on, and then refused"
 
 
 def _named(error: JournalError, path: str, names_it: bool) -> str:

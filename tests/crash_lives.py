@@ -43,7 +43,6 @@ class Walk:
 
     def cut(self, disk: SimDisk, memory: Memory, promises: Promises, now: int, depth: int) -> None:
         """Judges what a cut at this moment may leave, unless it was judged before."""
-        memory.note()
         for image in images(disk, self.rng, IMAGES[depth]):
             found = memory.after_cut(self.rng)
             number, has_bytes = image.image()

@@ -6,6 +6,8 @@ A journal after a cut is a prefix of that order, so the state that belongs to it
 
 from __future__ import annotations
 
+from hashlib import sha256
+
 from journal.checkpoint import Manifest
 from journal.commit import Receipt
 from journal.events import Event
@@ -162,3 +164,6 @@ class Promises:
             assert manifest.digest == self.reference.digest(seq), f"the checkpoint at {seq} is of another state"
         for seq in self.checkpoints:
             assert seq in there, f"the checkpoint at {seq} is not on the ladder any more"
+            for part in there[seq].parts:
+                found = sha256(server.disk.read(server.checkpoints.part_path(part))).hexdigest()
+                assert found == part.sha256, f"the checkpoint at {seq} has a part of other bytes"

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import random
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from functools import cache
+from typing import Any
 
 from journal.checkpoint import KIND_MEMORY, CheckpointStore, Manifest, ladder
 from journal.commit import Committer, Receipt, draft, ticket
@@ -59,25 +60,37 @@ def _empty() -> bytes:
         return connection.serialize()
 
 
+class _Noting(sqlite3.Connection):
+    """Tells of every statement after which no transaction is open: what is there then is what a kill may leave."""
+
+    committed: Callable[[], None] | None = None
+
+    def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
+        cursor = super().execute(sql, *parameters)
+        if self.committed is not None and not self.in_transaction:
+            self.committed()
+        return cursor
+
+
 class Known:
     """What was made once and is equal for equal bytes: idle connections that changed nothing, and digests."""
 
     IDLE_MAX = 16
 
     def __init__(self) -> None:
-        self.idle: dict[bytes, sqlite3.Connection] = {}
+        self.idle: dict[bytes, _Noting] = {}
         self.digests: dict[bytes, str] = {}
 
-    def connection(self, image: bytes) -> sqlite3.Connection:
+    def connection(self, image: bytes) -> _Noting:
         """A connection of one's own to a database of these bytes."""
         connection = self.idle.pop(image, None)
         if connection is None:
-            connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+            connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False, factory=_Noting)
             connection.deserialize(image)
             connection.execute("PRAGMA foreign_keys=ON")
         return connection
 
-    def give_back(self, image: bytes, connection: sqlite3.Connection) -> None:
+    def give_back(self, image: bytes, connection: _Noting) -> None:
         """Of a connection that is done with, and whose database is still these bytes."""
         if image in self.idle:
             connection.close()
@@ -100,7 +113,7 @@ class Memory:
         self.bases = bases or {}
         self.images = images or {}
         self.path = ""
-        self.connection: sqlite3.Connection | None = None
+        self.connection: _Noting | None = None
         self._image = b""  # what the connection shows, as of `_noted` changes
         self._noted = -1
 
@@ -110,6 +123,7 @@ class Memory:
         self._image = _empty() if image is None else image
         self.path, self.connection = path, self.known.connection(self._image)
         self._noted = self.connection.total_changes
+        self.connection.committed = self.note
         return self.connection
 
     def make_current(self, path: str) -> bytes:
@@ -135,9 +149,8 @@ class Memory:
         return self.known.digests[content]
 
     def note(self) -> None:
-        """Keeps the image after a commit. Called at every place for a cut, of which none lies within a transaction
-        that has changed anything."""
-        if self.connection is not None and self.path in self.images:
+        """Keeps the image after a commit. Called after every statement outside of a transaction."""
+        if self.connection is not None and self.path in self.images and not self.connection.in_transaction:
             content = self.content()
             if content is not self.images[self.path][-1]:
                 self.images[self.path].append(content)
@@ -147,12 +160,20 @@ class Memory:
         found = {path: images[-1] if rng.random() < 0.5 else rng.choice(images) for path, images in self.images.items()}
         return Memory(self.known, dict(self.bases), {path: [image] for path, image in found.items()})
 
+    def forget(self) -> None:
+        """Somebody else closes the connection; what was committed stays."""
+        if self.connection is not None:
+            self.note()
+            self.connection.committed = None
+            self.connection = None
+
     def let_go(self) -> None:
         """Done with the connection; what was committed stays."""
         if self.connection is None:
             return
         self.note()
         connection, self.connection = self.connection, None
+        connection.committed = None
         if connection.in_transaction:
             connection.close()
         else:
@@ -288,8 +309,15 @@ class Server:
         committer.submit(request)
         committer.run()
         receipt = request.result()[0]
-        self.memory.note()
-        self.memory.connection = None
+        try:
+            self._apply_restore(receipt)
+        except BaseException as error:  # as `Core.restore` has it: nothing can be checked any more
+            self.core.log.poison(f"the restore at seq {receipt.seq} is journaled, but applying it failed: {error}")
+            raise
+        return receipt
+
+    def _apply_restore(self, receipt: Receipt) -> None:
+        self.memory.forget()
         self.core.state.close()
         reader = self.core.log.reader()
         path = rebuild(self.disk, self.memory, reader, self.rng)
@@ -303,14 +331,12 @@ class Server:
         )  # fmt: skip
         Generations(self.disk, LAYOUT.memory_db, QUARANTINE).retire()
         self.core.state = self.core.committer.machine = state
-        return receipt
 
     def back_up(self) -> int:
         return back_up(Data(LAYOUT.root, Config(), self.disk), BACKUP).last_seq
 
     def close(self) -> None:
-        self.memory.note()
-        self.memory.connection = None  # the core closes it
+        self.memory.forget()
         self.core.close()
 
 

@@ -1,68 +1,53 @@
-"""Deleting any one sync of the write path is caught: each is removed in a copy, and the crash seeds must fail there.
+"""The rig notices durability bugs: each is made in a copy of the tree, and a check must call a promise broken there.
 
-A call whose removal goes unnoticed is a hole in the tests, or a sync that buys nothing.
+Here a few of them have their turn; `python -m tests.faults mutations` takes every one.
 """
 
 from __future__ import annotations
 
-import ast
-import os
-import shutil
-import subprocess
-import sys
-from pathlib import Path
+import random
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
-FILES = ("journal/segment.py", "journal/log.py", "journal/opening.py", "journal/storage.py")
-SEEDS = "300"
+from tests.faults.mutations import noticed
+from tests.mutations import MUTATIONS, ROOT, Mutation
+
+SHARE = 4
+QUICK = [each for each in MUTATIONS if each.by != "crashes.server" and each.count <= 400]
 
 
-def sync_calls() -> list[tuple[str, int, str]]:
-    """(file, line, source) of every statement on the write path that syncs a file, a directory or the lock."""
-    found = []
-    for name in FILES:
-        source = (ROOT / name).read_text()
-        tree = ast.parse(source)
-        for owner in ast.walk(tree):
-            if isinstance(owner, ast.ClassDef) and (owner.name.startswith("Real") or owner.name in ("File", "Storage")):
-                continue
-            if not isinstance(owner, ast.FunctionDef) or _within_real(tree, owner):
-                continue
-            for node in ast.walk(owner):
-                if (
-                    isinstance(node, ast.Expr)
-                    and isinstance(node.value, ast.Call)
-                    and isinstance(node.value.func, ast.Attribute)
-                    and node.value.func.attr in ("sync", "sync_dir")
-                ):
-                    found.append((name, node.lineno, ast.unparse(node)))
-    return sorted(set(found))
+def test_there_are_enough_of_them_and_each_has_a_name_of_its_own() -> None:
+    assert len(MUTATIONS) >= 30
+    assert len({each.name for each in MUTATIONS}) == len(MUTATIONS)
 
 
-def _within_real(tree: ast.Module, function: ast.FunctionDef) -> bool:
-    return any(
-        isinstance(owner, ast.ClassDef) and (owner.name.startswith("Real") or owner.name in ("File", "Storage"))
-        for owner in tree.body
-        if function in ast.walk(owner)
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda each: each.name)
+def test_every_bug_fits_the_code_as_it_is(mutation: Mutation) -> None:
+    """A bug that cannot be made any more would pass for one that is noticed."""
+    assert mutation.source() != (ROOT / mutation.path).read_text()
+
+
+def test_an_edit_that_does_not_fit_is_called_stale() -> None:
+    with pytest.raises(ValueError, match="not once"):
+        MUTATIONS[0]._replace(old="no such line").source()
+    with pytest.raises(ValueError, match="there is no"):
+        MUTATIONS[0]._replace(function="SegmentWriter.gone").source()
+
+
+@pytest.mark.parametrize("mutation", random.Random(3).sample(QUICK, SHARE), ids=lambda each: each.name)
+def test_the_bug_is_noticed(mutation: Mutation) -> None:
+    assert noticed(mutation) == {"bugs noticed": 1}
+
+
+def test_what_changes_nothing_is_not_called_noticed() -> None:
+    harmless = MUTATIONS[0]._replace(
+        old="self._file.sync()", new="self._file.sync()  # still there", by="crashes.errors"
     )
+    with pytest.raises(AssertionError, match="do not notice it"):
+        noticed(harmless)
 
 
-def test_the_list_of_syncs_is_not_empty_by_accident() -> None:
-    assert len(sync_calls()) >= 7, sync_calls()
-
-
-@pytest.mark.parametrize(("name", "line", "source"), sync_calls(), ids=lambda value: str(value))
-def test_a_deleted_sync_is_caught(tmp_path: Path, name: str, line: int, source: str) -> None:
-    for folder in ("journal", "tests"):
-        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__", "golden"))
-    lines = (ROOT / name).read_text().splitlines(keepends=True)
-    indent = lines[line - 1][: len(lines[line - 1]) - len(lines[line - 1].lstrip())]
-    lines[line - 1] = f"{indent}pass  # was: {source}\n"
-    (tmp_path / name).write_text("".join(lines))
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
-    command = [sys.executable, "-m", "tests.crashes", "0", SEEDS]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert done.returncode == 1, f"{name}:{line} {source} can be deleted unnoticed: {done.stdout}{done.stderr}"
-    assert done.stdout.startswith("seed "), done.stderr
+def test_a_bug_that_breaks_the_program_itself_is_no_proof() -> None:
+    broken = MUTATIONS[0]._replace(new="        self._file.no_such_call()\n", by="crashes.errors")
+    with pytest.raises(AssertionError, match="not a broken promise"):
+        noticed(broken)

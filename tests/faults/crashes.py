@@ -25,6 +25,7 @@ def log(run: Run) -> Counter[str]:
 
 
 def log_seed(seed: int) -> Counter[str]:
+    crashes.run_full_when_synced()
     crashes.run(seed, "none")
     crashes.run(seed, "torn")
     return Counter({"lives cut": 2 * crashes.LIVES})

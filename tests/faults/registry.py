@@ -10,12 +10,16 @@ from importlib import import_module
 
 from tests.faults.frame import Check
 
-RIGS = ("crashes", "damage", "hostile", "real", "repairs")
+RIGS = ("crashes", "damage", "hostile", "real", "repairs", "mutations")
 
 
 def checks(wanted: Sequence[str] = ()) -> Iterator[Check]:
-    """Those of the rigs and checks named, in the order of the list; all without a name. KeyError for an unknown one."""
-    found = [check for rig in RIGS for check in import_module(f"tests.faults.{rig}").CHECKS]
+    """Those of the rigs and checks named, in the order of the list; all without a name. KeyError for an unknown one.
+
+    Only the modules of these rigs are imported.
+    """
+    rigs = [rig for rig in RIGS if not wanted or rig in {name.split(".")[0] for name in wanted}]
+    found = [check for rig in rigs for check in import_module(f"tests.faults.{rig}").CHECKS]
     for name in wanted:
         if not any(matches(check, name) for check in found):
             raise KeyError(name)

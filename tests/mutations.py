@@ -1,0 +1,170 @@
+"""Durability bugs that somebody could make, one exact edit each, and the check that must notice it.
+
+An edit names the function that it is made in; what it replaces must be there exactly once, else the list is stale and
+says so. None may break the syntax, or be noticed for another reason than a broken promise.
+"""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class Mutation(NamedTuple):
+    """``by``: the check of `tests.faults` that notices it, ``count`` of its seeds are enough."""
+
+    name: str
+    path: str
+    function: str
+    old: str
+    new: str
+    by: str = "crashes.server"
+    count: int = 12
+
+    def source(self) -> str:
+        """The file as the bug would have it. Raises ValueError where the edit does not fit any more."""
+        text = (ROOT / self.path).read_text()
+        start, end = _extent(text, self.function)
+        lines = text.splitlines(keepends=True)
+        body = "".join(lines[start:end])
+        if body.count(self.old) != 1:
+            raise ValueError(f"{self.name}: {self.old!r} is {body.count(self.old)} times in {self.function}, not once")
+        mutated = "".join([*lines[:start], body.replace(self.old, self.new), *lines[end:]])
+        ast.parse(mutated)
+        return mutated
+
+
+def _extent(text: str, function: str) -> tuple[int, int]:
+    """First line and line after the last of `function` or `Class.function`, from 0."""
+    nodes: list[ast.stmt] = ast.parse(text).body
+    found: ast.stmt | None = None
+    for name in function.split("."):
+        found = next((each for each in nodes if getattr(each, "name", None) == name), None)
+        if not isinstance(found, ast.FunctionDef | ast.ClassDef):
+            raise ValueError(f"there is no {function}")
+        nodes = found.body
+    assert found is not None
+    assert found.end_lineno is not None
+    return found.lineno - 1, found.end_lineno
+
+
+SEGMENT, LOG, OPENING, STORAGE = "journal/segment.py", "journal/log.py", "journal/opening.py", "journal/storage.py"
+SCAN, READER, FORMAT, CHECKPOINT = "journal/scan.py", "journal/reader.py", "journal/format.py", "journal/checkpoint.py"
+REGIONS, AGENTS, LIVE = "journal/regions.py", "replay/agents.py", "replay/live.py"
+GENERATIONS, COMMIT, CATCHUP = "replay/generations.py", "journal/commit.py", "replay/catchup.py"
+
+MUTATIONS = (
+    # -- syncs that are left out, or come too late ---------------------------------------------------------------------
+    Mutation("a batch is acknowledged before its sync", SEGMENT, "SegmentWriter.write",
+             "        self._file.sync()\n", ""),
+    Mutation("a batch is synced before it is written", SEGMENT, "SegmentWriter.write",
+             "        self._file.write_at(self.offset, batch)\n        self._file.sync()\n",
+             "        self._file.sync()\n        self._file.write_at(self.offset, batch)\n"),
+    Mutation("a new segment is not synced before its name", SEGMENT, "SegmentWriter.create",
+             "            file.sync()\n", ""),
+    Mutation("a new segment's name is not synced", SEGMENT, "SegmentWriter.create",
+             "        storage.sync_dir(directory)\n", ""),
+    Mutation("a new segment is written under its own name", SEGMENT, "SegmentWriter.create",
+             'temporary = f"{path}.tmp"', "temporary = path"),
+    Mutation("zeros ahead are not synced", SEGMENT, "SegmentWriter.reserve",
+             "                self._file.sync()\n", "", "crashes.log"),
+    Mutation("the epoch is not written down", LOG, "Log.open", "            lock.write(claim)\n", ""),
+    Mutation("the lock file's name is not synced", LOG, "Log.open",
+             "            storage.sync_dir(directory)", "            pass"),
+    Mutation("a whole file is published before it is synced", STORAGE, "write_file", "        file.sync()\n", ""),
+    Mutation("a whole file's name is not synced", STORAGE, "write_file", "    storage.sync_dir(directory)\n", ""),
+    Mutation("a whole file is written over the old one", STORAGE, "write_file",
+             '    temporary = f"{directory}/.{name.encode()[:200].decode(errors=\'ignore\')}.tmp"',
+             "    temporary = path"),
+    Mutation("a part is not synced before its name", CHECKPOINT, "CheckpointStore.put_part",
+             "            file.sync()", "            pass"),
+    Mutation("a checkpoint is published before its parts have names", CHECKPOINT, "CheckpointStore.publish",
+             "        self.storage.sync_dir(self.parts_directory)", "        pass"),
+    Mutation("parts go before the removal of their manifest is synced", CHECKPOINT, "CheckpointStore.remove",
+             "        self.storage.sync_dir(self.directory)", "        pass", count=60),
+    Mutation("an agent file is renamed before it is synced", AGENTS, "_write_temporary", "        file.sync()\n", ""),
+    Mutation("an agent file is written in place", AGENTS, "write_files",
+             '_write_temporary(storage, f"{directory}/{TEMPORARY}", content)\n'
+             '            storage.replace(f"{directory}/{TEMPORARY}", path)',
+             "_write_temporary(storage, path, content)"),
+    Mutation("the link is swapped before what it names has a durable name", GENERATIONS, "Generations.swap",
+             "        self.storage.replace(built, path)\n        self.storage.sync_dir(self.directory)",
+             "        self.storage.replace(built, path)\n        pass"),
+    # -- after an error -----------------------------------------------------------------------------------------------
+    Mutation("a failed sync is tried again", LOG, "Log.append",
+             "            segment.write(batch)\n",
+             "            try:\n                segment.write(batch)\n            except Exception:\n"
+             "                segment._file.sync()\n                segment.offset += len(batch)\n",
+             "crashes.errors", 300),
+    Mutation("a failed batch does not poison the log", LOG, "Log.append",
+             '            self.poison(f"a batch at seq {self.next_seq} failed: {error}")\n', "", "crashes.errors", 300),
+    Mutation("a poisoned log is closed as if it were clean", LOG, "Log.close",
+             "if self.poisoned is None and self._lock.is_held():", "if self._lock.is_held():", "crashes.errors", 300),
+    Mutation("a segment that failed to be made is not doubted", LOG, "Log._doubt_segment",
+             "        if there:\n", "        if False:\n", "crashes.errors", 2000),
+    Mutation("the cache is trusted after a failed sync", OPENING, "_carry",
+             "    if tail.durable_seq < tail.last_seq:\n", "    if False:\n", "crashes.errors", 400),
+    Mutation("a clean close is trusted whose sync may have failed", LOG, "Log._next_segment",
+             "previous.records_end)", "previous.offset)", "crashes.errors", 1000),
+    Mutation("a refused batch uses up its seqs", COMMIT, "Committer._write",
+             "        except JournalError as error:  # not a byte of it was written: the seqs stay free\n",
+             "        except JournalError as error:\n            self.log.next_seq += len(records)\n",
+             "crashes.errors", 400),
+    # -- epochs, seqs, retries ----------------------------------------------------------------------------------------
+    Mutation("an epoch is used twice", LOG, "Log.open", "epoch = previous_epoch + 1", "epoch = previous_epoch"),
+    Mutation("a batch says of itself that it is durable", LOG, "Log.append",
+             "            durable_seq=self.durable_seq,", "            durable_seq=self.next_seq + len(records) - 1,",
+             "crashes.errors", 400),
+    Mutation("op_ids are forgotten at a restart", COMMIT, "Committer.__init__",
+             "self._read_op_ids() if remember_op_ids else {}", "{}", count=40),
+    Mutation("the torn tail is not kept", OPENING, "_quarantine_tail",
+             "    write_file(storage, path, data)\n", ""),
+    Mutation("what is carried keeps the old end as well", OPENING, "_carry",
+             "kept_end, first_seq, chain = batches[0].offset,", "kept_end, first_seq, chain = tail.offset,"),
+    # -- evidence and checks ------------------------------------------------------------------------------------------
+    Mutation("what memory.db knows to be durable is not asked", LOG, "Log.open",
+             "LogReader(storage, directory, evidence_seq=evidence_seq)", "LogReader(storage, directory)",
+             "crashes.damage", 600),
+    Mutation("a torn tail is accepted although it is known to have been durable", REGIONS, "decision_on",
+             "covered=max(evidence_seq, region.durable_seq) >= region.first_seq", "covered=False",
+             "crashes.damage", 600),
+    Mutation("records are not held against their CRC", SCAN, "Scanner.__iter__",
+             "            if not trailer_matches(found, payload, data[end - TRAILER_BYTES : end]):\n",
+             "            if False:\n"),
+    Mutation("the chain of a batch is not looked at", SCAN, "Scanner._mismatch",
+             "        if found.previous_chain != self.chain:\n", "        if False:\n", "crashes.damage", 600),
+    Mutation("the chain across two segments is not looked at", READER, "LogReader._scan",
+             "scanner.chain != successor.previous_chain or ", "",
+             "crashes.damage", 1500),
+    Mutation("a batch header is not held against its CRC", FORMAT, "decode_batch_header",
+             "    if crc32(data[offset + 8 : offset + BATCH_HEADER_BYTES]) != crc:\n", "    if False:\n",
+             "crashes.damage", 1500),
+    Mutation("a file's header is not held against its CRC", FORMAT, "decode_header",
+             "    if crc32(body, crc32(data[:16])) != crc:\n", "    if False:\n", "crashes.damage", 1500),
+    Mutation("a part is not held against its sha256", CHECKPOINT, "CheckpointStore.read_part",
+             "        if hashlib.sha256(data).hexdigest() != part.sha256:\n", "        if False:\n",
+             "crashes.damage", 1500),
+    # -- state --------------------------------------------------------------------------------------------------------
+    Mutation("the position is committed before the rows", LIVE, "LiveState._transact",
+             "            apply_records(connection, appended.first_seq, records)\n"
+             "            last_seq = appended.first_seq + appended.count - 1\n"
+             "            position = Position(last_seq, self.journal_id, appended.epoch, appended.chain.hex())\n"
+             "            schema.write_position(connection, position)\n",
+             "            last_seq = appended.first_seq + appended.count - 1\n"
+             "            position = Position(last_seq, self.journal_id, appended.epoch, appended.chain.hex())\n"
+             "            schema.write_position(connection, position)\n"
+             '            connection.execute("COMMIT")\n'
+             '            connection.execute("BEGIN IMMEDIATE")\n'
+             "            apply_records(connection, appended.first_seq, records)\n"),
+    Mutation("catching up forgets the position", CATCHUP, "_commit",
+             "        write_position(connection, position)\n", ""),
+    Mutation("catching up begins one event late", CATCHUP, "catch_up",
+             "within(batch, start.seq, reader.last_seq)", "within(batch, start.seq + 1, reader.last_seq)"),
+    Mutation("a part that an older checkpoint shares is swept", CHECKPOINT, "CheckpointStore.sweep",
+             "for manifest in manifests for part", "for manifest in manifests[:1] for part", count=60),
+    Mutation("an old agent version is left where a newer one belongs", AGENTS, "action_for",
+             'return "write" if wanted else "remove"', 'return "none"'),
+)  # fmt: skip
