@@ -141,7 +141,7 @@ def _adopt(data: Data, log: Log, drift: Drift, source: str) -> AdoptedMemory:
         try:
             state.validation = data.config.agents.validation
             state.materialises = False  # the files follow the link
-            result = _journal(Core(log, state), drift, source)
+            result = journal_drift(Core(log, state), drift, source)
         finally:
             state.close()
         finish(storage, path, "wal")
@@ -163,7 +163,7 @@ def _agents_in(events: Sequence[Event]) -> list[str]:
     return sorted({event.name for event in events if isinstance(event, kinds)})
 
 
-def _journal(core: Core, drift: Drift, source: str) -> AdoptedMemory:
+def journal_drift(core: Core, drift: Drift, source: str) -> AdoptedMemory:
     """One group, with import.started and import.completed around what was taken; several where it is too large."""
     result = AdoptedMemory([], list(drift.left_out))
     taken: list[Written] = []

@@ -281,11 +281,12 @@ class Reload:
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    memory: Literal["report", "revert"] = _key(
-        _choice("report", "revert"),
+    memory: Literal["report", "revert", "adopt"] = _key(
+        _choice("report", "revert", "adopt"),
         "report",
         "What a watch does about rows that another program changed in memory.db: report tells of them, revert rebuilds "
-        "the file from the journal and puts the changed one into quarantine.",
+        "the file from the journal and puts the changed one into quarantine, adopt does the same and journals what was "
+        "changed as events.",
     )
 
 

@@ -1,7 +1,8 @@
 """Drift of the live memory.db: what another program wrote into it, held against the journal, and what is done about it.
 
 The journal is right by definition: what it does not have is not part of the state. As `watch.memory` says, drift is
-only reported, or the file is rebuilt beside and swapped, with the drifted one in quarantine.
+only reported; or the file is rebuilt beside and swapped, with the drifted one in quarantine; and then what was changed
+may be journaled, as far as events can express it.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ import msgspec
 
 from journal.reader import LogReader
 from recovery.data import Data
+from recovery.drift import Drift, find_drift
 from replay.core import Core
 from replay.deviation import counts, deviations, words
+from replay.digest import state_digest
 from replay.engine import build_state
 from replay.schema import connect, read_position
 from replay.working import connect_finished
@@ -25,7 +28,7 @@ from replay.working import connect_finished
 class MemoryDrift(msgspec.Struct, frozen=True):
     """What differed, in rows by table and in words; what was done; where in quarantine the drifted file lies."""
 
-    action: Literal["reported", "reverted"]
+    action: Literal["reported", "reverted", "adopted"]
     words: str
     counts: dict[str, int]
     kept: str = ""
@@ -49,9 +52,20 @@ def settle_drift(data: Data, core: Core) -> MemoryDrift | None:
         )
         with closing(connect_finished(path)) as expected:
             tables = deviations(connection, expected)
+            adopts = data.config.watch.memory == "adopt"
+            drift = find_drift(connection, expected) if adopts else Drift()
+            source = f"memory.db with digest {state_digest(connection)}" if adopts else ""
     if not any(each.wrong for each in tables.values()):
         return None
     if data.config.watch.memory == "report":
         return MemoryDrift("reported", words(tables), counts(tables))
     kept = core.rebuild()
-    return MemoryDrift("reverted", words(tables), counts(tables), kept[0] if kept else "")
+    place = kept[0] if kept else ""
+    if not adopts:
+        return MemoryDrift("reverted", words(tables), counts(tables), place)
+    from recovery.adopt_memory import journal_drift  # it opens servers itself
+
+    adopted = journal_drift(core, drift, source)
+    left = f"; left out: {'; '.join(adopted.left_out)}" if adopted.left_out else ""
+    told = f"{words(tables)}: {len(adopted.events)} events{left}"
+    return MemoryDrift("adopted", told, counts(tables), place)

@@ -20,8 +20,8 @@ def command(app: App, once: bool) -> None:
 
     An edit or a new file becomes the next version, a deleted file removes its agent. Where agents.validation is strict
     and an edit is not valid, it is journaled as rejected and moved to quarantine, and the last good version is written
-    again; so is a file that was emptied. Writes to memory.db by other programs are found, and reported or reverted as
-    watch.memory says.
+    again; so is a file that was emptied. Writes to memory.db by other programs are found, and reported, reverted or
+    adopted as watch.memory says.
 
     This is for data without a server: it holds the journal's lock. A server watches its own with
     open_server(..., watch=True).
@@ -63,6 +63,7 @@ _DONE = {
     "wait": "looked at again",
     "reported": "only reported",
     "reverted": "rebuilt from the journal",
+    "adopted": "journaled",
 }
 
 
