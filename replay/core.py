@@ -14,6 +14,7 @@ from journal.errors import JournalError
 from journal.events import RecoveryCompleted, RecoveryFailed, RecoveryStarted
 from journal.limits import check_scope
 from journal.log import Log
+from replay.cursors import Cursors
 from replay.deviation import counts
 from replay.faults import declared
 from replay.live import LiveState
@@ -65,6 +66,7 @@ class Core:
         self.committer = Committer(log, state)
         self.lock = threading.Lock()
         self.swap_callbacks: list[Callable[[str], object]] = []
+        self.cursors: Cursors | None = None  # of the messages' consumers, once somebody asked for them
         self._pace = Pace()
 
     @property
@@ -84,6 +86,8 @@ class Core:
         finally:
             state.end()
         self._pace.note(self.log.sync_ns)
+        if self.cursors is not None and not self.cursors.note(settled, state.connection):
+            self.cursors = None
         return settled
 
     def commit_locked(self) -> list[Ticket]:
@@ -157,6 +161,8 @@ class Core:
         renewed.validation, renewed.materialises = state.validation, state.materialises
         renewed.foreign_writes = state.foreign_writes
         self.state = self.committer.machine = renewed
+        self.cursors = None
+
     def rebuild(self, progress: Callable[[int, int], None] | None = None) -> list[str]:
         """Replaces memory.db by what the journal makes of it, while the hook stays open; returns what went to
         quarantine. Callers wait; nothing is journaled, since the state does not change."""

@@ -5,7 +5,7 @@ Every manifest carries those up to its own seq, so only the log after the newest
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, field
 
 import msgspec
@@ -94,11 +94,16 @@ def extend(history: History, reader: LogReader, until: int) -> History:
 
 def _marks(batch: Batch) -> Iterator[tuple[int, StateRestored | TagCreated]]:
     """The restores and tags of one batch, with their seqs. It is decoded whole only where there are any."""
-    try:
-        if _WANTED.isdisjoint(decode_types(batch.payload)):
-            return
-    except (msgspec.MsgspecError, ValueError, RecursionError):
-        pass  # decoding it whole says what is wrong, and where
+    if not may_hold(batch, _WANTED):
+        return
     for seq, record in enumerate(batch.records(), batch.first_seq):
         if isinstance(record.event, StateRestored | TagCreated):
             yield seq, record.event
+
+
+def may_hold(batch: Batch, tags: Set[int]) -> bool:
+    """Whether the batch holds an event of one of these types, without decoding more of it than that."""
+    try:
+        return not tags.isdisjoint(decode_types(batch.payload))
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return True  # decoding it whole says what is wrong, and where

@@ -19,6 +19,7 @@ from journal.events import ConfigRemoved, ConfigWritten, Event
 from journal.limits import refuse_reserved
 from replay.background import Background
 from replay.core import Core
+from replay.delivery import Messages, SyncMessages
 from replay.restore import Restored
 from replay.scope import ScopeRebuilt
 from replay.waiting import Waiter, Waiting, waiting
@@ -54,6 +55,7 @@ class Hook:
         self.core = core
         self.background = background
         self.agents = Agents(self)
+        self.messages = Messages(self)
         self._open = False
         self._sleeping: Waiter | None = None
         self._waiting: Waiting
@@ -204,6 +206,7 @@ class SyncHook:
         self.core = core
         self.background = background
         self.agents = SyncAgents(self)
+        self.messages = SyncMessages(self)
 
     @property
     def carried(self) -> Sequence[tuple[int, str]]:

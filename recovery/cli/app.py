@@ -55,6 +55,7 @@ VERBS = {
     "replay": "restore a past moment, beside or in place",
     "revert": "undo exactly the changes that are named",
     "diff": "say what changed between two moments",
+    "messages": "what a consumer has not acknowledged, and acknowledging it",
     "tag": "give a moment a name",
     "embed": "compute the vectors that are pending",
     "completion": "print the completion script of a shell",
