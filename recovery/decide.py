@@ -28,7 +28,7 @@ def decide_memory(facts: MemoryFacts) -> Decision:
     decision = first(MEMORY, facts).decision("memory", facts)
     found = grade(facts)
     reason = decision.reason
-    if decision.health != "healthy" and decision.action == "rebuild":
+    if decision.health != "healthy" and decision.action == "rebuild" and found.severity != "unknown":
         rows = deviation_words(facts.tables or {})
         rows = rows or ("every row is the journal's" if found.case == "index_only" else "")
         reason += f" ({found.severity}: {rows})" if rows else f" ({found.severity})"
