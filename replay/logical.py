@@ -101,7 +101,7 @@ def same(one: Any, other: Any) -> bool:
 def _same_cell(one: Any, other: Any) -> bool:
     if isinstance(one, dict) and isinstance(other, dict):
         return metadata_text(one) == metadata_text(other)
-    return bool(one == other)
+    return bool(one == other or (one != one and other != other))  # a NaN, which no admitted event holds, is NULL
 
 
 # -- from one state to another ----------------------------------------------------------------------------------------
