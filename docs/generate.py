@@ -224,7 +224,8 @@ def _results() -> Iterator[tuple[str, ...]]:
             yield check.claim, check.how, f"`python -m tests.faults {check.name}`", "not run yet"
             continue
         counts = ", ".join(f"{number:,} {what}" for what, number in found["counts"].items())
-        said = f"**{found['outcome']}**: {counts or ' '.join(found.get('message', '').split())[:200]} in {found['seconds']:,.0f} s"
+        told = counts or " ".join(found.get("message", "").split())[:200]
+        said = f"**{found['outcome']}**: {told} in {found['seconds']:,.0f} s"
         where = f"{found['when']}, {found['on']}, commit {found['commit']}"
         yield check.claim, check.how, f"`{found['command']}`", f"{said}; {where}"
 
