@@ -57,6 +57,8 @@ VERBS = {
     "diff": "say what changed between two moments",
     "messages": "what a consumer has not acknowledged, and acknowledging it",
     "tag": "give a moment a name",
+    "import": "take in what another memory server wrote",
+    "export": "write memory as another server reads it",
     "embed": "compute the vectors that are pending",
     "completion": "print the completion script of a shell",
 }
