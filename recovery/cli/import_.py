@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import click
 
 from recovery.cli.app import App, VerbGroup
@@ -13,7 +15,7 @@ def command() -> None:
 
 
 @command.command("mcp", examples=("journal import mcp memory.jsonl --scope workspace:notes",))
-@click.argument("file", type=click.Path(exists=True, dir_okay=False))
+@click.argument("file")
 @click.option("--scope", default="global", metavar="SCOPE", help="Where it belongs. Default: global.")
 @click.option("--dry-run", is_flag=True, help="Say what would be taken in and left out, and stop.")
 @click.pass_obj
@@ -33,6 +35,8 @@ def mcp(app: App, file: str, scope: str, dry_run: bool) -> int | None:
         check_scope("scope", scope)
     except Refused as error:
         raise UsageError(error.message, hint="global, workspace:NAME or agent:NAME") from None
+    if not os.path.isfile(file):
+        raise UsageError(f"there is no file {file!r}", hint="name the file that MEMORY_FILE_PATH of that server names")
     with app.out.progress("importing", "events") as bar:
         done = import_mcp(app.data, file, scope, dry_run=dry_run, progress=bar.advance)
     if app.json:
