@@ -103,7 +103,6 @@ def test_every_example_parses():
     assert examples
     for example in examples:
         command_line = example.split(" && ")[0].split(" >> ")[0].split(" > ")[0].split(" < ")[0].split(" | ")
-        command_line = example.split(" >> ")[0].split(" > ")[0].split(" < ")[0].split(" && ")[0].split(" | ")
         words = shlex.split(next(part for part in command_line if part.startswith("journal ")), comments=True)
         with cli.make_context("journal", words[1:], obj=App()) as context:
             name, command, rest = cli.resolve_command(context, [*context._protected_args, *context.args])
