@@ -282,6 +282,10 @@ def test_messages_that_are_gone_come_back_from_the_journal(root: Path) -> None:
         assert done.outcome == "recovered"
         assert done.steps[0].detail == "2 messages, 2 were missing, 1 replaced"
         assert rows_of(root) == before
+        by_another_program(root, "INSERT INTO messages VALUES (999, 'talk', 'm9', 'writer', 'user', 'nobody', 1)")
+        lost = iter([ConversationStateLoss("somebody said what nobody said")])
+        assert hook.agents.reload("writer", ONE).steps[0].detail == "2 messages, 0 were missing, 1 replaced"
+        assert rows_of(root) == before
     assert b"never said" in b"".join(files(root / "journal" / "quarantine").values()), "what was replaced is kept"
 
 
