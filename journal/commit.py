@@ -75,14 +75,16 @@ class Draft(msgspec.Struct, frozen=True, gc=False):
 class Ticket:
     """One caller's request: a single event, or a group that is taken whole or not at all.
 
+    ``after_seq``, where given, is the last seq that the caller knew of: once the journal has gone on, it is refused.
     Once it is ``done`` either ``receipts`` or ``error`` is set; until then neither is an answer.
     """
 
-    __slots__ = ("bytes", "done", "drafts", "error", "joined", "op_id", "receipts", "waiter")
+    __slots__ = ("after_seq", "bytes", "done", "drafts", "error", "joined", "op_id", "receipts", "waiter")
 
-    def __init__(self, drafts: Sequence[Draft], op_id: str | None) -> None:
+    def __init__(self, drafts: Sequence[Draft], op_id: str | None, after_seq: int | None = None) -> None:
         self.drafts = drafts
         self.op_id = op_id
+        self.after_seq = after_seq
         self.bytes = len(drafts[0].encoded) if len(drafts) == 1 else sum(len(draft.encoded) for draft in drafts)
         self.receipts: list[Receipt] = []
         self.error: JournalError | None = None
@@ -105,13 +107,13 @@ def draft(event: Event, agent: str | None, actor: str | None, traceparent: str |
     return Draft(event, encoded, agent, actor, traceparent)
 
 
-def ticket(drafts: Sequence[Draft], op_id: str | None) -> Ticket:
+def ticket(drafts: Sequence[Draft], op_id: str | None, after_seq: int | None = None) -> Ticket:
     """A request of one or more drafts. Raises Refused for an op_id or a group beyond its limits."""
     if not drafts:
         raise Refused("invalid", "a group holds at least one event")
     if op_id is not None:
         check_envelope(None, None, op_id, None)
-    made = Ticket(drafts, op_id)
+    made = Ticket(drafts, op_id, after_seq)
     if len(drafts) > GROUP_RECORDS_MAX or made.bytes > GROUP_BYTES_MAX:
         raise Refused(
             "too_large", f"a group holds at most {GROUP_RECORDS_MAX} events and {GROUP_BYTES_MAX >> 20} MiB"
@@ -251,6 +253,8 @@ class Committer:
             try:
                 if request.op_id is not None and self._is_settled(request, request.op_id, in_flight):
                     continue
+                if request.after_seq is not None and request.after_seq != first - 1:
+                    raise Refused("moved_on", f"the journal is at seq {first - 1}, not at {request.after_seq} any more")
                 for seq, item in enumerate(request.drafts, first):
                     machine.check(item.event, seq)
             except JournalError as error:

@@ -7,6 +7,9 @@ and a hint that says what to do next.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 
 class JournalError(Exception):
     """Root of every error that this project declares.
@@ -61,11 +64,18 @@ class UsageError(CallerError):
     code = "usage"
 
 
+REFUSALS = frozenset(
+    {
+        "invalid", "unknown_type", "reserved_type", "too_large", "unsafe_name", "already_exists", "not_found",
+        "op_id_reused", "moved_on",
+    }
+)  # fmt: skip
+
+
 class Refused(CallerError):
     """An event that was not accepted: nothing was written and it took no seq.
 
-    ``code`` is one of ``invalid``, ``unknown_type``, ``reserved_type``, ``too_large``, ``unsafe_name``,
-    ``already_exists``, ``not_found``, ``op_id_reused``.
+    ``code`` is one of `REFUSALS`.
     """
 
     exit_code = 3
@@ -169,3 +179,29 @@ class Unsupported(DataError):
 
     exit_code = 15
     code = "unsupported"
+
+
+# -- across processes -------------------------------------------------------------------------------------------------
+
+
+def from_json(given: Mapping[str, Any]) -> JournalError:
+    """The error that `JournalError.to_json` told, as its own class: another process raised it, this one raises it on.
+
+    A code that no class owns is an EnvironmentFault with that code; the code of a refusal stays a refusal's.
+    """
+    code = str(given.get("code", ""))
+    message, hint = str(given.get("message", "it does not say why")), given.get("hint")
+    seq, offset = given.get("seq"), given.get("offset")
+    if code in REFUSALS:
+        return Refused(code, message, hint=hint)
+    if code == OutcomeUnknown.code:
+        return OutcomeUnknown(message, op_id=given.get("op_id"), seq=seq, hint=hint)
+    kinds: list[type[JournalError]] = [JournalError]
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+    plain = (kind for kind in kinds if not issubclass(kind, Refused | OutcomeUnknown) and "code" in vars(kind))
+    kind = next((kind for kind in plain if kind.code == code), EnvironmentFault)
+    error = kind(message, path=given.get("path"), offset=offset, seq=seq, hint=hint)
+    if kind.code != code and code:
+        error.code = code
+    return error

@@ -356,7 +356,7 @@ def _link(
 
 def _strays(storage: Storage, directory: str, parts: set[str], report: Verified) -> None:
     """Reads what is neither segment, manifest nor listed part: a plan must decode, anything else is a note."""
-    known = {"segments", "checkpoints", "parity", "quarantine", "lock", "control.sock", WATERMARK}
+    known = {"segments", "checkpoints", "parity", "quarantine", "lock", "control.sock", "token", WATERMARK}
     known |= PLANS
     names = [(directory, name) for name in storage.list(directory) if name not in known]
     ours = {segment.path for segment in list_segments(storage, directory)}

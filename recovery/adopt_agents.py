@@ -13,7 +13,7 @@ from recovery.appending import append_groups
 from recovery.data import Data
 from recovery.decide import decide_journal
 from recovery.diagnose import diagnose
-from recovery.execute import stop_error
+from recovery.rows import stop_error
 from replay.agents import SUFFIX, look
 
 _DIFFERENT = ("drift", "unjournaled", "damaged")

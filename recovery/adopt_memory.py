@@ -26,10 +26,11 @@ from recovery.data import Data
 from recovery.decide import decide_journal, decide_memory
 from recovery.diagnose import read_journal
 from recovery.drift import Drift, find_drift
-from recovery.execute import open_log, stop_error
+from recovery.execute import open_log
 from recovery.known import Known
 from recovery.looking import Look
 from recovery.reading import reading
+from recovery.rows import stop_error
 from recovery.vectors import good_vectors
 from replay import schema
 from replay.core import Core

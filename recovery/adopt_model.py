@@ -9,7 +9,7 @@ import msgspec
 from recovery.data import Data
 from recovery.model_looking import journaled_manifest, model_name
 from recovery.model_seen import FIRST_SIGHT, journal_model
-from recovery.server import open_core
+from recovery.opening import open_core
 from replay.encoder import Model
 from replay.model_files import fault_of
 from replay.probe import probe

@@ -16,6 +16,7 @@ from journal.commit import GROUP_RECORDS_MAX, Ticket, draft, ticket
 from journal.errors import Refused
 from journal.limits import check_envelope, event_from_json, refuse_reserved
 
+LINE_BYTES_MAX = 64 << 20
 EVENT_BYTES_MAX = 8 << 20  # of JSON: the longest config in escapes takes 6 MiB
 FIELD_BYTES_MAX = 4 << 20  # of JSON that is no text
 
@@ -30,6 +31,7 @@ class _Line(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     actor: msgspec.Raw = _ABSENT
     op_id: msgspec.Raw = _ABSENT
     traceparent: msgspec.Raw = _ABSENT
+    after_seq: msgspec.Raw = _ABSENT
 
 
 class _Event(msgspec.Struct, gc=False):
@@ -46,7 +48,9 @@ _OBJECT = '{"event": {"type": "memory.entity_created", …}}'
 
 
 def ticket_of(line: bytes) -> Ticket:
-    """The request that a line makes. Raises Refused."""
+    """The request that a line makes. Raises Refused. An empty one stands for a line that was too long to keep."""
+    if not line:
+        raise too_long()
     try:
         given = _read_line(line)
     except msgspec.ValidationError as error:
@@ -68,7 +72,18 @@ def ticket_of(line: bytes) -> Ticket:
         event = event_from_json(_fields_of(each))
         refuse_reserved(event)
         drafts.append(draft(event, agent, actor, traceparent))
-    return ticket(drafts, op_id)
+    return ticket(drafts, op_id, _seq(_value("after_seq", given.after_seq)))
+
+
+def _seq(value: Any) -> int | None:
+    if value is not None and (type(value) is not int or value < 0):
+        raise Refused("invalid", "after_seq is a seq, or not given")
+    return value
+
+
+def too_long() -> Refused:
+    """The refusal of a line that nobody kept."""
+    return Refused("too_large", f"the line is longer than {LINE_BYTES_MAX >> 20} MiB")
 
 
 def _events_in(raw: msgspec.Raw) -> list[msgspec.Raw]:

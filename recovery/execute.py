@@ -16,19 +16,11 @@ from time import perf_counter, time_ns
 
 import msgspec
 
-from journal.errors import (
-    AmbiguousTail,
-    Corrupt,
-    DataError,
-    Diverged,
-    JournalError,
-    Locked,
-    Unsupported,
-    UsageError,
-)
+from journal.errors import JournalError, Locked, UsageError
 from journal.events import RecoveryCompleted, RecoveryFailed, RecoveryStarted, RecoveryStepCompleted
 from journal.format import KIND_PLAN, encode_header
 from journal.log import Holder, Log
+from journal.repaired import Repair
 from journal.storage import write_file
 from recovery.data import Data
 from recovery.decide import decide
@@ -39,11 +31,12 @@ from recovery.model_looking import Tested
 from recovery.plan import Plan, Step, make_plan
 from recovery.quarantine import expire
 from recovery.recovered import Recovered
-from recovery.rows import Decision
+from recovery.rows import Decision, stop_error
 from recovery.steps import STEPS, Progress
 from recovery.takeover import takeover_event
 from recovery.telling import journal_repairs, put_log_right
 from replay.catchup import catch_up
+from replay.core import Core
 from replay.digest import state_digest
 from replay.own_events import journal_event
 from replay.schema import connect, read_position
@@ -54,11 +47,17 @@ _TESTED: dict[str, Tested] = {"all": "never", "model": "unjournaled"}  # other t
 def recover(
     data: Data, target: str, *, names: Sequence[str] = (), progress: Progress | None = None
 ) -> tuple[Plan, Callable[[Progress | None], Recovered]]:
-    """The plan for what is wrong now, and the function that runs it.
+    """The plan for what is wrong now, and the function that runs it; see `planned`.
 
-    Diagnosing takes no lock. Running takes it, and plans again under it: the state may have changed since. What did
-    not is not computed twice. A writer that is still at work is told of by Locked, a name of no agent by UsageError.
+    A name of no agent is told of by UsageError.
     """
+    return planned(data, planner(data, target, names=names, progress=progress))
+
+
+def planner(
+    data: Data, target: str, *, names: Sequence[str] = (), progress: Progress | None = None
+) -> Callable[[], Plan]:
+    """Makes the plan for what is wrong whenever it is called, and computes nothing twice."""
     known = Known()
 
     def make() -> Plan:
@@ -72,6 +71,15 @@ def recover(
             )
         return plan_for(facts, decide(facts), target=target, names=names)
 
+    return make
+
+
+def planned(data: Data, make: Callable[[], Plan]) -> tuple[Plan, Callable[[Progress | None], Recovered]]:
+    """A plan, and the function that runs it.
+
+    Planning takes no lock. Running takes it, and plans again under it: the state may have changed since. A writer that
+    is still at work is told of by Locked.
+    """
     plan = make()
 
     def run(progress: Progress | None = None) -> Recovered:
@@ -88,17 +96,39 @@ def recover(
             told = takeover_event(log)
             if told is not None:  # before planning: memory.db then catches up with it, too
                 journal_event(log, told)
-            again = make()
-            if again.stops:
-                raise stop_error(again.stops[0])
-            result = execute(data, log, again, progress)
-            result.repaired = [each.words() for each in repaired]
-            result.expired = expire(data, time_ns()).removed
-            return result
+            return _run(data, log, make(), progress, repaired)
         finally:
             log.close()
 
     return plan, run
+
+
+def run_within(data: Data, core: Core, make: Callable[[], Plan], progress: Progress | None = None) -> Recovered:
+    """The same while a hook is open over `core`: its callers wait, and go on with what is current then.
+
+    Raises what a plan stops for, as `stop_error` has it.
+    """
+    plan = make()
+    _stop_for(plan)
+    if not plan.is_repair:
+        return Recovered(plan.recovery_id)  # what is only late is the hook's own business
+    with core.exclusively() as log:
+        return _run(data, log, make(), progress)
+
+
+def _run(
+    data: Data, log: Log, plan: Plan, progress: Progress | None, repaired: Sequence[Repair] = ()
+) -> Recovered:
+    _stop_for(plan)
+    result = execute(data, log, plan, progress)
+    result.repaired = [each.words() for each in repaired]
+    result.expired = expire(data, time_ns()).removed
+    return result
+
+
+def _stop_for(plan: Plan) -> None:
+    for decision in plan.stops:
+        raise stop_error(decision)
 
 
 def plan_for(facts: Facts, decisions: Sequence[Decision], *, target: str, names: Sequence[str] = ()) -> Plan:
@@ -126,17 +156,6 @@ def _id_of(plan: str) -> str | None:
         return msgspec.json.decode(plan, type=_Named).recovery_id
     except (msgspec.MsgspecError, ValueError, RecursionError):
         return None
-
-
-_STOPS: dict[int, type[DataError]] = {
-    error.exit_code: error for error in (Corrupt, AmbiguousTail, Diverged, Unsupported)
-}  # fmt: skip
-
-
-def stop_error(decision: Decision) -> JournalError:
-    """The error that a stopping decision is raised as."""
-    error = _STOPS.get(decision.exit_code, Corrupt)
-    return error(decision.reason, hint=decision.hint or None)
 
 
 def open_log(data: Data, *, accept_tail: bool = False, evidence: int = 0) -> Log:

@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from journal.commit import draft, ticket
 from journal.errors import UsageError
 from journal.events import ConfigRemoved, ConfigWritten, Event, StatusChanged
 from journal.reader import LogReader
+from recovery.control.writer import commit_events, open_writer
 from recovery.data import Data
 from recovery.places import lies_on_live_data, place_of
-from recovery.server import open_core
 from replay.agents import write_files
 from replay.engine import build_state
 from replay.restore import Restored
@@ -103,15 +102,9 @@ def _remove_tree(path: str) -> None:
 
 
 def restore_live(data: Data, seq: int, reason: str, progress: Progress | None = None) -> Restored:
-    """The in-place restore: checkpoint, journal `state.restored`, build, swap. Takes the journal's lock."""
-    from recovery.server import background_of
-
-    core = open_core(data).core
-    try:
-        background_of(data, core).checkpoint()
-        return core.restore(seq, reason, actor="operator", progress=progress)
-    finally:
-        core.close()
+    """The in-place restore: checkpoint, journal `state.restored`, build, swap, all by the one writer."""
+    with open_writer(data, check="full") as writer:
+        return writer.restore(seq, reason, progress)
 
 
 class AgentsRestored(msgspec.Struct):
@@ -135,25 +128,18 @@ def compare_agents(
 def restore_agents(
     data: Data, reader: LogReader, seq: int, names: Sequence[str], progress: Progress | None = None
 ) -> AgentsRestored:
-    """Makes agents what they were at `seq`, by one group of events; everything else stays. Takes the journal's lock.
+    """Makes agents what they were at `seq`, by one group of events; everything else stays.
 
     Only a whole restore jumps: this one adds what undoes the difference. Raises UsageError for a name that no agent
     had then or has now.
     """
     then = _agents_at(data, reader, seq, progress)
-    core = open_core(data).core
-    try:
-        with core.lock:
-            with closing(connect(core.state.generation, read_only=True)) as connection:
-                now = _agents(connection)
-            result, events = _undone(seq, names, then, now)
-            if events:
-                request = ticket([draft(event, None, "operator", None) for event in events], None)
-                core.committer.commit_now(request)
-                result.seqs = [receipt.seq for receipt in request.result()]
-        return result
-    finally:
-        core.close()
+    with open_writer(data, check="full") as writer:
+        with closing(connect(data.layout.memory_db, read_only=True)) as connection:
+            now = _agents(connection)
+        result, events = _undone(seq, names, then, now)
+        result.seqs = [receipt.seq for receipt in commit_events(writer, events)]
+    return result
 
 
 AgentRows = dict[str, tuple[bytes, str, str]]  # name → content, status, reason

@@ -11,11 +11,11 @@ from secrets import token_hex
 
 import msgspec
 
-from journal.commit import draft, ticket
+from journal.commit import Ticket, draft, ticket
 from journal.errors import Refused, UsageError
 from journal.reader import LogReader
+from recovery.control.writer import open_writer
 from recovery.data import Data
-from recovery.server import open_core
 from replay.history import read_history
 from replay.records import records_of
 from replay.revert import Undoing, undo
@@ -51,31 +51,38 @@ def plan_revert(data: Data, reader: LogReader, chosen: Set[int], progress: Progr
 def revert(
     data: Data, chosen: Set[int], *, skip_conflicts: bool = False, progress: Progress | None = None
 ) -> Revert:
-    """Journals what undoes the events, as one group that is taken whole or not at all, under the journal's lock.
+    """Journals what undoes the events, as one group that is taken whole or not at all.
 
     With conflicts nothing is written unless `skip_conflicts`; the result says what they are. What others wrote since a
-    plan was shown is counted in. Raises UsageError where the group would be too large, Locked beside a writer.
+    plan was made is counted in: the group is for the end that was planned for, and planned anew where that moved on.
+    Raises UsageError where the group would be too large.
     """
-    core = open_core(data, check="quick").core
-    try:
-        with core.lock:
-            result = plan_revert(data, core.log.reader(), chosen, progress)
+    with open_writer(data) as writer:
+        while True:
+            reader = data.reader()
+            result = plan_revert(data, reader, chosen, progress)
             if not result.undoing.events or (result.undoing.conflicts and not skip_conflicts):
                 return result
-            op_id = f"revert-{token_hex(8)}"
-            drafts = [draft(event, agent, "operator", None) for event, agent in result.undoing.events]
+            result.op_id = f"revert-{token_hex(8)}"
+            request = _group(result, reader.last_seq)
             try:
-                request = ticket(drafts, op_id)
-            except Refused as error:
-                raise UsageError(
-                    f"{len(drafts)} events would undo this, and {error.message}",
-                    hint="nothing was written; revert it in parts, the newest first: narrow it with --since",
-                ) from None
-            core.committer.commit_now(request)
-            result.seqs, result.op_id = [receipt.seq for receipt in request.result()], op_id
-        return result
-    finally:
-        core.close()
+                result.seqs = [receipt.seq for receipt in writer.commit(request)]
+            except Refused as refused:
+                if refused.code == "moved_on":
+                    continue
+                raise
+            return result
+
+
+def _group(found: Revert, head: int) -> Ticket:
+    drafts = [draft(event, agent, "operator", None) for event, agent in found.undoing.events]
+    try:
+        return ticket(drafts, found.op_id, head)
+    except Refused as error:
+        raise UsageError(
+            f"{len(drafts)} events would undo this, and {error.message}",
+            hint="nothing was written; revert it in parts, the newest first: narrow it with --since",
+        ) from None
 
 
 class _Walk:

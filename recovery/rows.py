@@ -8,6 +8,8 @@ from typing import Generic, Literal, TypeVar
 
 import msgspec
 
+from journal.errors import AmbiguousTail, Corrupt, DataError, Diverged, Unsupported
+
 Action = Literal[
     "none", "catch_up", "rebuild", "stop", "write", "remove", "set_aside", "set_aside_and_write", "keep", "tidy",
     "finish", "rescue", "rebuild_scope", "restore", "drop", "repair",
@@ -53,3 +55,14 @@ class Row(Generic[Fact]):
 def first(table: Sequence[Row[Fact]], fact: Fact) -> Row[Fact]:
     """The first line that holds; a table's last line always does."""
     return next(row for row in table if row.holds(fact))
+
+
+_STOPS: dict[int, type[DataError]] = {
+    error.exit_code: error for error in (Corrupt, AmbiguousTail, Diverged, Unsupported)
+}  # fmt: skip
+
+
+def stop_error(decision: Decision) -> DataError:
+    """The error that a stopping decision is raised as."""
+    error = _STOPS.get(decision.exit_code, Corrupt)
+    return error(decision.reason, hint=decision.hint or None)

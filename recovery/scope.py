@@ -19,14 +19,14 @@ from journal.limits import check_scope
 from recovery.data import Data
 from recovery.decide import decide_journal
 from recovery.diagnose import read_journal
-from recovery.execute import execute, open_log, plan_for_decisions, stop_error
+from recovery.execute import plan_for_decisions, planned
 from recovery.facts import ScopeFacts
 from recovery.known import Known
 from recovery.looking import Look, Progress
 from recovery.plan import Plan
 from recovery.reading import reading
 from recovery.recovered import Recovered
-from recovery.rows import Decision, first
+from recovery.rows import Decision, first, stop_error
 from recovery.tables.scope import SCOPE
 from replay.deviation import counts
 from replay.engine import build_state
@@ -94,6 +94,11 @@ def recover_scope(
 
     Raises Corrupt with what to run instead where memory.db as a whole is in no state to be put right in parts.
     """
+    return planned(data, scope_planner(data, scope, progress))
+
+
+def scope_planner(data: Data, scope: str, progress: Progress | None = None) -> Callable[[], Plan]:
+    """Makes the plan for this scope whenever it is called. It raises as `recover_scope` does."""
 
     def make() -> Plan:
         facts = look_at_scope(data, scope, progress)
@@ -103,15 +108,4 @@ def recover_scope(
         plan = plan_for_decisions([decision], facts.interrupted, target="memory")
         return msgspec.structs.replace(plan, scope=scope)
 
-    plan = make()
-
-    def run(progress: Progress | None = None) -> Recovered:
-        if not plan.steps:
-            return Recovered(plan.recovery_id)
-        log = open_log(data)
-        try:
-            return execute(data, log, make(), progress)
-        finally:
-            log.close()
-
-    return plan, run
+    return make

@@ -3,134 +3,30 @@
     async with open_server("data") as hook:
         await hook.append(ObservationAdded(scope="global", entity="Acme", content="renewed in May"))
 
-Opening takes the journal's lock and settles what an interrupted writer left. Damage is repaired by replay; a hand edit
-of an agent file is kept and reported, since only a person can say which version is meant.
+The hook is the one writer of its directory. Other processes, an operator's verbs and further workers, write through it
+by its control socket (`recovery.control`).
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
-from time import time_ns
-from typing import Literal
 
+import anyio.from_thread
+import anyio.lowlevel
 import anyio.to_thread
 
-from journal.commit import Ticket, draft, ticket
-from journal.errors import UsageError
+from journal.commit import Ticket
+from recovery.control.listen import Control
+from recovery.control.writer import CoreWriter
 from recovery.data import Data
-from recovery.decide import decide
-from recovery.diagnose import diagnose
-from recovery.execute import execute, open_log, plan_for, stop_error
-from recovery.known import Known
-from recovery.model_seen import model_finder
-from recovery.plan import Plan
-from recovery.quarantine import expire
-from recovery.recovered import Recovered
-from recovery.rows import Decision
+from recovery.opening import Check, Progress, background_of, open_core
 from recovery.server_agents import ServerAgents, ServerSyncAgents
-from recovery.takeover import takeover_event
-from recovery.telling import put_log_right
 from recovery.watch import Watch
 from replay.background import Background
 from replay.core import Core
-from replay.faults import declared
-from replay.holders import holders
 from replay.hook import Hook, SyncHook
-from replay.layout import ParityPlace
-from replay.live import LiveState
-
-Check = Literal["full", "quick"]
-Progress = Callable[[str, int, int], None]
-
-KEPT = ("drift", "drift_of_removed", "unjournaled")  # cases that an open leaves for a person to decide
-
-class Opened:
-    """A core that is ready, and what opening it took."""
-
-    def __init__(self, core: Core, recovered: Recovered, kept: list[Decision]) -> None:
-        self.core = core
-        self.recovered = recovered
-        self.kept = kept  # what only a person can decide: hand edits, files the journal never saw
-
-
-def open_core(
-    data: Data, *, check: Check = "full", progress: Progress | None = None, importing: bool = False
-) -> Opened:
-    """Takes the lock, checks, repairs, catches up. The caller closes the core.
-
-    `check` "full" compares memory.db by digest with what the journal makes; "quick" looks only at whether it can be
-    read, belongs to this journal and stands on its history: for states so large that a scan at each start is too
-    slow, and whose unit runs `journal recover all` before the server starts. Raises Locked, NotAJournal, Corrupt,
-    AmbiguousTail, Diverged, Unsupported, and what the disk says as NoSpace, ReadOnly or IOFault.
-    """
-    with declared(data.layout.memory_db):
-        return _open(data, check, progress, importing)
-
-
-def _open(data: Data, check: Check, progress: Progress | None, importing: bool) -> Opened:
-    if not importing and data.pending_import() is not None:
-        raise UsageError("an import was cut", path=data.import_path, hint="finish it with: journal init --adopt")
-    known = Known()
-
-    def look() -> tuple[Plan, list[Decision]]:
-        facts = diagnose(data, deep=check == "full", model=None, progress=progress, known=known)
-        decisions = decide(facts)
-        kept = [each for each in decisions if each.case in KEPT]
-        return plan_for(facts, [each for each in decisions if each not in kept], target="all"), kept
-
-    if not holders([data.generations.current().path or data.layout.memory_db]):
-        # Two histories are told before anything is changed. A writer at work, and a log that cannot be read, are left
-        # to its opening to name.
-        first = look()[0]
-        _stop_for(each for each in first.stops if each.component == "memory")
-        if first.repairs_log:
-            put_log_right(data)
-    log = open_log(data)
-    with ExitStack() as opened:  # whatever stops it, nobody else is locked out for that
-        opened.callback(log.close)
-        plan, kept = look()
-        _stop_for(plan.stops)
-        recovered = execute(data, log, plan, progress)
-        recovered.expired = expire(data, time_ns()).removed
-        state = LiveState.open(data.storage, data.layout)
-        opened.callback(state.close)
-        state.validation = data.config.agents.validation
-        core = Core(log, state)
-        _tell_of_takeover(core)
-        opened.pop_all()
-    return Opened(core, recovered, kept)
-
-
-def background_of(data: Data, core: Core, *, checkpoints: bool = False, embeddings: bool = False) -> Background:
-    """The helpers behind a core: checkpoints by the configured policy, vectors by the configured model.
-
-    What is not asked for runs only when called.
-    """
-    share = data.config.parity.share
-    return Background(
-        core, data.config.policy(), model_finder(data, core), batch_size=data.config.embeddings.batch_size,
-        checkpoints=checkpoints, embeddings=embeddings,
-        parity=ParityPlace(data.parity.directory, share) if share else None,
-    )  # fmt: skip
-
-
-def _stop_for(decisions: Iterable[Decision]) -> None:
-    for decision in decisions:
-        raise stop_error(decision)
-
-
-def _tell_of_takeover(core: Core) -> None:
-    """Journals that this writer took over from one that did not close, and what it found."""
-    event = takeover_event(core.log)
-    if event is None:
-        return
-    request: Ticket = ticket((draft(event, None, "journal", None),), None)
-    with core.lock, core.log.into_reserve():
-        core.committer.submit(request)
-        core.commit()
-    request.result()
 
 
 class ServerHook(Hook):
@@ -162,6 +58,18 @@ class ServerSyncHook(SyncHook):
         return self
 
 
+@contextmanager
+def _beside(
+    data: Data, hook: ServerHook | ServerSyncHook, settle: Callable[[Sequence[Ticket]], object], watch: bool
+) -> Iterator[None]:
+    """What runs beside an open hook: the control socket, and the watch where it was asked for."""
+    with Control(data, CoreWriter(data, hook.core, hook.background, settle)), ExitStack() as watching:
+        if watch:
+            hook.watch.start()
+            watching.callback(hook.watch.close)
+        yield
+
+
 @asynccontextmanager
 async def open_server(
     path: str | os.PathLike[str],
@@ -184,14 +92,18 @@ async def open_server(
     hook = ServerHook(data, opened.core, behind)
     async with hook.running():
         hook.kept, hook.recovered = opened.kept, opened.recovered
-        if watch:
-            await anyio.to_thread.run_sync(hook.watch.start)
+        loop = anyio.lowlevel.current_token()
+
+        def settle(requests: Sequence[Ticket]) -> None:
+            anyio.from_thread.run(hook.settle, requests, token=loop)
+
+        beside = _beside(data, hook, settle, watch)
+        await anyio.to_thread.run_sync(beside.__enter__)
         try:
             yield hook
         finally:
-            if watch:
-                with anyio.CancelScope(shield=True):
-                    await anyio.to_thread.run_sync(hook.watch.close)
+            with anyio.CancelScope(shield=True):  # what was asked is answered while the hook still commits
+                await anyio.to_thread.run_sync(beside.__exit__, None, None, None)
 
 
 @contextmanager
@@ -209,10 +121,5 @@ def open_server_sync(
     behind = background_of(data, opened.core, checkpoints=background, embeddings=background)
     with ServerSyncHook(data, opened.core, behind) as hook:
         hook.kept, hook.recovered = opened.kept, opened.recovered
-        if watch:
-            hook.watch.start()
-        try:
+        with _beside(data, hook, hook.settle, watch):
             yield hook
-        finally:
-            if watch:
-                hook.watch.close()

@@ -29,7 +29,7 @@ from journal.storage import write_file
 from recovery.adopt import Adoption
 from recovery.adopt_open import Attempt
 from recovery.data import Data
-from recovery.server import open_core
+from recovery.opening import open_core
 from replay import schema
 from replay.core import Core
 from replay.schema import Position

@@ -6,7 +6,8 @@ Knows no tasks and no threads that wait; the faces over it (`replay.hook`) do.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from secrets import token_hex
 
 from journal.commit import Committer, Ticket
@@ -20,7 +21,7 @@ from replay.faults import declared
 from replay.live import LiveState
 from replay.own_events import journal_event
 from replay.rebuild import check_space, generations_of, rebuild
-from replay.restore import Restored, restore_in_place
+from replay.restore import Restored, check_target, restore_in_place
 from replay.scope import ScopeRebuilt, rebuild_scope
 
 FAST_SYNC_NS = 1_000_000  # a batch under 1 ms may be synced by the loop itself
@@ -99,32 +100,53 @@ class Core:
         with self.lock:
             self.state.fold()
 
+    @contextmanager
+    def exclusively(self) -> Iterator[Log]:
+        """The log, while memory.db is let go of: for what puts another generation in its place.
+
+        Callers wait. What they queued is committed after it, checked against the state that is current then. Where that
+        cannot be opened, nothing can be checked any more: the log takes nothing until it is opened again.
+        """
+        with self.lock:
+            before = self.state
+            before.close()
+            try:
+                yield self.log
+            finally:
+                try:
+                    with declared(before.layout.memory_db):
+                        renewed = LiveState.open(before.storage, before.layout)
+                except BaseException as error:
+                    self.log.poison(f"memory.db cannot be opened again: {error}")
+                    raise
+                renewed.validation, renewed.materialises = before.validation, before.materialises
+                renewed.foreign_writes = before.foreign_writes
+                self.state = self.committer.machine = renewed
+                self.cursors = None
+        if renewed.generation != before.generation:
+            for callback in self.swap_callbacks:
+                callback(renewed.generation)
+
     def restore(
         self, to_seq: int, reason: str = "", actor: str = "journal", progress: Callable[[int, int], None] | None = None
     ) -> Restored:
-        """Makes state(to_seq) current while the hook stays open; callers wait until the new generation is in place.
+        """Makes state(to_seq) current while the hook stays open.
 
-        What they queued is committed after it, checked against the state that it makes current. Where a restore was
-        journaled and could not be applied nothing can be checked any more: the log takes nothing until it is opened
-        again, which applies it.
+        Where a restore was journaled and could not be applied, the log takes nothing until it is opened again, which
+        applies it.
         """
-        with self.lock:
-            log, state = self.log, self.state
-            head = log.next_seq
+        check_target(self.log, to_seq)
+        with self.exclusively() as log:
+            head, layout = log.next_seq, self.state.layout
             try:
-                with declared(state.layout.memory_db):
-                    done = restore_in_place(
-                        state.storage, state.layout, log, to_seq, reason=reason, actor=actor, before_swap=state.close,
-                        progress=progress,
-                    )  # fmt: skip
-                    self._renew()
+                with declared(layout.memory_db):
+                    return restore_in_place(
+                        self.state.storage, layout, log, to_seq, reason=reason, actor=actor, progress=progress
+                    )
             except BaseException as error:
                 if log.next_seq > head:
                     log.poison(f"the restore at seq {head} is journaled, but applying it failed: {error}")
                 raise
-        for callback in self.swap_callbacks:
-            callback(self.state.generation)
-        return done
 
     def recover_scope(self, scope: str) -> ScopeRebuilt:
         """Makes one scope of memory.db what the journal says while the hook stays open; nothing else is touched.
@@ -135,50 +157,27 @@ class Core:
         check_scope("scope", scope)
         recovery_id, how = token_hex(8), f"replay of scope {scope}"
         with self.lock:
-            log, state = self.log, self.state
-            state.mend(log.next_seq - 1)
+            self.state.mend(self.log.next_seq - 1)
+        with self.exclusively() as log:
+            storage, layout = self.state.storage, self.state.layout
             journal_event(log, RecoveryStarted(recovery_id, "memory", how))
             try:
-                with declared(state.layout.memory_db):
-                    done = rebuild_scope(
-                        state.storage, state.layout, log.reader(), scope, before_swap=state.close
-                    )  # fmt: skip
+                with declared(layout.memory_db):
+                    done = rebuild_scope(storage, layout, log.reader(), scope)
             except JournalError as error:
                 journal_event(log, RecoveryFailed(recovery_id, "memory", how, reason=str(error)[:2000]))
-                self._renew()
                 raise
-            self._renew()
             journal_event(log, RecoveryCompleted(recovery_id, "memory", how, counts(done.tables)))
-        for callback in self.swap_callbacks:
-            callback(self.state.generation)
-        return done
-
-    def _renew(self) -> None:
-        """Goes on with the generation that is current now."""
-        state = self.state
-        state.close()
-        renewed = LiveState.open(state.storage, state.layout)
-        renewed.validation, renewed.materialises = state.validation, state.materialises
-        renewed.foreign_writes = state.foreign_writes
-        self.state = self.committer.machine = renewed
-        self.cursors = None
+            return done
 
     def rebuild(self, progress: Callable[[int, int], None] | None = None) -> list[str]:
         """Replaces memory.db by what the journal makes of it, while the hook stays open; returns what went to
         quarantine. Callers wait; nothing is journaled, since the state does not change."""
-        with self.lock:
-            log, state = self.log, self.state
-            check_space(state.storage, state.layout, log.reader())
-            state.close()
-            try:
-                with declared(state.layout.memory_db):
-                    rebuild(state.storage, state.layout, log.reader(), progress)
-                    retired = generations_of(state.storage, state.layout).retire()
-            finally:  # with the old one, where the new one was not to be had
-                self._renew()
-        for callback in self.swap_callbacks:
-            callback(self.state.generation)
-        return retired.quarantined
+        with self.exclusively() as log, declared(self.state.layout.memory_db):
+            storage, layout = self.state.storage, self.state.layout
+            check_space(storage, layout, log.reader())
+            rebuild(storage, layout, log.reader(), progress)
+            return generations_of(storage, layout).retire().quarantined
 
     def close(self) -> list[Ticket]:
         """Commits what is queued, then closes state and log, whatever happens. Returns what that settled."""

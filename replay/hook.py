@@ -155,6 +155,19 @@ class Hook:
         await done
         return request.result()
 
+    async def settle(self, requests: Sequence[Ticket]) -> None:
+        """Commits tickets that were made elsewhere: each has receipts or an error then."""
+        if not self._open:
+            raise Poisoned("the hook is closed", hint="open the server again")
+        waiters = []
+        for request in requests:
+            request.waiter = self._waiting.waiter()
+            waiters.append(request.waiter)
+            self.core.committer.submit(request)
+        self._wake()
+        for done in waiters:
+            await done
+
     async def _serve(self) -> None:
         """The one task that commits; should it ever end early, nobody waits for ever."""
         try:
@@ -272,11 +285,13 @@ class SyncHook:
         """As `Hook.on_swap`."""
         self.core.swap_callbacks.append(callback)
 
-    def submit(self, request: Ticket) -> None:
-        """Queues without waiting; `flush` settles. For callers that pipeline many requests."""
-        self.core.committer.submit(request)
+    def settle(self, requests: Iterable[Ticket]) -> None:
+        """Commits tickets that were made elsewhere: each has receipts or an error then."""
+        for request in requests:
+            self.core.committer.submit(request)
+        self._flush()
 
-    def flush(self) -> None:
+    def _flush(self) -> None:
         """Commits everything queued so far."""
         core = self.core
         with core.lock:
@@ -288,7 +303,7 @@ class SyncHook:
     def _commit(self, request: Ticket) -> list[Receipt]:
         self.core.committer.submit(request)
         while not request.done:
-            self.flush()  # waits for the lock; the holder may have committed ours meanwhile
+            self._flush()  # waits for the lock; the holder may have committed ours meanwhile
         return request.result()
 
 

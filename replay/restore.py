@@ -7,8 +7,6 @@ what is abandoned stays in the journal, and another restore can go back to it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import msgspec
 
 from journal.errors import UsageError
@@ -32,6 +30,13 @@ class Restored(msgspec.Struct):
     quarantined: list[str] = []
 
 
+def check_target(log: Log, to_seq: int) -> None:
+    """Raises UsageError where the journal has no state at that seq."""
+    head = log.next_seq - 1
+    if not 0 <= to_seq <= head:
+        raise UsageError(f"seq {to_seq} is not in this journal, which ends at {head}", seq=to_seq)
+
+
 def restore_in_place(
     storage: Storage,
     layout: Layout,
@@ -40,21 +45,15 @@ def restore_in_place(
     *,
     reason: str = "",
     actor: str = "journal",
-    before_swap: Callable[[], None] | None = None,
     progress: Progress | None = None,
 ) -> Restored:
     """Makes state(to_seq) current. The caller holds the log's lock and has no other connection to memory.db open.
 
-    `before_swap` is called when the next generation is about to be built, for a live hook to let go of the old one.
     Raises UsageError if there is no such seq, NoSpace before anything is journaled.
     """
-    head = log.next_seq - 1
-    if not 0 <= to_seq <= head:
-        raise UsageError(f"seq {to_seq} is not in this journal, which ends at {head}", seq=to_seq)
+    check_target(log, to_seq)
     check_space(storage, layout, log.reader())  # from the next line on it is a fact, and has to be applied
     receipt = journal_event(log, StateRestored(to_seq, reason), actor=actor)
-    if before_swap is not None:
-        before_swap()
     reader = log.reader()
     built = rebuild(storage, layout, reader, progress)
     outcome = renew_agents(storage, layout, reader, time=receipt.time, reason=f"restore to seq {to_seq}")

@@ -149,14 +149,12 @@ def rebuild_scope(
     reader: LogReader,
     scope: str,
     progress: Callable[[int, int], None] | None = None,
-    *,
-    before_swap: Callable[[], None] | None = None,
 ) -> ScopeRebuilt:
     """Makes the scope's rows what the journal says at memory.db's own position, in the next generation.
 
-    The caller holds the log's lock, and knows that memory.db's position lies in this journal. `before_swap` lets a live
-    hook close its connection. A cut leaves the old generation or the new one. Raises Corrupt where the file is so
-    damaged that this cannot be done without touching anything else, and NoSpace; then nothing was changed.
+    The caller holds the log's lock, has no other connection to memory.db open, and knows that its position lies in this
+    journal. A cut leaves the old generation or the new one. Raises Corrupt where the file is so damaged that it cannot
+    be done without touching anything else, and NoSpace; then nothing was changed.
     """
     generations = generations_of(storage, layout)
     generations.clean()
@@ -180,8 +178,6 @@ def rebuild_scope(
             found, was_sound = _put_right(path, wanted, expected)
         finish(storage, path, "wal")
         _prove(path, found, expected, was_sound)
-        if before_swap is not None:
-            before_swap()
         return _swapped(generations, path, found, expected, position.seq, mark=was_sound)
     except sqlite3.Error as error:
         if is_damage(error) or isinstance(error, sqlite3.IntegrityError):

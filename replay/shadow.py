@@ -15,10 +15,11 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from time import monotonic, time_ns
+from typing import Any
 
 import msgspec
 
-from journal.errors import EnvironmentFault, JournalError, OutcomeUnknown, Refused
+from journal.errors import EnvironmentFault, JournalError, from_json
 from journal.events import type_dictionary, type_named
 from journal.parity import SHARE
 from journal.parity_store import ParityStore
@@ -82,33 +83,14 @@ def _outcome(code: int, result: str, said: Sequence[str]) -> Shadow:
     try:
         if code == 0:
             return msgspec.json.decode(result, type=Shadow)
-        raise _declared(msgspec.json.decode(result, type=_Failure).error)
+        raise from_json(msgspec.json.decode(result, type=_Failure).error)
     except msgspec.MsgspecError:
         last = said[-1] if said else f"exit code {code}"
         raise EnvironmentFault(f"the checkpoint process failed: {last}") from None
 
 
-class _Fault(msgspec.Struct):
-    code: str
-    message: str
-    path: str | None = None
-    offset: int | None = None
-    seq: int | None = None
-    hint: str | None = None
-
-
 class _Failure(msgspec.Struct):
-    error: _Fault
-
-
-def _declared(fault: _Fault) -> JournalError:
-    """The error that the child raised, as its own class."""
-    kinds: list[type[JournalError]] = [JournalError]
-    for kind in kinds:
-        kinds += kind.__subclasses__()
-    plain = (kind for kind in kinds if not issubclass(kind, Refused | OutcomeUnknown))
-    kind = next((kind for kind in plain if kind.code == fault.code), EnvironmentFault)
-    return kind(fault.message, path=fault.path, offset=fault.offset, seq=fault.seq, hint=fault.hint)
+    error: dict[str, Any]
 
 
 def _event_modules() -> list[str]:

@@ -102,7 +102,7 @@ def _make(made: Images) -> None:
         _grow(hook, guide, source, 100)
         for name in AGENTS:
             write(ConfigWritten(name, config(name, VERSION)))
-        shutil.copytree(made.closed, made.killed, symlinks=True)
+        shutil.copytree(made.closed, made.killed, symlinks=True, ignore=shutil.ignore_patterns("control.sock"))
 
 
 def _bulk() -> Iterator[Event]:
@@ -117,9 +117,7 @@ def _grow(hook: SyncHook, guide: Model, source: SeededSource, count: int) -> Non
     steps = list(growing(source, guide, count))
     requests = [ticket((draft(step.event, step.agent, None, None),), None) for step in steps]
     for at in range(0, count, 7):
-        for request in requests[at : at + 7]:
-            hook.submit(request)
-        hook.flush()
+        hook.settle(requests[at : at + 7])
     assert [request.result()[0].seq for request in requests] == [step.seq for step in steps]
 
 

@@ -30,9 +30,9 @@ from journal.storage import RealFile, RealLock, RealStorage
 from recovery.config_file import load
 from recovery.data import Data
 from recovery.execute import recover
+from recovery.opening import open_core
 from recovery.reading import reading
 from recovery.restore import restore_live
-from recovery.server import open_core
 from recovery.setup import adopt_state, initialise
 from replay.digest import state_digest
 from replay.schema import read_position

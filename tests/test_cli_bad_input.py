@@ -16,6 +16,7 @@ from zlib import crc32
 
 import pytest
 
+from journal.log import Holder, Log
 from journal.reader import LogReader
 from journal.storage import RealStorage
 from recovery import open_server_sync
@@ -182,10 +183,12 @@ def test_a_newer_version_exits_15_and_is_never_called_corrupt(data: Path, tmp_pa
 
 @pytest.mark.parametrize("verb", ["append", "recover --yes", "tag x", "checkpoint create", "adopt"])
 def test_a_second_writer_is_told_who_holds_the_journal(data: Path, verb: str) -> None:
+    """One that does not listen on a control socket: a program of its own over the log."""
     with open_server_sync(data, background=False) as hook:
         hook.agents.write("writer", "text")
-        (data / "agents" / "writer.md").write_text("edited")
-        (data / "agents" / "other.md").write_text("new")
+    (data / "agents" / "writer.md").write_text("edited")
+    (data / "agents" / "other.md").write_text("new")
+    with contextlib.closing(Log.open(RealStorage(), str(data / "journal"), holder=Holder(pid=os.getpid()))):
         done = journal(*verb.split(), "--data", str(data), input="")
         done.stdout = done.stdout if not verb.startswith("recover") else ""  # the plan, before the lock was asked for
         one_line(done, 11, str(os.getpid()))

@@ -23,7 +23,7 @@ from recovery.data import Data
 from recovery.decide import decide, exit_code
 from recovery.diagnose import diagnose
 from recovery.execute import recover
-from recovery.server import open_core
+from recovery.opening import open_core
 from replay.digest import state_digest
 from tests.damage import (
     AGENTS,

@@ -16,7 +16,7 @@ from journal.errors import Poisoned
 from journal.events import EntityCreated
 from recovery import open_server_sync
 from recovery.data import Data
-from recovery.server import open_core
+from recovery.opening import open_core
 from replay.hook import SyncHook
 from tests.commands import ENVIRONMENT, SMALL, Command, arguments, small_history
 from tests.journals import segment_files
@@ -253,7 +253,7 @@ def test_a_second_writer_is_told_who_has_the_lock(here):
 
 def test_a_forked_child_writes_nothing_and_its_parent_goes_on(here):
     core = open_core(Data.at(here.data)).core
-    from recovery.server import background_of
+    from recovery.opening import background_of
 
     with SyncHook(core, background_of(Data.at(here.data), core)) as hook:
         hook.append(EntityCreated("global", "before", "thing"))

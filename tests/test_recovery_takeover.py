@@ -15,7 +15,7 @@ from journal.reader import LogReader
 from journal.storage import RealFile, RealStorage
 from recovery import open_server, open_server_sync
 from recovery.data import Data
-from recovery.server import open_core
+from recovery.opening import open_core
 from replay.core import Core
 from replay.hook import SyncHook
 from tests.commands import SMALL, Command, process, small_history

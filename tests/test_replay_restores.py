@@ -40,9 +40,7 @@ class World(NamedTuple):
 def write(hook: SyncHook, steps: list[Step]) -> None:
     """Through the hook, many at once; each must get the seq that the reference gave it."""
     requests = [ticket((draft(step.event, step.agent, None, None),), None) for step in steps]
-    for request in requests:
-        hook.submit(request)
-    hook.flush()
+    hook.settle(requests)
     for step, request in zip(steps, requests, strict=True):
         assert request.result()[0].seq == step.seq
 

@@ -4,7 +4,8 @@
     python docs/examples/server.py --data data --port 8080
 
 `open_server` checks the state, repairs it if needed, and gives the hook that all writes go through. Reads go to
-memory.db itself, each in one transaction. One process serves one directory: run no second worker on it.
+memory.db itself, each in one transaction. One process serves one directory; `recovery.worker`
+is for several.
 """
 
 from __future__ import annotations

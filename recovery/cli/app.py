@@ -59,6 +59,7 @@ VERBS = {
     "tag": "give a moment a name",
     "import": "take in what another memory server wrote",
     "export": "write memory as another server reads it",
+    "serve": "hold the journal and answer others over HTTP",
     "embed": "compute the vectors that are pending",
     "completion": "print the completion script of a shell",
 }

@@ -6,6 +6,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, BinaryIO
 
 import click
@@ -14,13 +15,13 @@ from recovery.cli.app import App, Verb
 from recovery.cli.output import discard
 
 if TYPE_CHECKING:
-    from journal.commit import Ticket
     from journal.errors import JournalError
-    from replay.hook import SyncHook
+    from recovery.control.writer import CoreWriter, Writer
 
-LINE_BYTES_MAX = 64 << 20
 LINES_AT_ONCE = 1024
 BYTES_AT_ONCE = 16 << 20  # read ahead, beside one line that may be longer than that
+
+_FATAL = ("poisoned", "outcome_unknown", "io_error")  # after these nothing more is taken
 
 
 @click.command(
@@ -42,56 +43,56 @@ def command(app: App, quick_check: bool) -> int | None:
     line with an op_id may be sent again after a crash: it is applied once.
     """
     from journal.errors import UsageError
-    from recovery.data import Data
-    from recovery.server import background_of, open_core
-    from recovery.takeover import takeover_lines
-    from replay.hook import SyncHook
+    from recovery.control.listen import Control
+    from recovery.control.writer import CoreWriter, open_writer
 
     app.out.is_content = True  # receipts: what a client sent comes back as it was
     if sys.stdin is None:
         raise UsageError("stdin is closed", hint="give the events on it, or < /dev/null for none")
-    data: Data = app.data
-    opened = open_core(data, check="quick" if quick_check else "full")
-    if opened.recovered.rebuilt or opened.recovered.agents_written:
-        done = ["memory.db rebuilt"] if opened.recovered.rebuilt else []
-        done += [f"agent {name} written" for name in opened.recovered.agents_written]
+    with ExitStack() as opened:
+        writer = opened.enter_context(open_writer(app.data, check="quick" if quick_check else "full", background=True))
+        if isinstance(writer, CoreWriter):
+            _tell(app, writer)
+            opened.enter_context(Control(app.data, writer))  # a feed may last: others write through it meanwhile
+        return _feed(app, writer)
+
+
+def _tell(app: App, writer: CoreWriter) -> None:
+    """What opening repaired, and what it left for a person to decide."""
+    from recovery.takeover import takeover_lines
+
+    recovered = writer.recovered
+    if recovered is not None and (recovered.rebuilt or recovered.agents_written):
+        done = ["memory.db rebuilt"] if recovered.rebuilt else []
+        done += [f"agent {name} written" for name in recovered.agents_written]
         app.out.note(f"repaired on opening: {', '.join(done)}; journal log --type recovery.completed tells of it")
-    for repair in opened.core.log.opening.repaired:
+    for repair in writer.core.log.opening.repaired:
         app.out.note(f"repaired on opening: {repair.words()}")
-    for line in takeover_lines(opened.core.log.opening):
+    for line in takeover_lines(writer.core.log.opening):
         app.out.note(line)
-    for decision in opened.kept:
+    for decision in writer.kept:
         app.out.note(f"{decision.component}: {decision.reason} - {decision.hint}")
-    with SyncHook(opened.core, background_of(data, opened.core, checkpoints=True)) as hook:
-        return _feed(app, hook)
 
 
-def _feed(app: App, hook: SyncHook) -> int | None:
+def _feed(app: App, writer: Writer) -> int | None:
     from msgspec import to_builtins
 
-    from journal.errors import IOFault
+    from journal.errors import IOFault, JournalError
 
     refused = False
-    fatal: JournalError | None = None
     # A file object of its own: the reading thread may hang in it when the interpreter ends, which then must not wait
     # for the lock of sys.stdin.
     for lines in _batches(open(sys.stdin.fileno(), "rb", closefd=False)):  # noqa: SIM115 - it ends with the process
-        requests = [_request(line) for line in lines]
-        for _, request in requests:
-            if not isinstance(request, Exception):
-                hook.submit(request)
-        hook.flush()
+        fatal: JournalError | None = None
+        answers = writer.append_lines([line for _, line in lines])
         try:
-            for number, request in requests:
-                if not isinstance(request, Exception) and request.error is None:
-                    app.out.documents(to_builtins(receipt) for receipt in request.receipts)
-                    continue
-                error = request if isinstance(request, Exception) else request.error
-                assert error is not None
-                app.out.refusal(error, line=number)
-                refused = True
-                if error.code in ("poisoned", "outcome_unknown", "io_error"):
-                    fatal = error
+            for number, answer in zip((number for number, _ in lines), answers, strict=True):
+                if isinstance(answer, JournalError):
+                    app.out.refusal(answer, line=number)
+                    refused = True
+                    fatal = answer if answer.code in _FATAL else fatal
+                else:
+                    app.out.documents(map(to_builtins, answer))
             app.out.flush()
         except OSError as error:  # a closed pipe too: going on, nobody would know what was taken, and 0 would be a lie
             discard(sys.stdout)
@@ -145,6 +146,8 @@ def _batches(stream: BinaryIO) -> Iterator[list[tuple[int, bytes]]]:
 
     A thread reads, so that a slow producer's line is acknowledged when it comes and not when the next one does.
     """
+    from recovery.append_line import LINE_BYTES_MAX
+
     arrived = _Arrived()
 
     def read() -> None:
@@ -163,17 +166,3 @@ def _batches(stream: BinaryIO) -> Iterator[list[tuple[int, bytes]]]:
     while not ended:
         lines, ended = arrived.get()
         yield [line for line in lines if not line[1] or line[1].strip()]
-
-
-def _request(numbered: tuple[int, bytes]) -> tuple[int, Ticket | JournalError]:
-    """The line's ticket, or why it is refused."""
-    from journal.errors import Refused
-    from recovery.append_line import ticket_of
-
-    number, line = numbered
-    try:
-        if not line:
-            raise Refused("too_large", f"the line is longer than {LINE_BYTES_MAX >> 20} MiB")
-        return number, ticket_of(line)
-    except Refused as error:
-        return number, error

@@ -23,14 +23,10 @@ def command() -> None:
 def create(app: App) -> int | None:
     """Build a checkpoint of the state now, verify it, and compare the live memory.db with it."""
     from recovery.cli.words import bytes_text, counted
-    from recovery.server import background_of, open_core
+    from recovery.control.writer import open_writer
 
-    core = open_core(app.data, check="quick").core
-    try:
-        with app.out.progress("checkpoint", "events") as bar:
-            made = background_of(app.data, core).checkpoint(bar.advance)
-    finally:
-        core.close()
+    with open_writer(app.data) as writer, app.out.progress("checkpoint", "events") as bar:
+        made = writer.checkpoint(bar.advance)
     if app.json:
         from msgspec import to_builtins
 

@@ -71,7 +71,7 @@ def _journal(data: Data, drilled: Drilled) -> None:
     from journal.commit import draft, ticket
     from journal.errors import Locked
     from journal.events import DrillCompleted
-    from recovery.server import open_core
+    from recovery.opening import open_core
 
     event = DrillCompleted(drilled.seq, drilled.ok, drilled.seconds, drilled.digest)
     request = ticket((draft(event, None, "operator", None),), None)

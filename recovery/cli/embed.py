@@ -15,27 +15,19 @@ def command(app: App) -> int | None:
     A server does this behind its writes; this is for a state that was just rebuilt or adopted. Vectors are derived:
     nothing is lost without them, and only search needs them. Needs the extra `embeddings`.
     """
-    from contextlib import closing
+    from msgspec import to_builtins
 
-    from recovery.server import background_of, open_core
-    from replay.embeddings import pending
+    from recovery.control.writer import open_writer
     from replay.encoder import MissingExtra, Model, is_available
-    from replay.schema import connect
 
     if not is_available():
         raise MissingExtra
     data = app.data
-    model = Model(data.config.model_path(data.root))  # raises where there is none
-    core = open_core(data, check="quick").core
-    try:
-        with app.out.progress("embedding", "texts") as bar:
-            done = background_of(data, core).embed(progress=bar.advance)
-        with closing(connect(core.state.generation, read_only=True)) as connection:
-            left = pending(connection, model.fingerprint)
-    finally:
-        core.close()
+    Model(data.config.model_path(data.root))  # before the lock is taken: without a model there is nothing to do
+    with open_writer(data) as writer, app.out.progress("embedding", "texts") as bar:
+        done = writer.embed(bar.advance)
     if app.json:
-        app.out.document({"embedded": done, "pending": left, "model": model.fingerprint})
+        app.out.document(to_builtins(done))
     else:
-        app.out.line(f"embedded {done} texts, {left} pending")
-    return 3 if left else None
+        app.out.line(f"embedded {done.embedded} texts, {done.pending} pending")
+    return 3 if done.pending else None

@@ -22,7 +22,7 @@ def recover_from_failure(
     from recovery.agent_states import agents_at
     from recovery.cli.names import no_agent
     from recovery.hot_reload import Reloader
-    from recovery.server import open_core
+    from recovery.opening import open_core
 
     data = app.data
     if not names:

@@ -6,7 +6,6 @@ import select
 import shutil
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
@@ -16,8 +15,8 @@ from recovery.cli.app import App, Verb
 
 if TYPE_CHECKING:
     from journal.reader import LogReader
-    from recovery.cli.records import Entry, Filter
     from recovery.data import Data
+    from recovery.records import Entry, Filter
 
 POLL_SECONDS = 0.1
 
@@ -63,8 +62,8 @@ def command(
     actor, traceparent, type, event. Takes no lock: a server may be writing.
     """
     from journal.errors import UsageError
-    from recovery.cli.records import Filter
     from recovery.moments import weigh_end
+    from recovery.records import Filter, selected
 
     if follow and until is not None:
         raise UsageError("--follow has no end", hint="leave out --until")
@@ -76,7 +75,7 @@ def command(
     first, last = bounds(data, reader, since, until)
     show = _objects(app) if app.json else _Lines(app).show
     answered = _Answered(op_ids)
-    show(answered.passing(_selected(reader, wanted, first, last, count)))
+    show(answered.passing(selected(reader, wanted, first, last, count)))
     if op_ids and not follow:
         _tell_what_became(app, data, reader, answered)
     if follow:
@@ -129,39 +128,10 @@ def bounds(data: Data, reader: LogReader, since: str | None, until: str | None) 
     return first, resolve_moment(data, reader, until) if until is not None else None
 
 
-def _selected(reader: LogReader, wanted: Filter, first: int, last: int | None, count: int | None) -> Iterator[Entry]:
-    """What is to be printed, in order, up to the damage if there is any, which is raised then."""
-    from recovery.cli.records import entries
-
-    if count is not None and not wanted:
-        first = max(first, (reader.last_seq if last is None else last) - count + 1)
-    if first > reader.last_seq:
-        if last is None:
-            reader.raise_for_end()
-        return
-    found = wanted.select(entries(reader.batches(first, last), first, last))
-    yield from found if count is None or not wanted else _newest(found, count)
-    if last is None:
-        reader.raise_for_end()
-
-
-def _newest(found: Iterator[Entry], count: int) -> Iterator[Entry]:
-    """The last of them, by one pass that keeps no more."""
-    from journal.errors import DataError
-
-    kept: deque[Entry] = deque(maxlen=count)
-    try:
-        kept.extend(found)
-    except DataError:
-        yield from kept
-        raise
-    yield from kept
-
-
 def _follow(app: App, reader: LogReader, wanted: Filter, show: Callable[[Iterable[Entry]], None]) -> None:
     """Prints what is appended from now on, as it comes, until Ctrl-C or until nobody reads any more."""
     from journal.follow import Follower
-    from recovery.cli.records import entries
+    from recovery.records import entries
 
     follower = Follower(reader)
     while not _reader_has_gone():

@@ -94,8 +94,10 @@ def command(
     """
     from msgspec import to_builtins
 
-    from journal.errors import UsageError
-    from recovery.execute import recover, stop_error
+    from journal.errors import Locked, UsageError
+    from recovery.control.remote import connect_to
+    from recovery.execute import recover
+    from recovery.rows import stop_error
 
     if accept_tail or accept_loss or receipt is not None or component == "journal":
         from recovery.cli.accepting import accept
@@ -136,7 +138,11 @@ def command(
     if plan.is_repair and not app.out.confirm("Go ahead?", yes=yes):
         return 1
     with app.out.progress("recovering", "events") as bar:
-        result = run(bar.step)
+        try:
+            result = run(bar.step)
+        except Locked as locked:
+            with connect_to(app.data, locked) as holder:  # a live server repairs itself, its callers wait meanwhile
+                result = holder.recover(asked, agents, scope, bar.step)
     if app.json:
         app.out.document({"plan": to_builtins(plan), "done": True, "result": to_builtins(result)})
         return 3 if result.problems else None

@@ -63,8 +63,8 @@ def command(
     """
     from journal.errors import UsageError
     from recovery.cli.log import bounds
-    from recovery.cli.records import Filter, entries
     from recovery.moments import weigh_end
+    from recovery.records import Filter, entries
     from recovery.revert import plan_revert, revert
 
     wanted = Filter(agents, actors, types, entities, scopes, op_ids)

@@ -13,9 +13,9 @@ from recovery.cli.app import App, Verb
 if TYPE_CHECKING:
     from journal.reader import LogReader
     from journal.scan import Batch
-    from recovery.cli.records import Entry
     from recovery.data import Data
     from recovery.provenance import Known, Writer
+    from recovery.records import Entry
 
 
 @click.command(
@@ -58,8 +58,8 @@ def command(app: App, seq: str | None, entity: str | None, scope: str | None, at
 
 def _show_record(app: App, data: Data, text: str) -> None:
     from journal.errors import UsageError
-    from recovery.cli.records import entry_of
     from recovery.moments import resolve_moment
+    from recovery.records import entry_of
 
     reader = data.reader()
     seq = resolve_moment(data, reader, text)

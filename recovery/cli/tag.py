@@ -19,8 +19,8 @@ def command(app: App, name: str, at: str) -> None:
     from journal.commit import draft, ticket
     from journal.errors import Refused, UsageError
     from journal.events import TagCreated
+    from recovery.control.writer import open_writer
     from recovery.moments import resolve_moment
-    from recovery.server import open_core
 
     if name.startswith("tag:"):  # it would be tag:tag:NAME to every other verb
         raise UsageError(f"a tag is named without tag: {name!r}", hint=f"write {name[4:] or 'NAME'}")
@@ -30,13 +30,8 @@ def command(app: App, name: str, at: str) -> None:
         request = ticket((draft(TagCreated(name, seq), None, "operator", None),), None)
     except Refused as error:
         raise UsageError(f"no tag can have this name: {error.message}", hint=error.hint or "use another name") from None
-    core = open_core(data, check="quick").core
-    try:
-        with core.lock:
-            core.committer.commit_now(request)
-        receipt = request.result()[0]
-    finally:
-        core.close()
+    with open_writer(data) as writer:
+        receipt = writer.commit(request)[0]
     if app.json:
         app.out.document({"tag": name, "seq": seq, "recorded_at": receipt.seq})
     else:

@@ -28,7 +28,7 @@ def command(app: App, once: bool) -> None:
     """
     import signal
 
-    from recovery.server import open_core
+    from recovery.opening import open_core
     from recovery.watch import Watch
 
     def told(noticed: Noticed) -> None:

@@ -18,7 +18,7 @@ from journal.log import Log, create
 from journal.reader import LogReader
 from journal.storage import RealStorage
 from journal.verify import verify as verify_journal
-from recovery.cli.records import entries
+from recovery.records import entries
 from replay.bulk import BulkLoader
 from replay.catchup import catch_up
 from replay.checkpoints import make_checkpoint

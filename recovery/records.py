@@ -5,17 +5,19 @@ Knows envelopes and filters; must not know streams.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
-from journal.errors import Refused, UsageError
+from journal.errors import DataError, Refused, UsageError
 from journal.event_json import event_to_json
 from journal.events import type_dictionary
 from journal.format import RECORD_CONTINUES_GROUP, Record, generated_op_id
 from journal.limits import check_scope
+from journal.reader import LogReader
 from journal.scan import Batch
 
 _ENTITY_FIELDS = {
@@ -137,3 +139,28 @@ def _types(patterns: Iterable[str]) -> frozenset[str]:
             raise UsageError(f"unknown event type {pattern[:80]!r}", hint=hint)
         found |= matching
     return frozenset(found)
+
+
+def selected(reader: LogReader, wanted: Filter, first: int, last: int | None, count: int | None) -> Iterator[Entry]:
+    """What is to be printed, in order, up to the damage if there is any, which is raised then."""
+    if count is not None and not wanted:
+        first = max(first, (reader.last_seq if last is None else last) - count + 1)
+    if first > reader.last_seq:
+        if last is None:
+            reader.raise_for_end()
+        return
+    found = wanted.select(entries(reader.batches(first, last), first, last))
+    yield from found if count is None or not wanted else _newest(found, count)
+    if last is None:
+        reader.raise_for_end()
+
+
+def _newest(found: Iterator[Entry], count: int) -> Iterator[Entry]:
+    """The last of them, by one pass that keeps no more."""
+    kept: deque[Entry] = deque(maxlen=count)
+    try:
+        kept.extend(found)
+    except DataError:
+        yield from kept
+        raise
+    yield from kept

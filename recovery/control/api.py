@@ -1,0 +1,393 @@
+"""The requests that the journal's holder answers, as one ASGI application: over its control socket, and by `serve`.
+
+Knows HTTP and JSON; what is done is `recovery.control.writer`'s. What comes through the control socket is an operator's
+(the socket is 0600, the peer was asked who it is); what comes over TCP shows a token, and never writes the journal's
+own events. The paths, bodies and answers are described by `recovery.control.openapi`.
+"""
+
+from __future__ import annotations
+
+import hmac
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace as replace_fields
+from functools import partial
+from http import HTTPStatus
+from typing import Any, TypeVar
+
+import anyio.to_thread
+import msgspec
+from starlette.applications import Starlette
+from starlette.concurrency import iterate_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+
+from journal.commit import Ticket
+from journal.errors import CallerError, JournalError, NoSpace, NotApplied, OutcomeUnknown, Refused, UsageError
+from journal.reader import LogReader
+from recovery.append_line import ticket_of
+from recovery.control.messages import (
+    Acknowledged,
+    Health,
+    LogQuery,
+    Nothing,
+    OperatorAppend,
+    Planned,
+    Records,
+    Recover,
+    Replay,
+    WouldRestore,
+)
+from recovery.control.tickets import ticket_of_request
+from recovery.control.writer import CoreWriter, Embedded, Step
+from recovery.data import Data
+
+T = TypeVar("T")
+BODY_BYTES_MAX = 128 << 20
+LINES = "application/x-ndjson"
+
+
+class Absent(UsageError):
+    """What a request names is not there: a tag, a seq beyond the end, an agent, a type of event."""
+
+
+class Service:
+    """What the requests share: the data directory, its writer, and the token that TCP clients show."""
+
+    def __init__(self, data: Data, writer: CoreWriter, token: str | None = None) -> None:
+        self.data = data
+        self.writer = writer
+        self.token = token
+
+
+# -- writing ----------------------------------------------------------------------------------------------------------
+
+
+async def append(request: Request) -> Response:
+    """One event or a group; or JSON Lines, each answered in its place as `journal append` does."""
+    if _kind_of(request) == LINES:
+        return await _append_lines(request)
+    _must_be_json(request)
+    return await _commit(request, ticket_of(await _bytes(request) or b"{}"))
+
+
+async def operator_append(request: Request) -> Response:
+    """The same for an operator's verb, which may journal the journal's own events."""
+    if not _is_local(request):
+        raise HTTPException(HTTPStatus.NOT_FOUND)
+    body = await _body(request, OperatorAppend)
+    return await _commit(request, ticket_of_request(body.drafts, body.op_id, body.after_seq))
+
+
+async def _commit(request: Request, asked: Ticket) -> Response:
+    receipts = await anyio.to_thread.run_sync(_service(request).writer.commit, asked)
+    return _answer(HTTPStatus.CREATED, Acknowledged(receipts))
+
+
+async def _append_lines(request: Request) -> Response:
+    writer, lines = _service(request).writer, (await _bytes(request)).split(b"\n")
+    answers = await anyio.to_thread.run_sync(writer.append_lines, [line for line in lines if line.strip()])
+    told = (
+        {"error": {**answer.to_json(), "line": number}} if isinstance(answer, JournalError) else Acknowledged(answer)
+        for number, answer in enumerate(answers, 1)
+    )
+    return Response(b"".join(msgspec.json.encode(each) + b"\n" for each in told), media_type=LINES)
+
+
+# -- long work --------------------------------------------------------------------------------------------------------
+
+
+async def checkpoint(request: Request) -> Response:
+    await _body(request, Nothing)
+    writer = _service(request).writer
+    return await _long(request, lambda step: writer.checkpoint(_ticking("checkpoint", step)))
+
+
+async def replay(request: Request) -> Response:
+    """A restore in place; with `dry_run` only what it would change."""
+    service, asked = _service(request), await _body(request, Replay)
+
+    def run(step: Step) -> object:
+        from recovery.restore import compare_with_end
+        from replay.diff_words import to_json
+
+        reader = service.data.reader()
+        seq = _moment(service.data, reader, asked.until, asked.exclusive)
+        if asked.dry_run:
+            difference = compare_with_end(service.data, reader, seq, _ticking("replaying", step))
+            return WouldRestore(seq, reader.last_seq, to_json(difference))
+        return service.writer.restore(seq, asked.reason, _ticking("restoring", step))
+
+    return await _long(request, run)
+
+
+async def recover(request: Request) -> Response:
+    """Repairs what is damaged; with `dry_run` only the plan."""
+    service, asked = _service(request), await _body(request, Recover)
+
+    def run(step: Step) -> object:
+        from recovery.execute import planner
+        from recovery.scope import scope_planner
+
+        with _absent():
+            if asked.dry_run:
+                if asked.scope is not None:
+                    return Planned(scope_planner(service.data, asked.scope, step)())
+                return Planned(planner(service.data, asked.component, names=asked.agents, progress=step)())
+            return service.writer.recover(asked.component, asked.agents, asked.scope, step)
+
+    return await _long(request, run)
+
+
+async def embed(request: Request) -> Response:
+    await _body(request, Nothing)
+    writer = _service(request).writer
+
+    def run(step: Step) -> Embedded:
+        return writer.embed(_ticking("embedding", step))
+
+    return await _long(request, run)
+
+
+async def _long(request: Request, run: Callable[[Step], object]) -> Response:
+    """Runs in a thread. Who accepts JSON Lines gets progress while it runs, anyone else the result at its end."""
+    if LINES not in request.headers.get("accept", ""):
+        result = await anyio.to_thread.run_sync(run, lambda *_: None)
+        return _answer(HTTPStatus.OK, result)
+    told: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+
+    def work() -> None:
+        try:
+            told.put({"result": run(lambda label, done, total: told.put({"progress": [label, done, total]}))})
+        except JournalError as error:
+            told.put({"error": error.to_json()})
+        except BaseException as error:
+            told.put({"error": {"code": "failed", "message": f"{type(error).__name__}: {error}"}})
+            raise
+
+    threading.Thread(target=work, name="journal-control-work", daemon=True).start()
+
+    def lines() -> Iterator[bytes]:
+        while True:
+            line = told.get()
+            yield msgspec.json.encode(line) + b"\n"
+            if "progress" not in line:
+                return
+
+    return StreamingResponse(iterate_in_threadpool(lines()), media_type=LINES)
+
+
+def _ticking(label: str, step: Step) -> Callable[[int, int], None]:
+    return partial(step, label)
+
+
+# -- reading ----------------------------------------------------------------------------------------------------------
+
+
+def health(request: Request) -> Response:
+    """503 once the log takes nothing more: only opening it again helps, so that a supervisor should restart it."""
+    core = _service(request).writer.core
+    poisoned = core.log.poisoned
+    told = Health("failed" if poisoned else "healthy", core.log.next_seq - 1, core.state.applied_seq, poisoned)
+    return _answer(HTTPStatus.SERVICE_UNAVAILABLE if poisoned else HTTPStatus.OK, told)
+
+
+def status(request: Request) -> Response:
+    import time
+
+    from recovery.standing import standing
+
+    return _answer(HTTPStatus.OK, standing(_service(request).data, time.time_ns()))
+
+
+def log(request: Request) -> Response:
+    """Records, oldest first; `n` of them from the end, or all for who accepts JSON Lines."""
+    from recovery.moments import weigh_end
+    from recovery.records import Filter, selected
+
+    asked = _query(request, LogQuery)
+    data = _service(request).data
+    reader = data.reader()
+    weigh_end(data, reader)
+    wanted = Filter(asked.agent, asked.actor, (), asked.entity, asked.scope, asked.op_id)
+    with _absent():
+        wanted = replace_fields(wanted, types=asked.type)
+    first = _moment(data, reader, asked.since, exclusive=True) + 1 if asked.since is not None else 1
+    last = _moment(data, reader, asked.until) if asked.until is not None else None
+    lines = LINES in request.headers.get("accept", "")
+    count = asked.n if asked.n is not None else None if lines else 100
+    found = selected(reader, wanted, first, last, count)
+    if not lines:
+        return _answer(HTTPStatus.OK, Records([entry.to_json() for entry in found]))
+    return StreamingResponse((msgspec.json.encode(entry.to_json()) + b"\n" for entry in found), media_type=LINES)
+
+
+@contextmanager
+def _absent() -> Iterator[None]:
+    """Around what names something: that it is not there is no fault of the request's form."""
+    try:
+        yield
+    except UsageError as error:
+        raise Absent(error.message, path=error.path, seq=error.seq, hint=error.hint) from None
+
+
+def _moment(data: Data, reader: LogReader, text: str, exclusive: bool = False) -> int:
+    from recovery.moments import resolve_moment
+    from replay.moment import parse
+
+    parse(text)
+    with _absent():
+        return resolve_moment(data, reader, text, exclusive)
+
+
+def openapi(request: Request) -> Response:
+    from recovery.control.openapi import document
+
+    return _answer(HTTPStatus.OK, document())
+
+
+# -- requests and answers ---------------------------------------------------------------------------------------------
+
+
+def _service(request: Request) -> Service:
+    service = request.app.state.service
+    assert isinstance(service, Service)
+    return service
+
+
+def _is_local(request: Request) -> bool:
+    """True of a request that came through the control socket: a unix peer has no host and port."""
+    return request.scope.get("client") is None
+
+
+def _kind_of(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def _must_be_json(request: Request) -> None:
+    if _kind_of(request) not in ("application/json", ""):
+        raise HTTPException(HTTPStatus.UNSUPPORTED_MEDIA_TYPE)
+
+
+async def _bytes(request: Request) -> bytes:
+    """The body, bounded before it is kept."""
+    parts, size = [], 0
+    async for part in request.stream():
+        size += len(part)
+        if size > BODY_BYTES_MAX:
+            raise Refused("too_large", f"a request has at most {BODY_BYTES_MAX >> 20} MiB")
+        parts.append(part)
+    return b"".join(parts)
+
+
+async def _body(request: Request, kind: type[T]) -> T:
+    _must_be_json(request)
+    try:
+        return msgspec.json.decode(await _bytes(request) or b"{}", type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise Refused("invalid", f"the body is not what is taken here: {error}") from None
+
+
+def _query(request: Request, kind: type[T]) -> T:
+    given: dict[str, list[str]] = {}
+    for key, value in request.query_params.multi_items():
+        given.setdefault(key, []).append(value)
+    lists = {field for field, of in kind.__annotations__.items() if "tuple" in str(of)}
+    single = next((key for key, values in given.items() if key not in lists and len(values) > 1), None)
+    if single is not None:
+        raise UsageError(f"{single} is given twice")
+    try:
+        return msgspec.convert(
+            {key: values if key in lists else values[0] for key, values in given.items()}, kind, strict=False
+        )
+    except msgspec.ValidationError as error:
+        raise UsageError(f"the query is not what is taken here: {error}") from None
+
+
+def _answer(status: int, document: object) -> Response:
+    return Response(msgspec.json.encode(document), status, media_type="application/json")
+
+
+STATUS = {
+    "not_found": 404, "already_exists": 409, "op_id_reused": 409, "too_large": 413, "no_model": 409,
+    "missing_extra": 409, "moved_on": 409,
+}  # fmt: skip
+
+
+def status_of(error: JournalError) -> int:
+    """The HTTP status of a declared error; its JSON says what, where and what to do next."""
+    if error.code in STATUS:
+        return STATUS[error.code]
+    match error:
+        case Absent():
+            return 404
+        case CallerError():
+            return 422
+        case NotApplied():
+            return 202  # durable: it shows up once memory.db has caught up
+        case NoSpace():
+            return 507  # nothing was written; the same request works once there is room
+        case OutcomeUnknown():
+            return 504  # it may have been written: to be sent again under the same op_id once the holder is back
+    return 503
+
+
+def _declared(request: Request, error: Exception) -> Response:
+    assert isinstance(error, JournalError)
+    return _answer(status_of(error), {"error": error.to_json()})
+
+
+def _http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    told = {"code": HTTPStatus(error.status_code).name.lower(), "message": HTTPStatus(error.status_code).phrase}
+    response = _answer(error.status_code, {"error": told})
+    response.headers.update(error.headers or {})
+    return response
+
+
+class _Guard:
+    """Lets TCP clients in by their token alone. The description of the API is for everybody."""
+
+    def __init__(self, app: Callable[..., Any], service: Service) -> None:
+        self._app = app
+        self._service = service
+
+    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        if scope["type"] == "http" and scope.get("client") is not None and scope["path"] != "/openapi.json":
+            given = dict(scope["headers"]).get(b"authorization", b"")
+            wanted = f"Bearer {self._service.token}".encode()
+            if not self._service.token or not hmac.compare_digest(given, wanted):
+                error = {"code": "unauthorized", "message": "a token is needed", "hint": "Authorization: Bearer TOKEN"}
+                response = _answer(HTTPStatus.UNAUTHORIZED, {"error": error})
+                response.headers["www-authenticate"] = "Bearer"
+                await response(scope, receive, send)
+                return
+        try:
+            await self._app(scope, receive, send)
+        except ClientDisconnect:
+            return  # it went away in the middle of its own request
+
+
+def application(service: Service) -> Callable[..., Any]:
+    """The ASGI application over `service`."""
+    app = Starlette(
+        exception_handlers={JournalError: _declared, HTTPException: _http},
+        routes=[
+            Route("/v1/append", append, methods=["POST"]),
+            Route("/v1/operator/append", operator_append, methods=["POST"]),
+            Route("/v1/checkpoint", checkpoint, methods=["POST"]),
+            Route("/v1/replay", replay, methods=["POST"]),
+            Route("/v1/recover", recover, methods=["POST"]),
+            Route("/v1/embed", embed, methods=["POST"]),
+            Route("/v1/health", health, methods=["GET"]),
+            Route("/v1/status", status, methods=["GET"]),
+            Route("/v1/log", log, methods=["GET"]),
+            Route("/openapi.json", openapi, methods=["GET"]),
+        ],
+    )
+    app.state.service = service
+    return _Guard(app, service)

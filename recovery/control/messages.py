@@ -1,0 +1,145 @@
+"""Bodies, queries and answers of the holder's API, as Structs: what they are decoded with is what is documented."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from journal.commit import Receipt
+from recovery.plan import Plan
+
+_PRINTABLE = r"[^\u0000-\u001f\u007f-\u009f]"
+_TIME = r"[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{1,9})?Z"
+Moment = Annotated[
+    str,
+    Meta(
+        max_length=520,
+        description="now, a seq, tag:NAME, RFC 3339 with a zone, or N seconds, minutes, hours or days ago",
+        extra_json_schema={
+            "pattern": rf"^(now|(seq:)?[0-9]{{1,18}}|tag:{_PRINTABLE}+|{_TIME}"
+            r"|[1-9][0-9]{0,3} (second|minute|hour|day)s ago)$"
+        },
+    ),
+]
+Key = Annotated[str, Meta(min_length=1, max_length=512, extra_json_schema={"pattern": f"^{_PRINTABLE}+$"})]
+Scope = Annotated[
+    str, Meta(max_length=512, extra_json_schema={"pattern": f"^(global|(workspace|agent):{_PRINTABLE}+)$"})
+]
+Traceparent = Annotated[
+    str,
+    Meta(
+        max_length=55,
+        extra_json_schema={"pattern": "^00-[0-9a-f]{31}[1-9a-f]-[0-9a-f]{15}[1-9a-f]-[0-9a-f]{2}$"},
+    ),
+]
+
+
+class Append(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
+    """One event, or a group that is taken whole or not at all, with its envelope."""
+
+    event: dict[str, Any] | UnsetType = UNSET
+    events: Annotated[list[dict[str, Any]], Meta(min_length=1, max_length=10_000)] | UnsetType = UNSET
+    agent: Key | None = None
+    actor: Key | None = None
+    op_id: Key | None = None
+    traceparent: Traceparent | None = None
+    after_seq: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)] | None = None
+
+
+class OperatorAppend(msgspec.Struct, forbid_unknown_fields=True):
+    """A verb's request: events, each with agent, actor and traceparent of its own."""
+
+    drafts: list[tuple[dict[str, Any], str | None, str | None, str | None]]
+    op_id: str | None = None
+    after_seq: int | None = None
+
+
+class Nothing(msgspec.Struct, forbid_unknown_fields=True):
+    """A body without anything in it."""
+
+
+class Replay(msgspec.Struct, forbid_unknown_fields=True):
+    """Which moment becomes the live state."""
+
+    until: Moment
+    exclusive: bool = False
+    reason: Annotated[str, Meta(max_length=2000)] = ""
+    dry_run: bool = False
+
+
+class Recover(msgspec.Struct, forbid_unknown_fields=True):
+    """What is repaired: of the agents perhaps only some, of the memory perhaps only one scope."""
+
+    component: Literal["all", "memory", "agents", "model"] = "all"
+    agents: list[Key] = []
+    scope: Scope | None = None
+    dry_run: bool = False
+
+
+class LogQuery(msgspec.Struct, forbid_unknown_fields=True):
+    """Which records: of each kind one of the values, and all kinds together."""
+
+    n: Annotated[int, Meta(ge=0, le=100_000)] | None = None
+    agent: tuple[Key, ...] = ()
+    actor: tuple[Key, ...] = ()
+    type: tuple[Key, ...] = ()
+    entity: tuple[Key, ...] = ()
+    scope: tuple[Scope, ...] = ()
+    op_id: tuple[Key, ...] = ()
+    since: Moment | None = None
+    until: Moment | None = None
+
+
+class Acknowledged(msgspec.Struct):
+    """The receipts of one request, in order: its events are durable."""
+
+    receipts: list[Receipt]
+
+
+class WouldRestore(msgspec.Struct):
+    """What a restore would do: the seq that it means, the journal's end, and the changes between them."""
+
+    seq: int
+    head: int
+    changes: dict[str, Any]
+
+
+class Planned(msgspec.Struct):
+    """What a recovery would do."""
+
+    plan: Plan
+    done: bool = False
+
+
+class Records(msgspec.Struct):
+    """Records as `journal log --json` prints them."""
+
+    records: list[dict[str, Any]]
+
+
+class Health(msgspec.Struct, omit_defaults=True):
+    """``position`` is the last seq that memory.db holds; ``reason`` is why the log takes nothing more."""
+
+    status: Literal["healthy", "degraded", "failed"]
+    last_seq: int
+    position: int
+    reason: str | None = None
+
+
+class Problem(msgspec.Struct, omit_defaults=True):
+    """An error: a stable code, what and where, and what to do next."""
+
+    code: str
+    message: str
+    path: str | None = None
+    offset: int | None = None
+    seq: int | None = None
+    hint: str | None = None
+    op_id: str | None = None
+    line: int | None = None
+
+
+class Failure(msgspec.Struct):
+    error: Problem

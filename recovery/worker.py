@@ -1,0 +1,122 @@
+"""Further workers of one server: each writes, whoever of them holds the journal.
+
+    with open_worker("data") as worker:
+        worker.append(ObservationAdded(scope="global", entity="Acme", content="renewed in May"))
+
+The first that comes takes the lock and listens; the others send it what they append. When it ends or is killed, the
+next append of any worker elects anew: whoever gets the lock opens, settles what was left, and goes on. Every append has
+an op_id, so that what was sent again because no answer came is applied once.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from time import monotonic, sleep
+
+from journal.commit import Receipt, Ticket, draft, ticket
+from journal.errors import Locked, OutcomeUnknown, Poisoned
+from journal.events import Event
+from journal.limits import refuse_reserved
+from recovery.control.listen import Control
+from recovery.control.writer import CoreWriter, Writer, open_writer
+from recovery.data import Data
+
+ELECTION_SECONDS = 30.0
+"""So long an append waits while the lock is held by somebody who does not answer: one that opens, or one that ends."""
+
+_PAUSE_SECONDS = 0.05
+
+
+class Worker:
+    """One of several writers of a data directory. For threads; what it appends is durable when `append` returns."""
+
+    def __init__(self, data: Data) -> None:
+        self._data = data
+        self._lock = threading.Lock()
+        self._opened = ExitStack()
+        self._writer: Writer | None = None
+
+    @property
+    def holds(self) -> bool:
+        """True while it is this worker that holds the journal."""
+        return isinstance(self._writer, CoreWriter)
+
+    def append(
+        self,
+        event: Event,
+        *,
+        agent: str | None = None,
+        actor: str | None = None,
+        op_id: str | None = None,
+        traceparent: str | None = None,
+    ) -> Receipt:
+        """As `SyncHook.append`. Raises Locked where nobody could be reached within `ELECTION_SECONDS`."""
+        return self.append_all([event], agent=agent, actor=actor, op_id=op_id, traceparent=traceparent)[0]
+
+    def append_all(
+        self,
+        events: Iterable[Event],
+        *,
+        agent: str | None = None,
+        actor: str | None = None,
+        op_id: str | None = None,
+        traceparent: str | None = None,
+    ) -> list[Receipt]:
+        """As `SyncHook.append_all`; raises as `append` does."""
+        drafts = []
+        for event in events:
+            refuse_reserved(event)
+            drafts.append(draft(event, agent, actor, traceparent))
+        if not drafts:
+            return []
+        op_id = op_id or f"worker-{secrets.token_hex(16)}"
+        until = monotonic() + ELECTION_SECONDS
+        while True:
+            try:
+                return self._commit(ticket(drafts, op_id))
+            except (OutcomeUnknown, Poisoned, Locked):
+                self._let_go()
+                if monotonic() > until:
+                    raise
+                sleep(_PAUSE_SECONDS)
+
+    def _commit(self, request: Ticket) -> list[Receipt]:
+        with self._lock:
+            if self._writer is None:
+                self._elect()
+            writer = self._writer
+            assert writer is not None
+            if not isinstance(writer, CoreWriter):
+                return writer.commit(request)  # one connection, one request at a time
+        return writer.commit(request)
+
+    def _elect(self) -> None:
+        with ExitStack() as opened:
+            writer = opened.enter_context(open_writer(self._data, background=True))
+            if isinstance(writer, CoreWriter):
+                opened.enter_context(Control(self._data, writer))
+            self._opened = opened.pop_all()
+        self._writer = writer
+
+    def _let_go(self) -> None:
+        with self._lock:
+            self._writer = None
+            self._opened.close()
+
+    def close(self) -> None:
+        """Ends its part: what it held is closed, and the others elect another holder."""
+        self._let_go()
+
+
+@contextmanager
+def open_worker(path: str | os.PathLike[str]) -> Iterator[Worker]:
+    """A worker of the server whose data directory is `path`. The journal is opened by the first append."""
+    worker = Worker(Data.at(path))
+    try:
+        yield worker
+    finally:
+        worker.close()

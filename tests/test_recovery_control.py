@@ -1,0 +1,287 @@
+"""Beside a live server: operators' verbs and other processes write through whoever holds the lock.
+
+A holder of each face is a process of its own. What went through it is in the journal, in memory.db and in the files.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from journal.errors import EnvironmentFault, Locked, OutcomeUnknown, Refused, from_json
+from journal.events import EntityCreated, ObservationAdded
+from journal.reader import LogReader
+from journal.storage import RealStorage
+from recovery import open_server_sync
+from recovery.control.remote import connect_to
+from recovery.control.writer import commit_events, open_writer
+from recovery.data import Data
+from tests.commands import ENVIRONMENT, SMALL, arguments, process, small_history
+from tests.holders import FACES, server
+
+SOCKET = "journal/control.sock"
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    small_history(tmp_path / "data")
+    return tmp_path / "data"
+
+
+def rows(data: Path, sql: str) -> list[tuple[object, ...]]:
+    with closing(sqlite3.connect(f"file:{data}/memory.db?mode=ro", uri=True)) as connection:
+        return connection.execute(sql).fetchall()
+
+
+def observation(content: str, **envelope: str) -> str:
+    event = {"type": "memory.observation_added", "scope": "global", "entity": "Acme", "content": content}
+    return json.dumps({"event": event, **envelope}) + "\n"
+
+
+@pytest.mark.parametrize("face", FACES)
+def test_every_verb_that_appends_works_beside_a_live_server(data: Path, face: str) -> None:
+    (data / "agents" / "writer.md").write_text("---\nname: writer\n---\nEdited by hand.\n")
+    with server(data, face) as holder:
+        took_lock = (data / "journal" / "lock").read_bytes()
+        appended = process(data, "append", input=observation("one", op_id="a") + "oops\n" + observation("two"))
+        assert appended.returncode == 3, appended
+        first, refused, second = map(json.loads, appended.stdout.splitlines())
+        assert (first["seq"], first["op_id"], second["seq"]) == (SMALL + 1, "a", SMALL + 2)
+        assert refused["error"]["line"] == 2
+        assert process(data, "append", input=observation("one", op_id="a")).stdout.startswith(f'{{"seq":{SMALL + 1},')
+        assert process(data, "tag", "here").returncode == 0
+        assert process(data, "adopt", "agents", "writer").returncode == 0
+        assert process(data, "revert", "--op-id", "a", "--yes").returncode == 0
+        assert rows(data, "SELECT count(*) FROM observations WHERE content = 'one'") == [(0,)]
+        made = process(data, "checkpoint", "create", "--json")
+        assert json.loads(made.stdout)["drift"] is False, made
+        before = process(data, "status", "--json")
+        assert json.loads(before.stdout)["journal"]["writer"]["pid"] == holder.pid
+        restored = process(data, "replay", "--until", str(SMALL), "--in-place", "--yes", "--json")
+        assert restored.returncode == 0, restored
+        assert rows(data, "SELECT count(*) FROM observations WHERE content = 'one'") == [(0,)]
+        again = process(data, "append", input=observation("after"))
+        assert again.returncode == 0, again
+        assert (data / "journal" / "lock").read_bytes() == took_lock, "somebody else took the lock"
+    assert process(data, "check").returncode == 0
+    assert rows(data, "SELECT content FROM observations WHERE content IN ('one', 'after')") == [("after",)]
+    assert not (data / SOCKET).exists()
+
+
+@pytest.mark.parametrize("face", FACES)
+def test_damage_beside_a_live_server_is_repaired_by_it(data: Path, face: str) -> None:
+    """Another program changed rows, and an agent's file is gone: the server lets go, rebuilds, and goes on."""
+    with server(data, face):
+        with closing(sqlite3.connect(data / "memory.db")) as vandal, vandal:
+            vandal.execute("UPDATE observations SET content = 'never said' WHERE id = 2")
+        (data / "agents" / "writer.md").unlink()
+        assert process(data, "check").returncode == 1
+        done = process(data, "recover", "all", "--yes", "--json")
+        assert done.returncode == 0, done
+        assert json.loads(done.stdout)["result"]["rebuilt"] is True
+        assert process(data, "check").returncode == 0
+        assert rows(data, "SELECT content FROM observations WHERE id = 2") == [("renewed in May",)]
+        assert process(data, "append", input=observation("goes on")).returncode == 0
+    assert process(data, "check").returncode == 0
+    assert rows(data, "SELECT count(*) FROM observations WHERE content = 'goes on'") == [(1,)]
+
+
+def test_a_healthy_state_beside_a_live_server_is_left_alone(data: Path) -> None:
+    with server(data):
+        assert process(data, "append", input=observation("one")).returncode == 0
+        assert process(data, "recover", "all", "--yes").stdout == "nothing to do\n"
+        last = LogReader(RealStorage(), str(data / "journal")).last_seq
+    assert last == SMALL + 1
+
+
+def test_a_holder_that_is_killed_in_mid_feed_loses_no_receipt(data: Path) -> None:
+    """The feed ends with what is in doubt, by name; the next open has all that was acknowledged, and each once."""
+    with server(data) as holder:
+        feed = subprocess.Popen(
+            arguments(data, "append"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env=ENVIRONMENT,
+        )  # fmt: skip
+        assert feed.stdin is not None
+        assert feed.stdout is not None
+        assert feed.stderr is not None
+        receipts = []
+        for number in range(40):
+            feed.stdin.write(observation(f"fact {number}", op_id=f"op-{number}"))
+            feed.stdin.flush()
+            receipts.append(json.loads(feed.stdout.readline()))
+        holder.send_signal(signal.SIGKILL)
+        holder.wait()
+        feed.stdin.write(observation("in doubt", op_id="op-40"))
+        _, told = feed.communicate(timeout=60)
+        assert feed.returncode == 1
+        assert "went away" in told
+        assert "op_id" in told
+    assert (data / SOCKET).exists(), "a killed holder leaves its socket"
+    feed_again = "".join(observation(f"fact {number}", op_id=f"op-{number}") for number in range(40))
+    again = process(data, "append", input=feed_again + observation("in doubt", op_id="op-40"))
+    assert again.returncode == 0, again
+    told_again = list(map(json.loads, again.stdout.splitlines()))
+    assert [each["seq"] for each in told_again[:40]] == [each["seq"] for each in receipts]
+    assert rows(data, "SELECT count(*) FROM observations WHERE content LIKE 'fact %' OR content = 'in doubt'") == [
+        (41,)
+    ]
+    assert not (data / SOCKET).exists()
+
+
+def test_a_refusal_and_its_hint_reach_the_other_process(data: Path) -> None:
+    with server(data), open_writer(Data.at(data)) as writer:
+        with pytest.raises(Refused) as caught:
+            commit_events(writer, [ObservationAdded("global", "Nobody", "hm")])
+        assert caught.value.code == "not_found"
+        receipts = commit_events(
+            writer, [EntityCreated("global", "Zoë", "person"), ObservationAdded("global", "Zoë", "hi")]
+        )
+        assert [each.seq for each in receipts] == [SMALL + 1, SMALL + 2]
+    with closing(sqlite3.connect(data / "memory.db")) as connection:
+        (found,) = connection.execute("SELECT count(*) FROM entities WHERE name = 'Zoë'").fetchone()
+    assert found == 1
+
+
+def test_what_was_asked_is_answered_before_a_server_closes(data: Path) -> None:
+    """The server ends while another process's long feed is under way: receipts or one clear error, never silence."""
+    outcome: list[subprocess.CompletedProcess[str]] = []
+    lines = "".join(observation(f"fact {number}") for number in range(3000))
+    with server(data):
+        feed = threading.Thread(target=lambda: outcome.append(process(data, "append", input=lines)))
+        feed.start()
+        while LogReader(RealStorage(), str(data / "journal")).last_seq == SMALL:
+            time.sleep(0.01)
+    feed.join()
+    receipts = [json.loads(line) for line in outcome[0].stdout.splitlines()]
+    assert outcome[0].returncode in (0, 1, 11)
+    last = LogReader(RealStorage(), str(data / "journal")).last_seq
+    assert receipts
+    assert max(receipt["seq"] for receipt in receipts if "seq" in receipt) <= last
+    assert process(data, "check").returncode == 0
+
+
+def test_a_path_longer_than_an_address_has_a_socket_too(tmp_path: Path) -> None:
+    if not Path("/proc/self/fd").is_dir():
+        pytest.skip("an address of a unix socket holds the path, and this system has no /proc to shorten it")
+    place = tmp_path / ("x" * 100)
+    place.mkdir()
+    small_history(place / "data")
+    with server(place / "data"):
+        assert len(str(place / "data" / SOCKET)) > 107
+        assert process(place / "data", "tag", "here").returncode == 0
+    assert not (place / "data" / SOCKET).exists()
+
+
+def test_where_no_socket_can_be_made_the_server_runs_and_a_verb_names_its_holder(data: Path) -> None:
+    (data / SOCKET).mkdir()
+    with server(data) as holder:
+        done = process(data, "tag", "here")
+        assert done.returncode == 11
+        assert str(holder.pid) in done.stderr
+    assert (data / SOCKET).is_dir()
+
+
+def test_the_socket_is_its_owners(data: Path) -> None:
+    with server(data):
+        assert (data / SOCKET).stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_another_user_is_hung_up_on_even_where_the_mode_lets_him_in(tmp_path: Path) -> None:
+    """Peer credentials, not the mode alone: a careless chmod must not give the journal away."""
+    small_history(tmp_path / "data")
+    data = tmp_path / "data"
+    ask = (
+        "import os, socket, sys\n"
+        "os.setgid(65534); os.setuid(int(sys.argv[2]))\n"
+        "sock = socket.socket(socket.AF_UNIX); sock.connect(sys.argv[1])\n"
+        "try:\n"
+        "    sock.sendall(b'GET /v1/health HTTP/1.1\\r\\nHost: j\\r\\n\\r\\n'); print(sock.recv(12))\n"
+        "except ConnectionError: print(b'')\n"
+    )
+    with server(data):
+        for place in (data, data / "journal", *tmp_path.parents, tmp_path):
+            if place.stat().st_uid == 0 and str(place).startswith(str(tmp_path.parents[1])):
+                place.chmod(0o755)
+        (data / SOCKET).chmod(0o666)
+        short = Path(f"/tmp/journal-control-{os.getpid()}")
+        short.symlink_to(data / "journal")
+        try:
+            said = [
+                subprocess.run(
+                    [sys.executable, "-c", ask, f"{short}/control.sock", uid],
+                    stdout=subprocess.PIPE,
+                    text=True,
+                    check=True,
+                ).stdout.strip()
+                for uid in ("65534", "0")
+            ]
+        finally:
+            short.unlink()
+    assert said == ["b''", "b'HTTP/1.1 200'"]
+
+
+def test_an_answer_that_does_not_come_leaves_the_outcome_unknown_under_an_op_id(data: Path) -> None:
+    """The holder died after it took the request: whoever asked knows the key to ask again with."""
+    listener = socket.socket(socket.AF_UNIX)
+    place = Data.at(data)
+    with listener:
+        listener.bind(str(data / SOCKET))
+        listener.listen()
+
+        def hang_up() -> None:
+            taken, _ = listener.accept()
+            taken.recv(1 << 16)
+            taken.close()
+
+        threading.Thread(target=hang_up, daemon=True).start()
+        locked = Locked("another writer holds this journal: process 1")
+        with connect_to(place, locked) as writer, pytest.raises(OutcomeUnknown) as caught:
+            commit_events(writer, [EntityCreated("global", "Zoë", "person")])
+    assert caught.value.op_id
+    (data / SOCKET).unlink()
+
+
+def test_an_error_of_another_process_is_raised_as_its_own_class() -> None:
+    unknown = OutcomeUnknown("hm", op_id="x", seq=3, hint="h")
+    told = from_json(unknown.to_json())
+    assert isinstance(told, OutcomeUnknown)
+    assert (told.op_id, told.seq, told.hint, told.exit_code) == ("x", 3, "h", unknown.exit_code)
+    odd = from_json({"code": "of_the_future", "message": "m"})
+    assert isinstance(odd, EnvironmentFault)
+    assert odd.code == "of_the_future"
+
+
+def test_a_long_feed_lets_others_write_meanwhile(data: Path) -> None:
+    """`journal append` holds the lock as long as its stdin is open, and listens."""
+    with subprocess.Popen(
+        arguments(data, "append"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT
+    ) as feed:
+        assert feed.stdin is not None
+        assert feed.stdout is not None
+        feed.stdin.write(observation("one"))
+        feed.stdin.flush()
+        feed.stdout.readline()
+        assert process(data, "tag", "here").returncode == 0
+        feed.stdin.write(observation("two"))
+        feed.stdin.close()
+        assert json.loads(feed.stdout.readline())["seq"] == SMALL + 3
+    assert feed.returncode == 0
+
+
+def test_no_socket_is_left_behind_a_hook_that_closes(data: Path) -> None:
+    with open_server_sync(data, background=False):
+        assert (data / SOCKET).is_socket()
+    assert not (data / SOCKET).exists()
+    assert process(data, "verify", "--json").returncode == 0
