@@ -246,7 +246,7 @@ def test_a_writer_whose_lock_file_was_taken_away_takes_nothing_more(here, theft)
 def test_a_second_writer_is_told_who_has_the_lock(here):
     first = Appending(here.data)
     first.append("before")
-    ran = here("append")
+    ran = here("serve")
     assert (ran.code, f"process {first.process.pid}" in ran.err) == (11, True)
     assert first.end()[0] == 0
 

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 import anyio.to_thread
 import msgspec
+from msgspec import UNSET
 from starlette.applications import Starlette
 from starlette.concurrency import iterate_in_threadpool
 from starlette.exceptions import HTTPException
@@ -216,10 +217,10 @@ def log(request: Request) -> Response:
     wanted = Filter(asked.agent, asked.actor, (), asked.entity, asked.scope, asked.op_id)
     with _absent():
         wanted = replace_fields(wanted, types=asked.type)
-    first = _moment(data, reader, asked.since, exclusive=True) + 1 if asked.since is not None else 1
-    last = _moment(data, reader, asked.until) if asked.until is not None else None
+    first = _moment(data, reader, asked.since, exclusive=True) + 1 if asked.since is not UNSET else 1
+    last = _moment(data, reader, asked.until) if asked.until is not UNSET else None
     lines = LINES in request.headers.get("accept", "")
-    count = asked.n if asked.n is not None else None if lines else 100
+    count = asked.n if asked.n is not UNSET else None if lines else 100
     found = selected(reader, wanted, first, last, count)
     if not lines:
         return _answer(HTTPStatus.OK, Records([entry.to_json() for entry in found]))

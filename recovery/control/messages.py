@@ -11,7 +11,7 @@ from journal.commit import Receipt
 from recovery.plan import Plan
 
 _PRINTABLE = r"[^\u0000-\u001f\u007f-\u009f]"
-_TIME = r"[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{1,9})?Z"
+_TIME = r"(19[7-9][0-9]|2[01][0-9]{2})-(0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{1,9})?Z"
 Moment = Annotated[
     str,
     Meta(
@@ -81,15 +81,15 @@ class Recover(msgspec.Struct, forbid_unknown_fields=True):
 class LogQuery(msgspec.Struct, forbid_unknown_fields=True):
     """Which records: of each kind one of the values, and all kinds together."""
 
-    n: Annotated[int, Meta(ge=0, le=100_000)] | None = None
+    n: Annotated[int, Meta(ge=0, le=100_000)] | UnsetType = UNSET  # None would be read from the word null
     agent: tuple[Key, ...] = ()
     actor: tuple[Key, ...] = ()
     type: tuple[Key, ...] = ()
     entity: tuple[Key, ...] = ()
     scope: tuple[Scope, ...] = ()
     op_id: tuple[Key, ...] = ()
-    since: Moment | None = None
-    until: Moment | None = None
+    since: Moment | UnsetType = UNSET
+    until: Moment | UnsetType = UNSET
 
 
 class Acknowledged(msgspec.Struct):
