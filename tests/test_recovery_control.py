@@ -12,6 +12,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from contextlib import closing
@@ -198,10 +199,8 @@ def test_the_socket_is_its_owners(data: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
-def test_another_user_is_hung_up_on_even_where_the_mode_lets_him_in(tmp_path: Path) -> None:
+def test_another_user_is_hung_up_on_even_where_the_mode_lets_him_in() -> None:
     """Peer credentials, not the mode alone: a careless chmod must not give the journal away."""
-    small_history(tmp_path / "data")
-    data = tmp_path / "data"
     ask = (
         "import os, socket, sys\n"
         "os.setgid(65534); os.setuid(int(sys.argv[2]))\n"
@@ -210,25 +209,17 @@ def test_another_user_is_hung_up_on_even_where_the_mode_lets_him_in(tmp_path: Pa
         "    sock.sendall(b'GET /v1/health HTTP/1.1\\r\\nHost: j\\r\\n\\r\\n'); print(sock.recv(12))\n"
         "except ConnectionError: print(b'')\n"
     )
-    with server(data):
-        for place in (data, data / "journal", *tmp_path.parents, tmp_path):
-            if place.stat().st_uid == 0 and str(place).startswith(str(tmp_path.parents[1])):
-                place.chmod(0o755)
-        (data / SOCKET).chmod(0o666)
-        short = Path(f"/tmp/journal-control-{os.getpid()}")
-        short.symlink_to(data / "journal")
-        try:
-            said = [
-                subprocess.run(
-                    [sys.executable, "-c", ask, f"{short}/control.sock", uid],
-                    stdout=subprocess.PIPE,
-                    text=True,
-                    check=True,
-                ).stdout.strip()
-                for uid in ("65534", "0")
-            ]
-        finally:
-            short.unlink()
+    with tempfile.TemporaryDirectory(prefix="journal-control-") as place:  # pytest's own lets no other user in
+        data = Path(place) / "data"
+        small_history(data)
+        with server(data):
+            for directory in (Path(place), data, data / "journal"):
+                directory.chmod(0o755)
+            (data / SOCKET).chmod(0o666)
+            said = []
+            for uid in ("65534", "0"):
+                command = [sys.executable, "-c", ask, str(data / SOCKET), uid]
+                said.append(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.strip())
     assert said == ["b''", "b'HTTP/1.1 200'"]
 
 
