@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import sqlite3
 import subprocess
@@ -102,7 +103,7 @@ def test_every_example_parses():
     examples = [example for _, command in every_verb() if isinstance(command, Verb) for example in command.examples]
     assert examples
     for example in examples:
-        command_line = example.split(" && ")[0].split(" >> ")[0].split(" > ")[0].split(" < ")[0].split(" | ")
+        command_line = re.split(r" (?:>>?|<|\||&&) ", example)
         words = shlex.split(next(part for part in command_line if part.startswith("journal ")), comments=True)
         with cli.make_context("journal", words[1:], obj=App()) as context:
             name, command, rest = cli.resolve_command(context, [*context._protected_args, *context.args])
