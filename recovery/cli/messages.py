@@ -63,7 +63,7 @@ def ack_command(app: App, consumer: str, message_id: str, conversation: str | No
 
     What was acknowledged already is left as it is, and nothing is written.
     """
-    from recovery.server import background_of, open_core
+    from recovery.opening import background_of, open_core
     from replay.hook import SyncHook
 
     data = app.data
