@@ -24,7 +24,7 @@ from journal.limits import admit
 from recovery.adopt_rows import IMPORTED, LeftOut
 from recovery.data import Data
 from recovery.mcp import BadLine, Entity, Relation, read_file
-from recovery.server import open_core
+from recovery.opening import open_core
 from replay.core import Core
 from replay.history import read_history
 from replay.schema import connect
