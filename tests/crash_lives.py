@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from journal import segment
-from journal.commit import Draft, Receipt, draft, ticket
+from journal.commit import Draft, Receipt, Ticket, draft, ticket
 from journal.errors import AmbiguousTail, NotApplied, Refused
 from journal.events import ConfigWritten, EntityCreated, Event, ObservationAdded, StateRestored
 from tests.crash_promises import Promises, Reference
@@ -142,8 +142,9 @@ class Life:
 
     def write(self) -> None:
         """One batch: single events, groups, a retry, one that is refused."""
-        hook, reference = self.server.hook, self.promises.reference
+        reference = self.promises.reference
         self.tick()
+        sent: list[Ticket] = []
         requests, retried = [], []
         for _ in range(self.rng.choice((1, 1, 1, 2, 5))):
             size = self.rng.choice((1, 1, 1, 3))
@@ -156,20 +157,20 @@ class Life:
                 reference.groups[first] = first + size - 1
             op_id = f"op-{first}-{self.rng.random()}" if self.rng.random() < 0.3 else None
             request = ticket(items, op_id)
-            hook.submit(request)
+            sent.append(request)
             requests.append((request, first))
         if self.op_ids and self.rng.random() < 0.3:
             op_id = self.rng.choice(sorted(self.op_ids))
             request = ticket(self.op_ids[op_id][0], op_id)
-            hook.submit(request)
+            sent.append(request)
             retried.append((request, op_id))
         entities = reference.model.state.entities
         refused = None
         if entities and self.rng.random() < 0.2:
             scope, name = next(iter(entities))
             refused = ticket([draft(EntityCreated(scope, name, "again"), "sales", None, None)], None)
-            hook.submit(refused)
-        hook.flush()
+            sent.append(refused)
+        self.server.hook.settle(sent)
         receipts: list[Receipt] = []
         for request, first in requests:
             if isinstance(request.error, NotApplied):  # "it is safe" is a promise too
