@@ -364,7 +364,9 @@ class RecordDecoder:
         self._path = path
         self._types = types
         known = type_dictionary()
-        self._unknown = {tag: name for name, tag in types.items() if known.get(name) != tag}
+        self._unknown = {}
+        if types != known:
+            self._unknown = {tag: name for name, tag in types.items() if known.get(name) != tag}
         self._decode = _typed_decoder(event_union())
 
     def __call__(self, payload: bytes | memoryview, count: int, offset: int) -> list[Record]:

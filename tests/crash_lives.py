@@ -15,8 +15,9 @@ from journal import segment
 from journal.commit import Draft, Receipt, Ticket, draft, ticket
 from journal.errors import AmbiguousTail, NotApplied, Refused
 from journal.events import ConfigWritten, EntityCreated, Event, ObservationAdded, StateRestored
+from tests.crash_known import remembering
 from tests.crash_promises import Promises, Reference
-from tests.crash_server import Clock, Known, Memory, Server
+from tests.crash_server import LAYOUT, Clock, Known, Memory, Server
 from tests.histories import SeededSource, next_event
 from tests.simcuts import images
 from tests.simdisk import SimDisk
@@ -45,18 +46,17 @@ class Walk:
         """Judges what a cut at this moment may leave, unless it was judged before."""
         for image in images(disk, self.rng, IMAGES[depth]):
             found = memory.after_cut(self.rng)
-            number, has_bytes = image.image()
-            key = hash((number, *(each[0] for each in found.images.values())))
+            key = hash((image.number, *(each[0] for each in found.images.values())))
             if key in self.seen:
                 continue
             self.seen.add(key)
             try:
-                self.judge(image, found, promises, now, depth)
+                self.judge(image.disk(), found, promises, now, depth)
             except Exception as error:
                 error.add_note(f"after a cut before change {disk.counts.changes + 1}, {depth} cuts before it")
                 self.broken = error
                 raise Broken(str(error)) from error
-            self.counts["crash states" if has_bytes else "without a byte"] += 1
+            self.counts["crash states" if image.has_bytes else "without a byte"] += 1
             if depth:
                 self.counts["of a recovery that was cut" if depth == 1 else "of one that was cut twice"] += 1
 
@@ -76,9 +76,13 @@ class Walk:
             memory.let_go()
 
     def opened(self, disk: SimDisk, memory: Memory, clock: Clock, promises: Promises) -> Server:
-        """Opens it; where the last batch is ambiguous, on its owner's word that it was never acknowledged."""
+        """Opens it; where the last batch is ambiguous, on its owner's word that it was never acknowledged.
+
+        Equal journals are opened with equal choices: what comes of them is equal, and verified once.
+        """
+        rng = random.Random(disk.checksum_below(LAYOUT.journal))
         try:
-            return Server.open(disk, memory, clock, self.rng)
+            return Server.open(disk, memory, clock, rng)
         except AmbiguousTail as ambiguous:
             self.counts["ambiguous tails"] += 1
             seq = ambiguous.seq or 0
@@ -86,7 +90,7 @@ class Walk:
                 raise AssertionError("an acknowledged batch is called ambiguous") from ambiguous
             if not any(bytes(SECTOR_BYTES) in content_of(event) for _, _, event in promises.reference.sent[seq - 1 :]):
                 raise AssertionError("torn, and ambiguous although no sector is blank by content") from ambiguous
-            return Server.open(disk, memory, clock, self.rng, accept_tail=True)
+            return Server.open(disk, memory, clock, rng, accept_tail=True)
 
     def go_on(self, server: Server, promises: Promises) -> None:
         """After a recovery: it tells of the takeover, takes a write, and is cut at each change of that as well."""
@@ -223,6 +227,11 @@ STEPS: tuple[tuple[Callable[[Life], None], int], ...] = (
 
 def run(seed: int) -> Counter[str]:
     """One life and every cut of it. AssertionError, or a declared error, says which promise broke and where."""
+    with remembering():
+        return _run(seed)
+
+
+def _run(seed: int) -> Counter[str]:
     walk = Walk(seed)
     disk, memory, clock = SimDisk(), Memory(Known()), Clock()
     life = Life(walk, disk, memory, Promises(Reference()), clock)

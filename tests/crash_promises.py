@@ -12,7 +12,7 @@ from journal.checkpoint import Manifest
 from journal.commit import Receipt
 from journal.events import Event
 from journal.reader import LogReader
-from journal.verify import verify
+from journal.verify import Verified, verify
 from journal.witness import prove
 from replay.model import Model, State
 from tests.crash_server import BACKUP, LAYOUT, Server
@@ -65,12 +65,14 @@ class Promises:
         self.backup_seq = 0
         self.quarantined: dict[str, bytes] = {}
         self._known: set[str] = set()  # chains whose records were compared with what was sent
+        self._verified: dict[tuple[str, int], Verified] = {}  # what `verify` says of equal trees
 
     def branch(self, last_seq: int | None = None) -> Promises:
         """The same promises, to which one recovery adds its own."""
         other = Promises(self.reference if last_seq is None else self.reference.branch(last_seq))
         other.batches, other.checkpoints = dict(self.batches), dict(self.checkpoints)
         other.quarantined, other._known = dict(self.quarantined), set(self._known)
+        other._verified = self._verified
         other.last, other.reaches, other.epoch, other.backup_seq = self.last, self.reaches, self.epoch, self.backup_seq
         return other
 
@@ -96,17 +98,25 @@ class Promises:
         """Asserts every promise on the disk of a server that has just opened."""
         disk = server.disk
         seq = self.holds_but_for_files(server)
-        report = verify(disk, LAYOUT.journal)
+        report = self._verify(disk, LAYOUT.journal)
         assert report.exit_code == 0, report.findings
         self._checkpoints(server, seq)
         for path, data in self.quarantined.items():
             assert disk.read(path) == data, f"quarantine lost {path}"
         if any(name.endswith(".seg") for name in disk.list(f"{BACKUP}/journal/segments")):
-            report = verify(disk, f"{BACKUP}/journal")
+            report = self._verify(disk, f"{BACKUP}/journal")
             assert report.exit_code == 0, report.findings
             assert report.last_seq >= self.backup_seq, f"the backup lost seq {report.last_seq + 1}"
         else:
             assert not self.backup_seq, "the backup is gone"
+
+    def _verify(self, disk: SimDisk, directory: str) -> Verified:
+        """`verify`, once for equal names and bytes."""
+        key = (directory, disk.image_below(directory))
+        report = self._verified.get(key)
+        if report is None:
+            report = self._verified[key] = verify(disk, directory)
+        return report
 
     def holds_but_for_files(self, server: Server) -> int:
         """Asserts what opening itself answers for: the log, the state and the agent files. Returns the last seq."""

@@ -80,6 +80,7 @@ class Known:
     def __init__(self) -> None:
         self.idle: dict[bytes, _Noting] = {}
         self.digests: dict[bytes, str] = {}
+        self.seqs: dict[bytes, int] = {}
 
     def connection(self, image: bytes) -> _Noting:
         """A connection of one's own to a database of these bytes."""
@@ -147,6 +148,16 @@ class Memory:
         if content not in self.known.digests:
             self.known.digests[content] = state_digest(self.connection)
         return self.known.digests[content]
+
+    def seq(self) -> int:
+        """The position of what is loaded; of equal bytes it is read once."""
+        assert self.connection is not None
+        content = self.content()
+        if content not in self.known.seqs:
+            position = schema.read_position(self.connection)
+            assert position is not None
+            self.known.seqs[content] = position.seq
+        return self.known.seqs[content]
 
     def note(self) -> None:
         """Keeps the image after a commit. Called after every statement outside of a transaction."""
@@ -220,9 +231,7 @@ class Server:
         if current.path is not None:
             assert disk.read(current.path) == memory.bases[current.path], f"{current.path} is not whole, and current"
             connection = memory.load(current.path, memory.images[current.path][-1])
-            position = schema.read_position(connection)
-            assert position is not None
-            seq = position.seq
+            seq = memory.seq()
         store = CheckpointStore(disk, f"{LAYOUT.journal}/checkpoints")
         log = Log.open(
             disk, LAYOUT.journal, evidence_seq=max([seq, *(each.seq for each in store.manifests())]), reserve_bytes=0,

@@ -15,7 +15,20 @@ from tests.simdisk import SimDisk
 from tests.simnodes import FileNode, NameChange, Truncate, Write, apply_truncate, apply_write, lengths_of, pieces_of
 
 
-def images(disk: SimDisk, rng: random.Random, limit: int) -> Iterator[SimDisk]:
+class Image:
+    """One disk that a cut may leave: told apart by `number`, made by `disk`. Only until the disk it is of changes."""
+
+    __slots__ = ("_arrived", "_contents", "_disk", "has_bytes", "number")
+
+    def __init__(self, disk: SimDisk, arrived: list[list[NameChange]], contents: dict[int, bytes]) -> None:
+        self._disk, self._arrived, self._contents = disk, arrived, contents
+        self.number, self.has_bytes = disk.image_after(arrived, contents)
+
+    def disk(self) -> SimDisk:
+        return self._disk.after(self._arrived, self._contents)
+
+
+def images(disk: SimDisk, rng: random.Random, limit: int) -> Iterator[Image]:
     """At most `limit` of the disks that a cut now may leave, "nothing arrived" and "all arrived" always among them."""
     names, files = disk.pending()
     choices = [contents(node, rng, limit) for node in files]
@@ -29,7 +42,7 @@ def images(disk: SimDisk, rng: random.Random, limit: int) -> Iterator[SimDisk]:
     for pick in picks:
         arrived: list[list[NameChange]] = [each for each, does in zip(names, pick, strict=False) if does]
         found = zip(files, choices, pick[len(names) :], strict=True)
-        yield disk.after(arrived, {id(node): options[index] for node, options, index in found})
+        yield Image(disk, arrived, {id(node): options[index] for node, options, index in found})
 
 
 def contents(node: FileNode, rng: random.Random, limit: int) -> list[bytes]:

@@ -11,13 +11,16 @@ import errno
 import os
 import random
 from collections.abc import Callable
+from typing import Any
 
 from journal.errors import IOFault, NoSpace, NotAJournal, ReadOnly
 from journal.storage import Kind
 from tests.simfaults import CHANGES, Counts, Fault, PowerCut
 from tests.simfiles import SimFile, SimLock
-from tests.simnodes import SECTOR_BYTES, DirectoryNode, FileNode, LinkNode, Mode, NameChange, Names, Node, tree_after
+from tests.simnodes import SECTOR_BYTES, DirectoryNode, FileNode, LinkNode, Mode, NameChange, Names, Node, names_after, tree_after
 from tests.simtree import (
+    NAME_BYTES_MAX,
+    checksum_of,
     child,
     directory_at,
     file_at,
@@ -28,10 +31,12 @@ from tests.simtree import (
     node_bytes,
     os_error,
     parent_of,
+    parts_of,
     used_bytes,
 )
 
 PLENTY = 1 << 40
+MISSING = FileNode()  # only its identity counts
 
 
 class SimDisk:
@@ -90,9 +95,27 @@ class SimDisk:
         disk.capacity = self.capacity
         return disk
 
+    def image_after(self, arrived: list[list[NameChange]], contents: dict[int, bytes]) -> tuple[int, bool]:
+        """The `image` of the disk that `after` makes of the same."""
+        return image_of(self._root, names_after(arrived), contents)
+
     def image(self) -> tuple[int, bool]:
         """A number that tells images apart: of every name and every byte. And whether there is any byte."""
         return image_of(self._root)
+
+    def image_below(self, path: str) -> int:
+        """As `image`, of what lies below a directory, sectors that cannot be read included; 0 where it is missing."""
+        try:
+            return image_of(node_at(self._root, path))[0]
+        except OSError:
+            return 0
+
+    def checksum_below(self, path: str) -> int:
+        """As `image_below`, and the same in every process."""
+        try:
+            return checksum_of(node_at(self._root, path))
+        except OSError:
+            return 0
 
     def fail(self, operation: str, **options: object) -> Fault:
         """Adds a fault; the test should assert that it ``fired``."""
@@ -135,6 +158,12 @@ class SimDisk:
     # -- Storage ------------------------------------------------------------------------------------------------------
 
     def open(self, path: str, *, write: bool = False, create: bool = False) -> SimFile:
+        if not write and not create:
+            seen = self._glance("open", path, FileNode)
+            if seen is MISSING:
+                raise FileNotFoundError(errno.ENOENT, "No such file or directory", path)
+            if seen is not None:
+                return SimFile(self, seen, path, write)
         with self.does("create" if create else "open", path, changes=write) as skipped:
             directory, name = parent_of(self._root, path)
             node = child(directory, name)
@@ -160,6 +189,9 @@ class SimDisk:
             file.close()
 
     def list(self, path: str) -> list[str]:
+        seen = self._glance("list", path, DirectoryNode)
+        if seen is not None:
+            return sorted(seen.live) if seen is not MISSING else []
         try:
             with self.does("list", path):
                 return sorted(directory_at(self._root, path).live)
@@ -167,6 +199,9 @@ class SimDisk:
             return []
 
     def kind(self, path: str) -> Kind:
+        seen = self._glance("kind", path)
+        if seen is not None:
+            return "missing" if seen is MISSING else "file" if seen.__class__ is FileNode else "directory"
         try:
             with self.does("kind", path):
                 node = node_at(self._root, path, follow=False)
@@ -175,6 +210,9 @@ class SimDisk:
         return "file" if isinstance(node, FileNode) else "link" if isinstance(node, LinkNode) else "directory"
 
     def size(self, path: str) -> int:
+        seen = self._glance("size", path, FileNode)
+        if seen is not None and seen is not MISSING:
+            return len(seen.live)
         with self.does("size", path):
             return node_bytes(node_at(self._root, path))
 
@@ -279,6 +317,28 @@ class SimDisk:
         with self.does("free_bytes", path):
             node_at(self._root, path)
             return PLENTY if self.capacity is None else max(0, self.capacity - used_bytes(self._root))
+
+    def _glance(self, operation: str, path: str, wanted: type | None = None) -> Any:
+        """The node of the kind `wanted` that a path names, or `MISSING`, where neither a fault nor a link is in the way.
+
+        The many reads go this way, and are counted; None, uncounted, means the long one.
+        """
+        if self.faults or self.read_only or self.is_off:
+            return None
+        node: Any = self._root
+        for part in parts_of(path):
+            if node.__class__ is not DirectoryNode:
+                return None
+            node = node.live.get(part)
+            if node is None:
+                if part == "." or part == ".." or len(part) > NAME_BYTES_MAX // 4 or operation == "size":
+                    return None
+                node = MISSING
+                break
+        if node is not MISSING and (node.__class__ is LinkNode or (wanted and node.__class__ is not wanted)):
+            return None
+        self.counts.operations[operation] += 1
+        return node
 
     # -- within -------------------------------------------------------------------------------------------------------
 

@@ -26,6 +26,12 @@ class SimFile:
         self._writable = writable
 
     def read_at(self, offset: int, length: int) -> bytes:
+        disk, seen = self._disk, self._node
+        if not (disk.faults or disk.read_only or disk.is_off) and isinstance(seen, FileNode) and not seen.bad_sectors:
+            data = bytes(seen.live[offset : offset + length])
+            disk.counts.operations["read"] += 1
+            disk.counts.bytes_read += len(data)
+            return data
         with self._disk.does("read", self.path):
             node = self._file()
             data = bytes(node.live[offset : offset + length])
@@ -71,6 +77,10 @@ class SimFile:
                 node.truncate(length)
 
     def size(self) -> int:
+        disk = self._disk
+        if not (disk.faults or disk.read_only or disk.is_off) and isinstance(self._node, FileNode):
+            disk.counts.operations["size"] += 1
+            return len(self._node.live)
         with self._disk.does("size", self.path):
             return node_bytes(self._open())
 

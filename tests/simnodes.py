@@ -221,6 +221,18 @@ class Names:
         return [together for together in self.pending if rng.random() < likelihood]
 
 
+def names_after(arrived: list[list[NameChange]]) -> dict[int, dict[str, Node]]:
+    """The names in the directories (by id) that are not as they were synced, after a cut that let these arrive."""
+    names: dict[int, dict[str, Node]] = {}
+    for together in arrived:
+        for each in together:
+            found = names.get(id(each.directory))
+            if found is None:
+                found = names[id(each.directory)] = dict(each.directory.durable)
+            each.arrive(found)
+    return names
+
+
 def tree_after(
     root: DirectoryNode, arrived: list[list[NameChange]], content_of: Callable[[FileNode], bytes]
 ) -> DirectoryNode:
@@ -228,10 +240,7 @@ def tree_after(
 
     ``arrived`` are the changes of names that made it, ``content_of`` says what became of a file.
     """
-    names: dict[int, dict[str, Node]] = {}
-    for together in arrived:
-        for each in together:
-            each.arrive(names.setdefault(id(each.directory), dict(each.directory.durable)))
+    names = names_after(arrived)
     copies: dict[int, Node] = {}
 
     def copy(node: Node) -> Node:
@@ -245,7 +254,7 @@ def tree_after(
             found = names.get(id(node), node.durable)
             made = directory = DirectoryNode()
             copies[id(node)] = made
-            directory.live = {name: copy(found[name]) for name in sorted(found)}
+            directory.live = {name: copy(each) for name, each in found.items()}
             directory.durable = dict(directory.live)
         else:
             made = LinkNode(node.target)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from functools import lru_cache
+from zlib import crc32
 
 from tests.simnodes import DirectoryNode, FileNode, LinkNode, Node
 
@@ -18,14 +19,15 @@ def os_error(number: int) -> OSError:
 
 
 @lru_cache(maxsize=4096)
-def _parts(path: str) -> tuple[str, ...]:
+def parts_of(path: str) -> tuple[str, ...]:
+    """The names that a path is made of."""
     return tuple(part for part in path.split("/") if part)
 
 
 def node_at(root: DirectoryNode, path: str, *, follow: bool = True) -> Node:
     """The node that a path names. Links on the way are followed, the last one only with `follow`."""
     node: Node | None = root
-    for part in _parts(path):
+    for part in parts_of(path):
         if type(node) is not DirectoryNode:
             return _walked(root, path, follow)
         node = node.live.get(part)
@@ -36,7 +38,7 @@ def node_at(root: DirectoryNode, path: str, *, follow: bool = True) -> Node:
 
 def _walked(root: DirectoryNode, path: str, follow: bool) -> Node:
     """As `node_at`, where there is more to it than names that are there."""
-    todo = list(_parts(path))
+    todo = list(parts_of(path))
     todo.reverse()
     way: list[DirectoryNode] = [root]
     links = 0
@@ -116,11 +118,41 @@ def used_bytes(node: Node) -> int:
     return sum(map(used_bytes, node.live.values())) if isinstance(node, DirectoryNode) else node_bytes(node)
 
 
-def image_of(node: Node) -> tuple[int, bool]:
-    """A hash of every name and byte at and below a node, and whether there is any byte. Links count by their target."""
-    if isinstance(node, FileNode):
-        return hash(("file", bytes(node.live))), bool(node.live)
-    if isinstance(node, LinkNode):
+def image_of(
+    node: Node, names: dict[int, dict[str, Node]] | None = None, contents: dict[int, bytes] | None = None
+) -> tuple[int, bool]:
+    """A hash of every name and byte at and below a node, and whether there is any byte. Links count by their target.
+
+    As they are seen; with `names` and `contents` as a cut leaves them, which are those of the directories and files (by
+    id) that are not as they were synced.
+    """
+    if node.__class__ is FileNode:
+        content = bytes(node.live) if contents is None else contents.get(id(node), node.durable)
+        return hash(("file", content, *node.bad_sectors)), bool(content)
+    if node.__class__ is LinkNode:
         return hash(("link", node.target)), False
-    below = [(name, *image_of(each)) for name, each in sorted(node.live.items())]
-    return hash(tuple(below)), any(has_bytes for _, _, has_bytes in below)
+    found = node.live if names is None else names.get(id(node), node.durable)
+    below: list[object] = []
+    has_bytes = False
+    for name, each in sorted(found.items()):
+        number, any_byte = image_of(each, names, contents)
+        below += (name, number)
+        has_bytes = has_bytes or any_byte
+    return hash(tuple(below)), has_bytes
+
+
+@lru_cache(maxsize=4096)
+def _checksum(content: bytes) -> int:
+    return crc32(content)
+
+
+def checksum_of(node: Node) -> int:
+    """A checksum of every name and byte at and below a node: `image_of`, but the same in every process."""
+    if isinstance(node, FileNode):
+        return _checksum(bytes(node.live))
+    if isinstance(node, LinkNode):
+        return crc32(node.target.encode())
+    found = 0
+    for name, each in sorted(node.live.items()):
+        found = crc32(b"%s %d" % (name.encode(), checksum_of(each)), found)
+    return found

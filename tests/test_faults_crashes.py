@@ -48,7 +48,7 @@ def test_two_sectors_under_way_make_four_contents() -> None:
     disk = disk_with(bytes(1024))
     disk.open("/d/a", write=True).write_at(0, b"a" * 1024)
     half = b"a" * 512
-    found = {image.read("/d/a") for image in images(disk, None, 100)}  # type: ignore[arg-type]
+    found = {image.disk().read("/d/a") for image in images(disk, None, 100)}  # type: ignore[arg-type]
     assert found == {bytes(1024), half + bytes(512), bytes(512) + half, half + half}
 
 
@@ -66,14 +66,14 @@ def test_names_arrive_in_any_combination_and_independently_of_contents() -> None
     disk = disk_with(b"old")
     disk.open("/d/b", write=True, create=True)
     disk.replace("/d/a", "/d/c")
-    found = {tuple(image.list("/d")) for image in images(disk, None, 100)}  # type: ignore[arg-type]
+    found = {tuple(image.disk().list("/d")) for image in images(disk, None, 100)}  # type: ignore[arg-type]
     assert found == {("a",), ("a", "b"), ("c",), ("b", "c")}
 
 
 def test_what_was_synced_is_in_every_image() -> None:
     disk = disk_with(b"synced")
     (only,) = images(disk, None, 100)  # type: ignore[arg-type]
-    assert only.read("/d/a") == b"synced"
+    assert only.disk().read("/d/a") == b"synced"
 
 
 def test_images_differ_by_number_exactly_where_a_name_or_a_byte_does() -> None:
@@ -81,3 +81,14 @@ def test_images_differ_by_number_exactly_where_a_name_or_a_byte_does() -> None:
     assert one.image() == same.image() != other.image()
     one.replace("/d/a", "/d/b")
     assert one.image() != same.image()
+
+
+def test_an_image_has_the_number_of_the_disk_that_it_makes() -> None:
+    disk = disk_with(b"old" * 300)
+    disk.make_directory("/d/below")
+    disk.open("/d/below/c", write=True, create=True).write_at(0, b"c")
+    disk.open("/d/a", write=True).write_at(0, b"a" * 1024)
+    disk.replace("/d/a", "/d/b")
+    found = list(images(disk, None, 1000))  # type: ignore[arg-type]
+    assert len({image.number for image in found}) > 10
+    assert all(image.disk().image() == (image.number, image.has_bytes) for image in found)
