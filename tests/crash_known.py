@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from journal import format, scan
+from journal import format as binary
+from journal import scan
 from journal.format import PROLOGUE_BYTES, Record, SegmentHeader
 from journal.scan import BadRegion, Batch, Scanner
 
@@ -98,7 +99,7 @@ def _records(decode: Callable[[Batch], list[Record]]) -> Callable[[Batch], list[
 def remembering() -> Iterator[None]:
     """While this runs, equal bytes are read once."""
     readers = [each for name, each in sys.modules.items() if name.startswith("journal.")]
-    original = format.decode_segment_header
+    original = binary.decode_segment_header
     users = [each for each in readers if getattr(each, "decode_segment_header", None) is original]
     iterate, region, records = Scanner.__iter__, Scanner.bad_region, scan.Batch.records
     known = _headers(original)

@@ -17,7 +17,18 @@ from journal.errors import IOFault, NoSpace, NotAJournal, ReadOnly
 from journal.storage import Kind
 from tests.simfaults import CHANGES, Counts, Fault, PowerCut
 from tests.simfiles import SimFile, SimLock
-from tests.simnodes import SECTOR_BYTES, DirectoryNode, FileNode, LinkNode, Mode, NameChange, Names, Node, names_after, tree_after
+from tests.simnodes import (
+    SECTOR_BYTES,
+    DirectoryNode,
+    FileNode,
+    LinkNode,
+    Mode,
+    NameChange,
+    Names,
+    Node,
+    names_after,
+    tree_after,
+)
 from tests.simtree import (
     NAME_BYTES_MAX,
     checksum_of,
@@ -319,7 +330,7 @@ class SimDisk:
             return PLENTY if self.capacity is None else max(0, self.capacity - used_bytes(self._root))
 
     def _glance(self, operation: str, path: str, wanted: type | None = None) -> Any:
-        """The node of the kind `wanted` that a path names, or `MISSING`, where neither a fault nor a link is in the way.
+        """The node of the kind `wanted` that a path names, or `MISSING`, where neither fault nor link is in the way.
 
         The many reads go this way, and are counted; None, uncounted, means the long one.
         """
