@@ -14,11 +14,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from time import time_ns
+from typing import Any
 
 import msgspec
 
 from journal.commit import GROUP_BYTES_MAX, GROUP_RECORDS_MAX, Draft, draft, ticket
 from journal.errors import Corrupt, Diverged, JournalError, Refused
+from journal.event_json import event_from_json, event_to_json
 from journal.events import ConfigRemoved, ConfigWritten, Event, ImportCompleted, ImportStarted, StatusChanged
 from journal.log import Log
 from journal.reader import LogReader
@@ -58,6 +60,16 @@ class AdoptedMemory(msgspec.Struct):
     digest: str = ""
     quarantined: list[str] = []
 
+    def to_json(self) -> dict[str, Any]:
+        """As it is printed, and sent to whoever asked for it; `from_json` reads it."""
+        told = {field: getattr(self, field) for field in ("left_out", "seqs", "digest", "quarantined")}
+        return {"events": [event_to_json(event) for event in self.events], "counts": self.counts, **told}
+
+    @classmethod
+    def from_json(cls, told: dict[str, Any]) -> AdoptedMemory:
+        rest = (told["left_out"], told["seqs"], told["digest"], told["quarantined"])
+        return cls([event_from_json(event) for event in told["events"]], *rest)
+
     @property
     def counts(self) -> dict[str, int]:
         return dict(Counter(event.type_name for event in self.events))
@@ -83,12 +95,17 @@ def adopt_memory(data: Data, progress: Progress | None = None) -> AdoptedMemory:
     """
     log = open_log(data)
     try:
-        drift, digest = _drift(data, log.reader(), progress)
-        if not drift.events:
-            return AdoptedMemory([], drift.left_out)
-        return _adopt(data, log, drift, f"memory.db with digest {digest}")
+        return adopt_drift(data, log, progress)
     finally:
         log.close()
+
+
+def adopt_drift(data: Data, log: Log, progress: Progress | None = None) -> AdoptedMemory:
+    """The same for who holds the log's lock, and has no connection to memory.db open."""
+    drift, digest = _drift(data, log.reader(), progress)
+    if not drift.events:
+        return AdoptedMemory([], drift.left_out)
+    return _adopt(data, log, drift, f"memory.db with digest {digest}")
 
 
 def _drift(data: Data, reader: LogReader, progress: Progress | None) -> tuple[Drift, str]:

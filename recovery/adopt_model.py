@@ -6,10 +6,11 @@ from pathlib import Path
 
 import msgspec
 
+from journal.events import ModelVerified
+from recovery.control.writer import journal_beside
 from recovery.data import Data
 from recovery.model_looking import journaled_manifest, model_name
-from recovery.model_seen import FIRST_SIGHT, journal_model
-from recovery.opening import open_core
+from recovery.model_seen import FIRST_SIGHT
 from replay.encoder import Model
 from replay.model_files import fault_of
 from replay.probe import probe
@@ -31,17 +32,14 @@ def see_model(data: Data) -> int | None:
     path = Path(data.config.model_path(data.root))
     if not path.is_dir() or fault_of(path) is not None or journaled_manifest(data, data.reader()) is not None:
         return None
-    core = open_core(data, check="quick").core
-    try:
-        return journal_model(core, Model(path), model_name(data), FIRST_SIGHT)
-    finally:
-        core.close()
+    model = Model(path)
+    return journal_beside(data, ModelVerified(model_name(data), model.files, FIRST_SIGHT)).seq
 
 
 def adopt_model(data: Data, *, dry_run: bool = False, source: str = "adopted") -> AdoptedModel:
     """Makes the model as it lies there the journaled one, if it is sound and passes its test.
 
-    Raises NoModel where there is none, Locked while a server is at work. Nothing is journaled in a `dry_run`, or
+    Raises NoModel where there is none. Nothing is journaled in a `dry_run`, or
     where the files are the journaled ones already.
     """
     model = Model(data.config.model_path(data.root))
@@ -59,9 +57,5 @@ def adopt_model(data: Data, *, dry_run: bool = False, source: str = "adopted") -
         adopted.refused = f"it fails its test: {found.reason}"
         return adopted
     if not dry_run:
-        core = open_core(data, check="quick").core
-        try:
-            adopted.seq = journal_model(core, model, name, source)
-        finally:
-            core.close()
+        adopted.seq = journal_beside(data, ModelVerified(name, model.files, source)).seq
     return adopted

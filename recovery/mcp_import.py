@@ -22,10 +22,9 @@ from journal.errors import Refused
 from journal.events import EntityCreated, Event, ImportCompleted, ImportStarted, ObservationAdded, RelationCreated
 from journal.limits import admit
 from recovery.adopt_rows import IMPORTED, LeftOut
+from recovery.control.writer import Writer, open_writer
 from recovery.data import Data
 from recovery.mcp import BadLine, Entity, Relation, read_file
-from recovery.opening import open_core
-from replay.core import Core
 from replay.history import read_history
 from replay.schema import connect
 
@@ -81,20 +80,17 @@ def import_mcp(
     if dry_run:
         counts, present = _not_there_yet(data, file, scope, known)
         return _report(source, scope, first, counts, present, dry_run=True)
-    core = open_core(data, check="quick").core
-    try:
+    with open_writer(data) as writer:
         restore = _last_restore(data)
         state = _state_of(data, source, restore)
         if state != "completed":
             taken = _Taken()
             if state == "new":
-                _append(core, [_Event(0, "", ImportStarted(source, first.counts))], restore)
+                _append(writer, [_Event(0, "", ImportStarted(source, first.counts))], restore)
             events = _events(file, scope, known, taken)
-            counts, present = _journal(core, events, taken, restore, total, progress)
-            _append(core, [_Event(0, "", ImportCompleted(source, counts, _lines(taken)))], restore)
+            counts, present = _journal(data, writer, events, taken, restore, total, progress)
+            _append(writer, [_Event(0, "", ImportCompleted(source, counts, _lines(taken)))], restore)
             return _report(source, scope, taken, counts, present)
-    finally:
-        core.close()
     return _report(source, scope, first, {}, total)
 
 
@@ -173,7 +169,13 @@ def _admitted(line: int, kind: str, event: Event, taken: _Taken, what: str = "")
 
 
 def _journal(
-    core: Core, events: Iterable[_Event], taken: _Taken, restore: int, total: int, progress: Progress | None
+    data: Data,
+    writer: Writer,
+    events: Iterable[_Event],
+    taken: _Taken,
+    restore: int,
+    total: int,
+    progress: Progress | None,
 ) -> tuple[dict[str, int], int]:
     """Counts by kind of what was new, and how many were there. A thousand events at a time share their syncs."""
     counts: dict[str, int] = {}
@@ -182,8 +184,8 @@ def _journal(
 
     def flush() -> None:
         nonlocal present, done
-        head = core.log.next_seq
-        for item, request in zip(batch, _append(core, batch, restore), strict=True):
+        head = data.reader().last_seq + 1
+        for item, request in zip(batch, _append(writer, batch, restore), strict=True):
             if request.error is None and request.receipts[0].seq >= head:
                 counts[item.kind] = counts.get(item.kind, 0) + 1
             elif request.error is None or _is_there(request):
@@ -209,16 +211,12 @@ def _is_there(request: Ticket) -> bool:
     return isinstance(request.error, Refused) and request.error.code == "already_exists"
 
 
-def _append(core: Core, items: list[_Event], restore: int) -> list[Ticket]:
+def _append(writer: Writer, items: list[_Event], restore: int) -> list[Ticket]:
     requests = [
         ticket((draft(item.event, None, "import", None),), item.op_id(restore) if item.kind else None)
         for item in items
     ]
-    with core.lock:
-        for request in requests:
-            core.committer.submit(request)
-        while len(core.committer):
-            core.commit()
+    writer.settle(requests)
     for item, request in zip(items, requests, strict=True):
         if not item.kind:
             request.result()

@@ -19,11 +19,10 @@ from journal.parity_store import Filled, ParityStore
 from journal.reader import list_segments
 from journal.scrub import Unit, units
 from journal.storage import write_file
+from recovery.control.writer import journal_beside
 from recovery.data import Data
 from recovery.diagnose import evidence_seq
-from recovery.execute import open_log
 from recovery.pacing import Pace, PacedStorage
-from replay.own_events import journal_event
 
 Progress = Callable[[int, int], None]
 
@@ -147,17 +146,11 @@ def _journal(data: Data, result: Scrubbed) -> str | None:
         return "there is no memory.db here: a copy of a journal takes no events"
     told = [f"{each.code}: {each.message} [{each.path}]"[:2000] for each in result.findings[:_FINDINGS_MAX]]
     try:
-        log = open_log(data)
+        journal_beside(data, ScrubCompleted(result.bytes, told))
     except Locked:
-        return "a writer is at work"
+        return "a writer is at work, and does not listen"
     except JournalError as error:
         return str(error)
-    try:
-        journal_event(log, ScrubCompleted(result.bytes, told))
-    except JournalError as error:
-        return str(error)
-    finally:
-        log.close()
     return None
 
 

@@ -63,7 +63,9 @@ def _beside(
     data: Data, hook: ServerHook | ServerSyncHook, settle: Callable[[Sequence[Ticket]], object], watch: bool
 ) -> Iterator[None]:
     """What runs beside an open hook: the control socket, and the watch where it was asked for."""
-    with Control(data, CoreWriter(data, hook.core, hook.background, settle)), ExitStack() as watching:
+    writer = CoreWriter(data, hook.core, hook.background, settle)
+    writer.reloader = hook.agents.reloader
+    with Control(data, writer), ExitStack() as watching:
         if watch:
             hook.watch.start()
             watching.callback(hook.watch.close)

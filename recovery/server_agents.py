@@ -39,7 +39,7 @@ class ServerAgents(Agents):
 
     def __init__(self, hook: Hook, data: Data) -> None:
         super().__init__(hook)
-        self._reloader = Reloader(data, hook.core)
+        self.reloader = Reloader(data, hook.core)
 
     def on_reload(
         self, callback: Callable[[str, bytes], Any], failures: Mapping[type[BaseException], Failure] | None = None
@@ -52,8 +52,8 @@ class ServerAgents(Agents):
             if inspect.isawaitable(done):
                 await done
 
-        self._reloader.callback = lambda name, content: anyio.from_thread.run(call, name, content)
-        self._reloader.declared = failures
+        self.reloader.callback = lambda name, content: anyio.from_thread.run(call, name, content)
+        self.reloader.declared = failures
 
     async def reload(self, name: str, text: str | bytes, **envelope: Any) -> Reloaded:
         """Journals the config of `name`, lets the server load it, and makes good what fails, by the type of failure.
@@ -62,7 +62,7 @@ class ServerAgents(Agents):
         earlier version is in force again or the agent has failed, and what `Hook.append` raises.
         """
         content = _content(text)
-        return _settled(await anyio.to_thread.run_sync(lambda: self._reloader.reload(name, content, **envelope)))
+        return _settled(await anyio.to_thread.run_sync(lambda: self.reloader.reload(name, content, **envelope)))
 
 
 class ServerSyncAgents(SyncAgents):
@@ -70,12 +70,12 @@ class ServerSyncAgents(SyncAgents):
 
     def __init__(self, hook: SyncHook, data: Data) -> None:
         super().__init__(hook)
-        self._reloader = Reloader(data, hook.core)
+        self.reloader = Reloader(data, hook.core)
 
     def on_reload(self, callback: Callback, failures: Mapping[type[BaseException], Failure] | None = None) -> None:
         """As `ServerAgents.on_reload`, with a function."""
-        self._reloader.callback, self._reloader.declared = callback, failures
+        self.reloader.callback, self.reloader.declared = callback, failures
 
     def reload(self, name: str, text: str | bytes, **envelope: Any) -> Reloaded:
         """As `ServerAgents.reload`, blocking."""
-        return _settled(self._reloader.reload(name, _content(text), **envelope))
+        return _settled(self.reloader.reload(name, _content(text), **envelope))

@@ -27,7 +27,7 @@ class Messages:
 
     async def pending(self, consumer: str, conversation_id: str | None = None, *, limit: int = 100) -> list[Message]:
         """The oldest messages that `consumer` has not acknowledged, of one conversation or of all, in order."""
-        return await anyio.to_thread.run_sync(_pending, self._hook.core, consumer, conversation_id, limit)
+        return await anyio.to_thread.run_sync(pending_of, self._hook.core, consumer, conversation_id, limit)
 
     async def ack(
         self, consumer: str, message_id: str, conversation_id: str | None = None, **envelope: Any
@@ -37,7 +37,7 @@ class Messages:
         None, and nothing is written, where that was acknowledged already. Raises Refused for a message that is not
         there or whose id is in several conversations, and as `Hook.append` does.
         """
-        new = await anyio.to_thread.run_sync(_is_new, self._hook.core, consumer, message_id, conversation_id)
+        new = await anyio.to_thread.run_sync(is_unacknowledged, self._hook.core, consumer, message_id, conversation_id)
         return await self._hook.append(CursorMoved(consumer, message_id), **envelope) if new else None
 
 
@@ -49,24 +49,26 @@ class SyncMessages:
 
     def pending(self, consumer: str, conversation_id: str | None = None, *, limit: int = 100) -> list[Message]:
         """As `Messages.pending`."""
-        return _pending(self._hook.core, consumer, conversation_id, limit)
+        return pending_of(self._hook.core, consumer, conversation_id, limit)
 
     def ack(
         self, consumer: str, message_id: str, conversation_id: str | None = None, **envelope: Any
     ) -> Receipt | None:
         """As `Messages.ack`."""
-        new = _is_new(self._hook.core, consumer, message_id, conversation_id)
+        new = is_unacknowledged(self._hook.core, consumer, message_id, conversation_id)
         return self._hook.append(CursorMoved(consumer, message_id), **envelope) if new else None
 
 
-def _pending(core: Core, consumer: str, conversation_id: str | None, limit: int) -> list[Message]:
+def pending_of(core: Core, consumer: str, conversation_id: str | None, limit: int) -> list[Message]:
+    """As `Messages.pending`, for who has the core in hand."""
     with core.lock:
         _load(core)
         assert core.cursors is not None
         return pending(core.state.connection, core.cursors, consumer, conversation_id, limit)
 
 
-def _is_new(core: Core, consumer: str, message_id: str, conversation_id: str | None) -> bool:
+def is_unacknowledged(core: Core, consumer: str, message_id: str, conversation_id: str | None) -> bool:
+    """True if acknowledging the message would move the cursor. Raises Refused as `Messages.ack` does."""
     with core.lock:
         _load(core)
         assert core.cursors is not None

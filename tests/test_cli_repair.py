@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from journal.log import Log
+from journal.storage import RealStorage
 from recovery import open_server_sync
 from recovery.data import Data
 from recovery.pacing import Pace
@@ -200,8 +203,15 @@ def test_a_missing_segment_is_named(journal: Command) -> None:
     assert "a segment is missing before it" in found.out
 
 
-def test_beside_a_server_it_reads_and_says_that_it_was_not_journaled(journal: Command) -> None:
+def test_beside_a_server_it_reads_without_the_lock_and_is_journaled_by_it(journal: Command) -> None:
     with open_server_sync(journal.data, check="quick", background=False):
+        done = journal("scrub")
+    assert (done.code, done.err) == (0, "")
+    assert "scrub.completed" in journal("log", "--type", "scrub.completed", "--json").out
+
+
+def test_beside_a_writer_that_does_not_listen_it_says_that_it_was_not_journaled(journal: Command) -> None:
+    with closing(Log.open(RealStorage(), str(journal.data / "journal"))):
         done = journal("scrub")
     assert done.code == 0
     assert "not journaled: a writer is at work" in done.err

@@ -175,12 +175,13 @@ def test_damage_is_no_change_and_is_refused(run: Command) -> None:
     assert len(records(run.data)) == SMALL
 
 
-def test_beside_a_server_only_a_dry_run_is_possible(run: Command) -> None:
+def test_beside_a_server_it_is_done_by_the_server(run: Command) -> None:
     with open_server_sync(run.data, background=False):
         with closing(sqlite3.connect(current(run.data), isolation_level=None)) as rogue:
             rogue.execute("UPDATE entities SET confidence = 0.75 WHERE name = 'Acme'")
         assert process(run.data, "adopt", "memory", "--dry-run").returncode == 0
-        assert process(run.data, "adopt", "memory", "--yes").returncode == 11
+        assert process(run.data, "adopt", "memory", "--yes").returncode == 0
+        assert process(run.data, "check").returncode == 0
     assert run("adopt", "memory", "extra").code == 2
 
 

@@ -94,8 +94,45 @@ def test_damage_beside_a_live_server_is_repaired_by_it(data: Path, face: str) ->
         assert process(data, "check").returncode == 0
         assert rows(data, "SELECT content FROM observations WHERE id = 2") == [("renewed in May",)]
         assert process(data, "append", input=observation("goes on")).returncode == 0
+        with closing(sqlite3.connect(data / "memory.db")) as vandal, vandal:
+            vandal.execute("UPDATE observations SET content = 'never said' WHERE id = 2")
+        scoped = process(data, "recover", "memory", "--scope", "global", "--yes", "--json")
+        assert json.loads(scoped.stdout)["result"]["scope"] == "global", scoped
     assert process(data, "check").returncode == 0
     assert rows(data, "SELECT count(*) FROM observations WHERE content = 'goes on'") == [(1,)]
+
+
+@pytest.mark.parametrize("face", FACES)
+def test_what_other_verbs_have_to_say_is_journaled_by_the_live_server(data: Path, face: str, tmp_path: Path) -> None:
+    """Rows of another program are adopted, a file is imported, a drill and a scrub leave word, a cursor moves."""
+    (tmp_path / "memory.jsonl").write_text(
+        '{"type":"entity","name":"Zoë","entityType":"person","observations":["hi"]}\n'
+    )
+    said = {"type": "conversation.message_recorded", "conversation_id": "c", "agent": "writer", "role": "user"}
+    with server(data, face):
+        with closing(sqlite3.connect(data / "memory.db")) as other, other:
+            other.execute("UPDATE entities SET entity_type = 'customer' WHERE name = 'Bob'")
+        adopted = process(data, "adopt", "memory", "--yes", "--json")
+        assert adopted.returncode == 0, adopted
+        assert json.loads(adopted.stdout)["counts"] == {"memory.entity_updated": 1}
+        imported = process(data, "import", "mcp", str(tmp_path / "memory.jsonl"))
+        assert imported.returncode == 0, imported
+        message = json.dumps({"event": {**said, "content": "hello", "message_id": "m1"}}) + "\n"
+        assert process(data, "append", input=message).returncode == 0
+        assert json.loads(process(data, "messages", "ack", "mailer", "m1", "--json").stdout)["seq"] is not None
+        assert json.loads(process(data, "messages", "ack", "mailer", "m1", "--json").stdout)["seq"] is None
+        drilled = process(data, "drill", "--json")
+        assert json.loads(drilled.stdout)["journaled_seq"] is not None, drilled
+        assert process(data, "scrub").returncode == 0
+        failed = process(data, "recover", "agents", "--agent", "writer", "--failure", "unknown", "--yes", "--json")
+        assert failed.returncode == 0, failed
+    types = {json.loads(line)["type"] for line in process(data, "log", "--json").stdout.splitlines()}
+    assert {"drill.completed", "scrub.completed", "import.completed", "cursor.moved"} <= types
+    assert rows(data, "SELECT entity_type FROM entities WHERE name IN ('Bob', 'Zoë') ORDER BY name") == [
+        ("customer",),
+        ("person",),
+    ]
+    assert process(data, "check").returncode == 0
 
 
 def test_a_healthy_state_beside_a_live_server_is_left_alone(data: Path) -> None:

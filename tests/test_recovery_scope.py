@@ -28,7 +28,7 @@ from recovery.setup import initialise
 from replay.model import Model
 from replay.scope import read_part
 from replay.tolerant import Gap, walk
-from tests.commands import ENVIRONMENT, Command, process
+from tests.commands import ENVIRONMENT, Command
 from tests.damage import PAGE, current, images, model_of, records
 from tests.damage import copy_of as copied
 from tests.test_recovery_severity import execute, pages_of, write_over
@@ -251,7 +251,7 @@ def test_what_is_no_scope_is_refused(run: Command) -> None:
     assert (empty.code, "0 rows" in empty.out) == (0, True)
 
 
-def test_beside_a_server_it_is_refused_and_the_hook_does_it_itself(run: Command) -> None:
+def test_the_hook_of_a_server_does_it_itself(run: Command) -> None:
     """Scenario: a hot reload failed on corrupted memory, and the server puts that agent's scope right."""
     with open_server_sync(run.data, background=False) as hook, open_reader(run.data / "memory.db") as reader:
         swapped: list[str] = []
@@ -260,8 +260,6 @@ def test_beside_a_server_it_is_refused_and_the_hook_does_it_itself(run: Command)
         with closing(sqlite3.connect(current(run.data), isolation_level=None)) as rogue:
             rogue.execute("DELETE FROM observations WHERE content LIKE 'of agent:sales%'")
             rogue.execute("UPDATE entities SET entity_type = 'altered' WHERE scope = 'global'")
-        refused = process(run.data, "recover", "memory", "--scope", MINE, "--yes")
-        assert refused.returncode == 11, refused
         done = hook.recover_scope(MINE)
         assert done.tables["observations"].missing == 150
         assert done.rest_differs

@@ -68,8 +68,9 @@ def command(app: App, component: str, names: tuple[str, ...], dry_run: bool, yes
 
 
 def _adopt_memory(app: App, names: tuple[str, ...], dry_run: bool, yes: bool) -> int | None:
-    from journal.errors import UsageError
+    from journal.errors import Locked, UsageError
     from recovery.adopt_memory import adopt_memory, look_for_drift
+    from recovery.control.remote import connect_to
 
     if names:
         raise UsageError("memory has no names to choose by", hint="journal adopt memory takes all that differs")
@@ -81,13 +82,17 @@ def _adopt_memory(app: App, names: tuple[str, ...], dry_run: bool, yes: bool) ->
         if not app.out.confirm(f"Journal {len(found.events)} events?", yes=yes):
             return 1
         with app.out.progress("adopting", "events") as bar:
-            found = adopt_memory(app.data, bar.step)
+            try:
+                found = adopt_memory(app.data, bar.step)
+            except Locked as locked:
+                with connect_to(app.data, locked) as holder:
+                    found = holder.adopt_memory(bar.step)
         if not app.json:
             _tell(app, found)
     elif not app.json:
         _describe(app, found, "would journal")
     if app.json:
-        app.out.document(_document(found, dry_run))
+        app.out.document({"dry_run": dry_run, **found.to_json(), "digest": found.digest or None})
     return 3 if found.left_out else None
 
 
@@ -114,20 +119,6 @@ def _list(app: App, mark: str, each: list[str]) -> None:
     app.out.lines(f"{mark}{one}" for one in each[:LISTED_MAX])
     if len(each) > LISTED_MAX:
         app.out.line(f"{mark}and {len(each) - LISTED_MAX:,} more")
-
-
-def _document(found: AdoptedMemory, dry_run: bool) -> dict[str, object]:
-    from journal.event_json import event_to_json
-
-    return {
-        "dry_run": dry_run,
-        "events": [event_to_json(event) for event in found.events],
-        "counts": found.counts,
-        "left_out": found.left_out,
-        "seqs": found.seqs,
-        "digest": found.digest or None,
-        "quarantined": found.quarantined,
-    }
 
 
 def _adopt_model(app: App, names: tuple[str, ...], dry_run: bool) -> int | None:

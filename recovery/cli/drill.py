@@ -30,8 +30,8 @@ def command(app: App, backup: str | None, scratch: str | None) -> int | None:
     at the same seq, agent files byte by byte, the model by its journaled hashes. Nothing live is changed and no lock is
     taken, so it may run beside a server. The scratch directory is removed in the end, after Ctrl-C too.
 
-    The result is journaled as drill.completed, and `journal status` shows the last one. While a server holds the lock
-    it is not journaled, and says so. Exit code: 0 the same, 1 not the same, 12 a damaged journal or backup.
+    The result is journaled as drill.completed, by the server where one holds the lock, and `journal status` shows the
+    last one. Exit code: 0 the same, 1 not the same, 12 a damaged journal or backup.
     """
     from recovery.cli.words import counted
     from recovery.drill import drill
@@ -68,21 +68,12 @@ def _ended_by_sigterm() -> Iterator[None]:
 
 
 def _journal(data: Data, drilled: Drilled) -> None:
-    from journal.commit import draft, ticket
     from journal.errors import Locked
     from journal.events import DrillCompleted
-    from recovery.opening import open_core
+    from recovery.control.writer import journal_beside
 
     event = DrillCompleted(drilled.seq, drilled.ok, drilled.seconds, drilled.digest)
-    request = ticket((draft(event, None, "operator", None),), None)
     try:
-        core = open_core(data, check="quick").core
+        drilled.journaled_seq = journal_beside(data, event, actor="operator").seq
     except Locked as error:
         drilled.not_journaled = f"not journaled: {error.message}"
-        return
-    try:
-        with core.lock:
-            core.committer.commit_now(request)
-        drilled.journaled_seq = request.result()[0].seq
-    finally:
-        core.close()

@@ -21,8 +21,7 @@ def recover_from_failure(
     from journal.errors import UsageError
     from recovery.agent_states import agents_at
     from recovery.cli.names import no_agent
-    from recovery.hot_reload import Reloader
-    from recovery.opening import open_core
+    from recovery.control.writer import open_writer
 
     data = app.data
     if not names:
@@ -43,13 +42,9 @@ def recover_from_failure(
     if not app.out.confirm("Go ahead?", yes=yes):
         return 1
     results: list[Reloaded] = []
-    core = open_core(data, check="quick").core
-    try:
-        reloader = Reloader(data, core)
+    with open_writer(data) as writer:
         for name, (kind, failing, line) in planned.items():
-            results.append(reloader.recover(name, kind, failing, line))
-    finally:
-        core.close()
+            results.append(writer.recover_reload(name, kind, failing, line))
     if app.json:
         plan = [_plan_json(name, *each) for name, each in planned.items()]
         app.out.document({"plan": plan, "done": True, "result": [to_builtins(each) for each in results]})

@@ -63,13 +63,10 @@ def ack_command(app: App, consumer: str, message_id: str, conversation: str | No
 
     What was acknowledged already is left as it is, and nothing is written.
     """
-    from recovery.opening import background_of, open_core
-    from replay.hook import SyncHook
+    from recovery.control.writer import open_writer
 
-    data = app.data
-    core = open_core(data, check="quick").core
-    with SyncHook(core, background_of(data, core)) as hook:
-        receipt = hook.messages.ack(consumer, message_id, conversation, actor="operator")
+    with open_writer(app.data) as writer:
+        receipt = writer.acknowledge(consumer, message_id, conversation)
     if app.json:
         app.out.document({"consumer": consumer, "message_id": message_id, "seq": receipt.seq if receipt else None})
     elif receipt is None:

@@ -32,20 +32,26 @@ from journal.errors import CallerError, JournalError, NoSpace, NotApplied, Outco
 from journal.reader import LogReader
 from recovery.append_line import ticket_of
 from recovery.control.messages import (
+    Ack,
+    Acked,
     Acknowledged,
+    FailedReload,
+    Handed,
     Health,
     LogQuery,
     Nothing,
     OperatorAppend,
+    Pending,
     Planned,
     Records,
     Recover,
     Replay,
     WouldRestore,
 )
-from recovery.control.tickets import ticket_of_request
+from recovery.control.tickets import answers_to, ticket_of_request, told_of
 from recovery.control.writer import CoreWriter, Embedded, Step
 from recovery.data import Data
+from replay.delivery import pending_of
 
 T = TypeVar("T")
 BODY_BYTES_MAX = 128 << 20
@@ -80,8 +86,25 @@ async def operator_append(request: Request) -> Response:
     """The same for an operator's verb, which may journal the journal's own events."""
     if not _is_local(request):
         raise HTTPException(HTTPStatus.NOT_FOUND)
-    body = await _body(request, OperatorAppend)
-    return await _commit(request, ticket_of_request(body.drafts, body.op_id, body.after_seq))
+    writer, asked = _service(request).writer, (await _body(request, OperatorAppend)).requests
+    tickets = [ticket_of_request(each.drafts, each.op_id, each.after_seq) for each in asked]
+    await anyio.to_thread.run_sync(writer.settle, tickets)
+    return _answer(HTTPStatus.OK, {"answers": list(map(told_of, answers_to(tickets)))})
+
+
+async def adopt_memory(request: Request) -> Response:
+    if not _is_local(request):
+        raise HTTPException(HTTPStatus.NOT_FOUND)
+    await _body(request, Nothing)
+    writer = _service(request).writer
+    return await _long(request, lambda step: writer.adopt_memory(step).to_json())
+
+
+async def recover_reload(request: Request) -> Response:
+    if not _is_local(request):
+        raise HTTPException(HTTPStatus.NOT_FOUND)
+    writer, asked = _service(request).writer, await _body(request, FailedReload)
+    return await _long(request, lambda _: writer.recover_reload(asked.name, asked.failure, asked.tools, asked.line))
 
 
 async def _commit(request: Request, asked: Ticket) -> Response:
@@ -186,6 +209,16 @@ def _ticking(label: str, step: Step) -> Callable[[int, int], None]:
     return partial(step, label)
 
 
+async def acknowledge(request: Request) -> Response:
+    """Moves a consumer's cursor: what it has dealt with is not handed out again."""
+    writer, asked = _service(request).writer, await _body(request, Ack)
+
+    def run(_: Step) -> Acked:
+        return Acked(writer.acknowledge(asked.consumer, asked.message_id, asked.conversation_id))
+
+    return await _long(request, run)
+
+
 # -- reading ----------------------------------------------------------------------------------------------------------
 
 
@@ -203,6 +236,13 @@ def status(request: Request) -> Response:
     from recovery.standing import standing
 
     return _answer(HTTPStatus.OK, standing(_service(request).data, time.time_ns()))
+
+
+def messages(request: Request) -> Response:
+    """The oldest messages that a consumer has not acknowledged."""
+    asked, core = _query(request, Pending), _service(request).writer.core
+    conversation = asked.conversation_id if asked.conversation_id is not UNSET else None
+    return _answer(HTTPStatus.OK, Handed(pending_of(core, asked.consumer, conversation, asked.limit)))
 
 
 def log(request: Request) -> Response:
@@ -380,6 +420,10 @@ def application(service: Service) -> Callable[..., Any]:
         routes=[
             Route("/v1/append", append, methods=["POST"]),
             Route("/v1/operator/append", operator_append, methods=["POST"]),
+            Route("/v1/operator/adopt-memory", adopt_memory, methods=["POST"]),
+            Route("/v1/operator/recover-reload", recover_reload, methods=["POST"]),
+            Route("/v1/messages", messages, methods=["GET"]),
+            Route("/v1/messages/ack", acknowledge, methods=["POST"]),
             Route("/v1/checkpoint", checkpoint, methods=["POST"]),
             Route("/v1/replay", replay, methods=["POST"]),
             Route("/v1/recover", recover, methods=["POST"]),

@@ -8,7 +8,9 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from journal.commit import Receipt
+from recovery import config
 from recovery.plan import Plan
+from replay.cursors import Message
 
 _PRINTABLE = r"[^\u0000-\u001f\u007f-\u009f]"
 _DAY = r"(19[7-9][0-9]|2[01][0-9]{2})-(0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])"
@@ -49,12 +51,55 @@ class Append(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     after_seq: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)] | None = None
 
 
-class OperatorAppend(msgspec.Struct, forbid_unknown_fields=True):
-    """A verb's request: events, each with agent, actor and traceparent of its own."""
+class OperatorRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """One ticket: events, each with agent, actor and traceparent of its own."""
 
     drafts: list[tuple[dict[str, Any], str | None, str | None, str | None]]
     op_id: str | None = None
     after_seq: int | None = None
+
+
+class OperatorAppend(msgspec.Struct, forbid_unknown_fields=True):
+    """A verb's requests, which share syncs."""
+
+    requests: list[OperatorRequest]
+
+
+class FailedReload(msgspec.Struct, forbid_unknown_fields=True):
+    """A reload of an agent that the server could not do."""
+
+    name: str
+    failure: config.Failure
+    tools: list[str] = []
+    line: str = ""
+
+
+class Pending(msgspec.Struct, forbid_unknown_fields=True):
+    """Whose messages: those that the consumer has not acknowledged, of one conversation or of all."""
+
+    consumer: Key
+    conversation_id: Key | UnsetType = UNSET
+    limit: Annotated[int, Meta(ge=1, le=10_000)] = 100
+
+
+class Handed(msgspec.Struct):
+    """The oldest messages that were not acknowledged."""
+
+    messages: list[Message]
+
+
+class Ack(msgspec.Struct, forbid_unknown_fields=True):
+    """The last message that the consumer has dealt with; all before it in its conversation go with it."""
+
+    consumer: Key
+    message_id: Key
+    conversation_id: Key | None = None
+
+
+class Acked(msgspec.Struct):
+    """``receipt`` is null where it was acknowledged already."""
+
+    receipt: Receipt | None
 
 
 class Nothing(msgspec.Struct, forbid_unknown_fields=True):

@@ -12,12 +12,16 @@ import msgspec
 from journal import __version__
 from recovery.control.event_schema import event_schemas
 from recovery.control.messages import (
+    Ack,
+    Acked,
     Acknowledged,
     Append,
     Failure,
+    Handed,
     Health,
     LogQuery,
     Nothing,
+    Pending,
     Planned,
     Records,
     Recover,
@@ -48,8 +52,15 @@ _OPERATIONS: tuple[tuple[str, str, str, str, type | None, dict[int, tuple[Any, .
     ("/v1/health", "get", "health", "Whether the writer writes.", None, {200: (Health,), 503: (Health,)}, ()),
     ("/v1/status", "get", "status", "Where journal, memory.db and checkpoints stand.", None,
      {200: (Standing,)}, (503,)),
+    ("/v1/messages", "get", "messages", "The oldest messages that a consumer has not acknowledged.", None,
+     {200: (Handed,)}, (422, 503)),
+    ("/v1/messages/ack", "post", "ack", "Acknowledge a message, and all before it in its conversation.", Ack,
+     {200: (Acked,)}, (404, 409, 413, 415, 422, 503, 507)),
     ("/v1/log", "get", "log", "Records, oldest first; the newest n.", None, {200: (Records,)}, (404, 422, 503)),
 )  # fmt: skip
+
+
+_QUERIES: dict[str, type] = {"log": LogQuery, "messages": Pending}
 
 
 @cache
@@ -59,7 +70,7 @@ def document() -> dict[str, Any]:
     for *_, body, answers, _ in _OPERATIONS:
         kinds += [kind for kind in (body, *chain(*answers.values())) if kind is not None]
     schemas, components = msgspec.json.schema_components(
-        [*kinds, LogQuery], ref_template="#/components/schemas/{name}"
+        [*kinds, LogQuery, Pending], ref_template="#/components/schemas/{name}"
     )
     by_kind = dict(zip(map(repr, kinds), schemas, strict=False))
     append = components["Append"]
@@ -75,9 +86,9 @@ def document() -> dict[str, Any]:
             content = {JSON: {"schema": by_kind[repr(body)]}}
             if name == "append":
                 content[LINES] = {"schema": {"type": "string"}}
-            operation["requestBody"] = {"required": body in (Append, Replay), "content": content}
-        if name == "log":
-            operation["parameters"] = list(_parameters(components["LogQuery"]))
+            operation["requestBody"] = {"required": body in (Append, Replay, Ack), "content": content}
+        if name in _QUERIES:
+            operation["parameters"] = list(_parameters(components[_QUERIES[name].__name__]))
         for status, told in answers.items():
             each = [by_kind[repr(kind)] for kind in told]
             content = {JSON: {"schema": each[0] if len(each) == 1 else {"anyOf": each}}}
@@ -103,7 +114,7 @@ def document() -> dict[str, Any]:
         "security": [{"token": []}],
         "paths": paths,
         "components": {
-            "schemas": {name: each for name, each in components.items() if name != "LogQuery"},
+            "schemas": {name: each for name, each in components.items() if name not in ("LogQuery", "Pending")},
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
         },
     }
@@ -113,4 +124,5 @@ def _parameters(query: dict[str, Any]) -> Iterable[dict[str, Any]]:
     for name, schema in query["properties"].items():
         kept = {key: value for key, value in schema.items() if key != "default"}
         alternatives = [each for each in kept.get("anyOf", []) if each.get("type") != "null"]
-        yield {"name": name, "in": "query", "required": False, "schema": alternatives[0] if alternatives else kept}
+        schema = alternatives[0] if alternatives else kept
+        yield {"name": name, "in": "query", "required": name in query.get("required", ()), "schema": schema}

@@ -18,10 +18,14 @@ import msgspec
 
 from journal.commit import Receipt, Ticket
 from journal.errors import EnvironmentFault, JournalError, Locked, OutcomeUnknown, from_json
+from recovery.adopt_memory import AdoptedMemory
 from recovery.append_line import too_long
-from recovery.control.tickets import Answer, request_of
+from recovery.config import Failure
+from recovery.control.messages import Acked
+from recovery.control.tickets import Answer, answer_of, request_of
 from recovery.control.writer import Embedded, Step, Tick
 from recovery.data import Data
+from recovery.hot_reload import Reloaded
 from recovery.recovered import Recovered
 from replay.checkpoints import Shadow
 from replay.restore import Restored
@@ -76,16 +80,29 @@ class RemoteWriter:
         self._holder = holder
 
     def commit(self, request: Ticket) -> list[Receipt]:
-        op_id = request.op_id or f"remote-{secrets.token_hex(16)}"
+        self.settle([request])
+        return request.result()
+
+    def settle(self, requests: Sequence[Ticket]) -> None:
+        op_ids = [request.op_id or f"remote-{secrets.token_hex(16)}" for request in requests]
+        asked = list(map(request_of, requests, op_ids))
         try:
-            answer = self._ask("POST", "/v1/operator/append", request_of(request, op_id))
+            answers: list[dict[str, Any]] = self._ask("POST", "/v1/operator/append", {"requests": asked})["answers"]
         except _Lost as lost:
-            raise OutcomeUnknown(
-                f"{self._holder} went away before it answered: {lost}",
-                op_id=op_id,
-                hint="send it again with this op_id: it is applied at most once",
-            ) from None
-        return msgspec.convert(answer["receipts"], list[Receipt])
+            for request, op_id in zip(requests, op_ids, strict=True):
+                request.error = OutcomeUnknown(
+                    f"{self._holder} went away before it answered: {lost}",
+                    op_id=op_id,
+                    hint="send it again with this op_id: it is applied at most once",
+                )
+            return
+        for request, told in zip(requests, answers, strict=True):
+            answer = answer_of(told)
+            if isinstance(answer, JournalError):
+                request.error = answer
+            else:
+                request.receipts = answer
+            request.done = True
 
     def append_lines(self, lines: Sequence[bytes]) -> list[Answer]:
         body = b"".join(line if line.endswith(b"\n") else line + b"\n" for line in lines if line)
@@ -97,7 +114,7 @@ class RemoteWriter:
                 hint="journal log shows what was taken; lines with an op_id may be sent again",
             ) from None
         answers = iter(told)
-        return [_answer_of(next(answers)) if line else too_long() for line in lines]
+        return [answer_of(msgspec.json.decode(next(answers))) if line else too_long() for line in lines]
 
     def checkpoint(self, tick: Tick | None = None) -> Shadow:
         return self._run("/v1/checkpoint", {}, Shadow, _ticking(tick))
@@ -109,6 +126,17 @@ class RemoteWriter:
         self, target: str, names: Sequence[str] = (), scope: str | None = None, step: Step | None = None
     ) -> Recovered:
         return self._run("/v1/recover", {"component": target, "agents": list(names), "scope": scope}, Recovered, step)
+
+    def adopt_memory(self, step: Step | None = None) -> AdoptedMemory:
+        return AdoptedMemory.from_json(self._run("/v1/operator/adopt-memory", {}, dict[str, Any], step))
+
+    def recover_reload(self, name: str, failure: Failure, tools: Sequence[str], line: str) -> Reloaded:
+        asked = {"name": name, "failure": failure, "tools": list(tools), "line": line}
+        return self._run("/v1/operator/recover-reload", asked, Reloaded, None)
+
+    def acknowledge(self, consumer: str, message_id: str, conversation_id: str | None) -> Receipt | None:
+        asked = {"consumer": consumer, "message_id": message_id, "conversation_id": conversation_id}
+        return self._run("/v1/messages/ack", asked, Acked, None).receipt
 
     def embed(self, tick: Tick | None = None) -> Embedded:
         return self._run("/v1/embed", {}, Embedded, _ticking(tick))
@@ -161,11 +189,6 @@ class _Lost(EnvironmentFault):
     """The request may have arrived or not."""
 
     code = "connection_lost"
-
-
-def _answer_of(line: bytes) -> Answer:
-    told = msgspec.json.decode(line)
-    return from_json(told["error"]) if "error" in told else msgspec.convert(told["receipts"], list[Receipt])
 
 
 def _error_of(body: bytes, status: int) -> JournalError:

@@ -7,21 +7,27 @@ that an operator's verb works beside a live server. Where the holder does not li
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
 from journal.commit import Receipt, Ticket, draft, ticket
 from journal.errors import Locked
-from journal.events import Event
+from journal.events import CursorMoved, Event
 from recovery.control.tickets import Answer, commit_lines
 from recovery.data import Data
+from recovery.execute import open_log
+from recovery.hot_reload import Reloaded, Reloader
 from recovery.opening import Check, background_of, open_core
+from replay.delivery import is_unacknowledged
 from replay.hook import SyncHook
+from replay.own_events import journal_event
 from replay.restore import check_target
 
 if TYPE_CHECKING:
+    from recovery.adopt_memory import AdoptedMemory
+    from recovery.config import Failure
     from recovery.recovered import Recovered
     from recovery.rows import Decision
     from replay.background import Background
@@ -50,6 +56,10 @@ class Writer(Protocol):
         """The receipts of a single event or of a group, once they are durable. Raises as `Hook.append` does."""
         ...
 
+    def settle(self, requests: Sequence[Ticket]) -> None:
+        """Commits them all, sharing syncs: each has receipts or an error then."""
+        ...
+
     def append_lines(self, lines: Sequence[bytes]) -> list[Answer]:
         """An answer to each line of `journal append`, in order; an empty line is one that was too long to keep."""
         ...
@@ -68,6 +78,18 @@ class Writer(Protocol):
 
     def embed(self, tick: Tick | None = None) -> Embedded: ...
 
+    def adopt_memory(self, step: Step | None = None) -> AdoptedMemory:
+        """Journals what another program wrote into memory.db."""
+        ...
+
+    def recover_reload(self, name: str, failure: Failure, tools: Sequence[str], line: str) -> Reloaded:
+        """Recovers from a reload of an agent that the server could not do; `line` is what its log says of it."""
+        ...
+
+    def acknowledge(self, consumer: str, message_id: str, conversation_id: str | None) -> Receipt | None:
+        """Moves a consumer's cursor; None where that was acknowledged already."""
+        ...
+
 
 class CoreWriter:
     """The writer over a core of this process. ``settle`` is the way in of the face over that core."""
@@ -76,18 +98,22 @@ class CoreWriter:
         self, data: Data, core: Core, background: Background, settle: Callable[[Sequence[Ticket]], object]
     ) -> None:
         self._data = data
-        self.core = core
-        self.settle = settle
+        self._settle = settle
         self._background = background
+        self.core = core
+        self.reloader = Reloader(data, core)  # a server's own, where it told what reloads an agent
         self.recovered: Recovered | None = None  # what opening repaired
         self.kept: Sequence[Decision] = ()
 
+    def settle(self, requests: Sequence[Ticket]) -> None:
+        self._settle(requests)
+
     def commit(self, request: Ticket) -> list[Receipt]:
-        self.settle([request])
+        self._settle([request])
         return request.result()
 
     def append_lines(self, lines: Sequence[bytes]) -> list[Answer]:
-        return commit_lines(self.settle, lines)
+        return commit_lines(self._settle, lines)
 
     def checkpoint(self, tick: Tick | None = None) -> Shadow:
         return self._background.checkpoint(tick)
@@ -123,6 +149,20 @@ class CoreWriter:
         with closing(connect(self.core.state.layout.memory_db, read_only=True)) as connection:
             return Embedded(done, pending(connection, model.fingerprint), model.fingerprint)
 
+    def adopt_memory(self, step: Step | None = None) -> AdoptedMemory:
+        from recovery.adopt_memory import adopt_drift
+
+        with self.core.exclusively() as log:
+            return adopt_drift(self._data, log, step)
+
+    def recover_reload(self, name: str, failure: Failure, tools: Sequence[str], line: str) -> Reloaded:
+        return self.reloader.recover(name, failure, tuple(tools), line)
+
+    def acknowledge(self, consumer: str, message_id: str, conversation_id: str | None) -> Receipt | None:
+        if not is_unacknowledged(self.core, consumer, message_id, conversation_id):
+            return None
+        return self.commit(ticket((draft(CursorMoved(consumer, message_id), None, "operator", None),), None))[0]
+
 
 @contextmanager
 def open_writer(data: Data, *, check: Check = "quick", background: bool = False) -> Iterator[Writer]:
@@ -150,17 +190,20 @@ def commit_events(writer: Writer, events: Sequence[Event], *, actor: str = "oper
     return writer.commit(ticket([draft(event, None, actor, None) for event in events], None)) if events else []
 
 
-@contextmanager
-def journaling(data: Data, note: Callable[[str], None]) -> Iterator[Callable[[Event], Receipt | None]]:
-    """For verbs that work without the writer and only want to leave a word of it: journals an event where it can.
+def journal_beside(data: Data, event: Event, *, actor: str = "journal") -> Receipt:
+    """Journals one of the journal's own events, for a verb that works beside the writer and only leaves word of it.
 
-    Where the holder does not listen, `note` says so, and the verb's own work stands.
+    As the writer for a moment, without a look at the state, where nobody has the lock. Raises Locked where the holder
+    does not listen.
     """
+    try:
+        log = open_log(data)
+    except Locked as locked:
+        from recovery.control.remote import connect_to
 
-    def journal(event: Event) -> Receipt | None:
-        with suppress(Locked), open_writer(data) as writer:
-            return commit_events(writer, [event], actor="journal")[0]
-        note(f"{event.type_name} was not journaled: another process writes, and does not listen")
-        return None
-
-    yield journal
+        with connect_to(data, locked) as holder:
+            return commit_events(holder, [event], actor=actor)[0]
+    try:
+        return journal_event(log, event, actor=actor)
+    finally:
+        log.close()
