@@ -1,5 +1,5 @@
-"""Writes docs/cli.md from the tree of verbs, docs/config.md from the table of keys, the tables of docs/recovery.md, and
-that of docs/reliability.md from what the fault runs recorded.
+"""Writes docs/cli.md from the tree of verbs, docs/config.md from the table of keys, the tables of docs/recovery.md and
+docs/telemetry.md, and that of docs/reliability.md from what the fault runs recorded.
 
     python docs/generate.py            writes them
     python docs/generate.py --check    writes nothing; says which is stale, and exits 1 if one is
@@ -22,6 +22,7 @@ DOCS = SOURCES = Path(__file__).resolve().parent
 sys.path.insert(0, str(DOCS.parent))  # the package of this clone, installed or not
 
 from journal import regions  # noqa: E402
+from journal.events import type_dictionary  # noqa: E402
 from recovery.cli.app import EXIT_CODES, VERBS, App, cli, load  # noqa: E402
 from recovery.config import keys  # noqa: E402
 from recovery.config_file import FILE_BYTES_MAX, FILE_NAME  # noqa: E402
@@ -36,6 +37,8 @@ from recovery.tables.rescue import RESCUE  # noqa: E402
 from recovery.tables.scope import SCOPE  # noqa: E402
 from recovery.tables.severity import SEVERITY  # noqa: E402
 from recovery.tables.watch import WATCH  # noqa: E402
+from recovery.telemetry import conventions  # noqa: E402
+from recovery.telemetry.resource import RESOURCE  # noqa: E402
 from tests.faults.record import results  # noqa: E402
 from tests.faults.registry import checks  # noqa: E402
 
@@ -230,10 +233,40 @@ def _results() -> Iterator[tuple[str, ...]]:
         yield check.claim, check.how, f"`{found['command']}`", f"{said}; {where}"
 
 
+# -- telemetry.md -----------------------------------------------------------------------------------------------------
+
+TELEMETRY = (
+    "<!-- telemetry: made by docs/generate.py (make docs) from recovery/telemetry/conventions.py -->",
+    "<!-- end of telemetry -->",
+)
+
+
+def telemetry_md() -> str:
+    """The prose as it stands, with every span and attribute between its marks."""
+    before, _, rest = (SOURCES / "telemetry.md").read_text(encoding="utf-8").partition(TELEMETRY[0])
+    after = rest.partition(TELEMETRY[1])[2]
+    return "\n".join((before + TELEMETRY[0], "", *_telemetry(), TELEMETRY[1])) + after
+
+
+def _telemetry() -> Iterator[str]:
+    known = {each.type_name: each for each in conventions.EVENT_SPANS}
+    quiet = ("recovery.started", "recovery.step_completed", "recovery.completed", "recovery.failed")
+    spans = ((f"`{name}`", f"`{known[name].name}`" if name in known else f"`{name}`")
+             for name in type_dictionary() if name not in quiet)  # fmt: skip
+    yield from ("### Spans of the history", "", *_table(("event", "span"), spans), "")
+    yield from (*_table(("span", "is"), ((f"`{name}`", words) for name, words in conventions.RECOVERY_SPANS)), "")
+    links = ((f"`{name}`", words) for name, words in conventions.LINKS.items())
+    yield from (*_table(("`journal.link`", "leads"), links), "")
+    attributes = ((f"`{name}`", words) for name, words in conventions.ATTRIBUTES.items())
+    yield from ("### Attributes", "", *_table(("attribute", "is"), attributes), "")
+    yield from (*_table(("of the resource", "is"), ((f"`{name}`", words) for name, words in RESOURCE.items())), "")
+
+
 # -- writing ----------------------------------------------------------------------------------------------------------
 
 FILES: dict[str, Callable[[], str]] = {
     "cli.md": cli_md, "config.md": config_md, "recovery.md": recovery_md, "reliability.md": reliability_md,
+    "telemetry.md": telemetry_md,
 }  # fmt: skip
 
 

@@ -202,10 +202,17 @@ class MessageRecorded(Event, frozen=True, tag=14, tag_field="type"):
 
 @register("cursor.moved")
 class CursorMoved(Event, frozen=True, tag=15, tag_field="type"):
-    """How far a consumer has acknowledged messages; not part of state(seq)."""
+    """How far a consumer has acknowledged messages; not part of state(seq).
+
+    A consumer of the journal itself (`JOURNAL_CONSUMER`, then its name) has the seq up to which it has everything as
+    its ``message_id``.
+    """
 
     consumer: str
     message_id: str
+
+
+JOURNAL_CONSUMER = "journal:"
 
 
 # -- the model --------------------------------------------------------------------------------------------------------

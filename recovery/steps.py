@@ -41,7 +41,8 @@ def _rebuild_memory(data: Data, log: Log, step: Step, result: Recovered, progres
     retired = data.generations.retire()
     result.quarantined += retired.quarantined
     vectors_now = {"vectors": result.vectors, "vectors_pending": result.vectors_pending}
-    return {"events": built.events, "rows": built.rows, "base_seq": built.base_seq, **vectors_now}
+    made = data.storage.size(data.generations.current().path or data.layout.memory_db)
+    return {"events": built.events, "rows": built.rows, "bytes": made, "base_seq": built.base_seq, **vectors_now}
 
 
 def _rebuild_scope(data: Data, log: Log, step: Step, result: Recovered, progress: Progress | None) -> dict[str, int]:

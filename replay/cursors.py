@@ -15,7 +15,7 @@ import msgspec
 
 from journal.commit import Ticket
 from journal.errors import NotApplied, Refused
-from journal.events import CursorMoved, MessageRecorded, tag_of
+from journal.events import JOURNAL_CONSUMER, CursorMoved, MessageRecorded, tag_of
 from journal.reader import LogReader
 from replay.history import may_hold
 
@@ -67,7 +67,7 @@ class Cursors:
             if isinstance(request.error, NotApplied):
                 return False
             for item, receipt in zip(request.drafts, request.receipts, strict=False):
-                if type(item.event) is CursorMoved:
+                if type(item.event) is CursorMoved and not item.event.consumer.startswith(JOURNAL_CONSUMER):
                     found = place_of(connection, item.event.message_id, receipt.seq)
                     if found is not None:
                         self.move(item.event.consumer, *found)
@@ -84,7 +84,7 @@ def read_cursors(reader: LogReader, connection: sqlite3.Connection) -> Cursors:
         if not may_hold(batch, {_MOVED}):
             continue
         for seq, record in enumerate(batch.records(), batch.first_seq):
-            if type(record.event) is CursorMoved:
+            if type(record.event) is CursorMoved and not record.event.consumer.startswith(JOURNAL_CONSUMER):
                 of_consumer = moves.setdefault(record.event.consumer, {})
                 of_consumer.pop(record.event.message_id, None)
                 of_consumer[record.event.message_id] = seq

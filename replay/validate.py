@@ -10,6 +10,7 @@ clearing a scope needs no walk over what hangs from it: nothing leads there any 
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from bisect import bisect_right
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from typing import Any, Final, cast
 
 from journal.errors import Refused
 from journal.events import (
+    JOURNAL_CONSUMER,
     ConfigRemoved,
     ConfigWritten,
     CursorMoved,
@@ -255,6 +257,10 @@ class Validator:
         self._set(seq, self._message_ids, event.message_id, True)
 
     def _cursor_moved(self, event: CursorMoved, seq: int) -> None:
+        if event.consumer.startswith(JOURNAL_CONSUMER):
+            if not (re.fullmatch(r"[0-9]{1,18}", event.message_id) and int(event.message_id) < seq):
+                raise Refused("not_found", f"there is no event {event.message_id!r} for a consumer of the journal")
+            return
         if not self._has(self._message_ids, event.message_id, _MESSAGE_ID, (event.message_id,)):
             raise Refused("not_found", f"there is no message {event.message_id!r}")
 

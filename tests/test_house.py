@@ -167,7 +167,10 @@ def test_the_project_and_the_package_agree_on_the_version():
 
 def import_name(requirement: str) -> str:
     name = re.split(r"[<>=!~ \[]", requirement)[0].lower().replace("-", "_")
-    return {"pyyaml": "yaml", "python_frontmatter": "frontmatter"}.get(name, name)
+    if name.startswith("opentelemetry_"):  # one namespace of several distributions
+        return "opentelemetry"
+    known = {"pyyaml": "yaml", "python_frontmatter": "frontmatter", "grpcio": "grpc", "protobuf": "google"}
+    return known.get(name, name)
 
 
 def test_every_dependency_of_the_core_is_used():

@@ -60,6 +60,7 @@ VERBS = {
     "import": "take in what another memory server wrote",
     "export": "write memory as another server reads it",
     "serve": "hold the journal and answer others over HTTP",
+    "trace": "send the history to a tracing backend",
     "embed": "compute the vectors that are pending",
     "completion": "print the completion script of a shell",
 }

@@ -1,0 +1,100 @@
+"""Every span and attribute that leaves, as tables: the conversion reads them, and docs/telemetry.md is made from them.
+
+Names follow OpenTelemetry's semantic conventions where there are any (GenAI memory spans, database, errors); what is
+the journal's own begins with `journal.`.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+SCOPE_NAME = "agent-journal"
+
+
+class EventSpan(NamedTuple):
+    """The span of one event type. ``operation`` is `gen_ai.operation.name` of a memory's change; then ``record`` are
+    the fields that make out the record, besides the scope."""
+
+    type_name: str
+    name: str
+    operation: str | None = None
+    record: tuple[str, ...] = ()
+
+
+_RELATION = ("from_entity", "to_entity", "relation_type")
+
+EVENT_SPANS = (
+    EventSpan("memory.entity_created", "create_memory", "create_memory", ("name",)),
+    EventSpan("memory.entity_updated", "update_memory", "update_memory", ("name",)),
+    EventSpan("memory.entity_deleted", "delete_memory", "delete_memory", ("name",)),
+    EventSpan("memory.observation_added", "create_memory", "create_memory", ("entity", "content")),
+    EventSpan("memory.observation_removed", "delete_memory", "delete_memory", ("entity", "content")),
+    EventSpan("memory.relation_created", "create_memory", "create_memory", _RELATION),
+    EventSpan("memory.relation_updated", "update_memory", "update_memory", _RELATION),
+    EventSpan("memory.relation_deleted", "delete_memory", "delete_memory", _RELATION),
+    EventSpan("memory.scope_cleared", "delete_memory_store", "delete_memory_store"),
+)
+"""Those that are more than an event under its own name; any other type's span has the name of the type."""
+
+RECOVERY_SPANS = (
+    ("recovery", "A recovery from its start to its end; its trace holds its steps."),
+    ("recovery.step", "One step of it: its child."),
+)
+
+LIVE_SPANS = (
+    ("journal.append", "A call of `append`, from the call to its receipt. A memory's change has the name of its "
+     "`gen_ai.operation.name` instead."),
+    ("journal.append_all", "A call of `append_all`: a group."),
+    ("journal.checkpoint", "A checkpoint that is built and proven."),
+    ("journal.replay", "A state that is built: by a recovery, a restore, a checkpoint, `journal replay`."),
+    ("journal.restore", "A restore in place."),
+    ("journal.recovery", "A plan that is run, or one scope that is put right."),
+    ("journal.recovery.step", "One step of it."),
+    ("search_memory", "A call of `search`."),
+)  # fmt: skip
+
+ATTRIBUTES = {
+    "journal.seq": "The event's seq. On live spans: the first that was given.",
+    "journal.event.type": "The event's type, such as `memory.entity_created`.",
+    "journal.op_id": "The operation's key: the caller's, or the generated one.",
+    "journal.actor": "Who caused it.",
+    "journal.group.size": "How many events a group holds.",
+    "gen_ai.operation.name": "`create_memory`, `update_memory`, `delete_memory`, `delete_memory_store`, "
+    "`search_memory`.",
+    "gen_ai.agent.name": "The agent that wrote, or whose config it is.",
+    "gen_ai.memory.store.id": "The scope: `global`, `workspace:NAME`, `agent:NAME`.",
+    "gen_ai.memory.record.id": "A pseudonym of the memory: equal for the same one, and not its name.",
+    "gen_ai.memory.record.count": "How many memories it is about; of a search, how many were found.",
+    "db.system.name": "`sqlite`, where memory.db was read or written.",
+    "db.namespace": "The database's file, without its directory.",
+    "db.operation.name": "What was done with it: a step's strategy, `rebuild`, `scan`, `search`.",
+    "error.type": "Why it failed, as a short code: an error's of this project (`locked`, `no_space`), an exception's "
+    "name, `recovery_failed`, `recovery_cut`, `drill_failed`, `scrub_findings`, `drift`, `config_rejected`, "
+    "`event_lost`.",
+    "journal.recovery.id": "The recovery's id, as in the journal.",
+    "journal.recovery.component": "What is recovered: `all`, `memory`, `agents`, `journal`, `model`, an agent.",
+    "journal.recovery.strategy": "How: the plan's strategy, or the step's kind.",
+    "journal.recovery.checkpoint": "The seq of the checkpoint it began from; 0 is the journal's begin.",
+    "journal.recovery.events": "Events that were replayed.",
+    "journal.recovery.rows": "Rows that were written.",
+    "journal.recovery.bytes": "Bytes that were written or put right.",
+    "journal.recovery.outcome": "`completed`, `failed`, or `cut`: its process died.",
+    "journal.recovery.reason": "Why, in words; the redaction rules apply.",
+    "journal.recovery.count.*": "What else the journal counted: `written`, `removed`, `vectors`, …",
+    "journal.restore.to_seq": "The moment that a restore made current.",
+    "journal.restore.undone": "How many changes that undid; the newest 128 are linked.",
+    "journal.checkpoint.seq": "The checkpoint's seq.",
+    "journal.checkpoint.bytes": "Its length.",
+    "journal.replay.seq": "The moment whose state was built.",
+    "journal.replay.events": "Events that were applied to build it.",
+    "journal.drill.ok": "Whether the rehearsal succeeded.",
+    "journal.scrub.bytes": "What a scrub read.",
+    "journal.scrub.findings": "How many regions or files were found damaged.",
+    "journal.content": "The whole event as JSON; only with `--include-content`, and redacted even then.",
+}
+
+LINKS = {
+    "request": "From a change to the span that its traceparent names: the request that caused it.",
+    "undone": "From a restore to a change that it undid.",
+    "cut": "From a recovery to the one of the same id that was cut, and goes on here.",
+}
