@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from hashlib import sha256
 
+from journal.errors import Locked
 from journal.events import JOURNAL_CONSUMER, CursorMoved, tag_of
 from journal.reader import LogReader
-from recovery.control.writer import journaling
+from recovery.control.writer import journal_beside
 from recovery.data import Data
 from replay.history import may_hold
 
@@ -47,5 +48,9 @@ def move(data: Data, consumer: str, seq: int, note: Callable[[str], None]) -> bo
 
     False where another process writes and does not listen: then what follows is exported again, which does no harm.
     """
-    with journaling(data, note) as journal:
-        return journal(CursorMoved(consumer, str(seq))) is not None
+    try:
+        journal_beside(data, CursorMoved(consumer, str(seq)))
+    except Locked:
+        note(f"the cursor was not moved to seq {seq}: another process writes, and does not listen")
+        return False
+    return True
