@@ -30,6 +30,8 @@ KIND_MEMORY = "memory.db"  # consecutive chunks of one SQLite file, in order
 KIND_EMBEDDINGS = "embeddings"
 MANIFEST_SUFFIX = ".manifest"
 
+_WHEN = ("time", "state", "verified_at")  # the keys that a later proof may change
+
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Hex32 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 
@@ -66,6 +68,12 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
     def of_kind(self, kind: str) -> list[Part]:
         return [part for part in self.parts if part.kind == kind]
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of all that it says but when it was made and proven: what the journal keeps to vouch for it."""
+        content = {key: value for key, value in msgspec.to_builtins(self).items() if key not in _WHEN}
+        return hashlib.sha256(msgspec.json.encode(content, order="deterministic")).hexdigest()
 
     @property
     def bytes(self) -> int:

@@ -315,6 +315,7 @@ class CheckpointCreated(Event, frozen=True, tag=26, tag_field="type"):
     digest: str
     bytes: int = 0
     drift: bool = False
+    manifest: str = ""  # what vouches for the files: `Manifest.fingerprint`
 
 
 @register("epoch.started")

@@ -24,6 +24,7 @@ from replay.history import read_history
 from replay.layout import ParityPlace
 from replay.schema import connect
 from replay.timeline import branches
+from replay.vouching import vouched
 
 if TYPE_CHECKING:
     from replay.checkpoints import Shadow
@@ -104,7 +105,7 @@ class Background:
             self._tally, self._since = Tally(), monotonic()
             core = self.core
             made = run_shadow(core.state.layout, progress, self.parity)
-            event = CheckpointCreated(made.seq, made.digest, made.bytes, made.drift)
+            event = CheckpointCreated(made.seq, made.digest, made.bytes, made.drift, made.manifest)
             request = ticket((draft(event, None, "journal", None),), None)
             with core.lock:
                 core.committer.commit_now(request)
@@ -117,9 +118,8 @@ class Background:
         store = CheckpointStore(state.storage, f"{state.layout.journal}/checkpoints")
         reader = LogReader(state.storage, state.layout.journal)
         history = read_history(reader, store)
-        plan = plan_prune(
-            store.manifests(), reader.last_seq, branches(history.restores, reader.last_seq), self.policy
-        )
+        ours = vouched(store.manifests(), reader)  # one that was planted keeps none from its place
+        plan = plan_prune(ours, reader.last_seq, branches(history.restores, reader.last_seq), self.policy)
         if plan.drop:
             plan.execute(store)
             if self.parity is not None:

@@ -28,18 +28,21 @@ from replay.latest import read_latest
 from replay.layout import Layout
 from replay.reader import open_reader
 from replay.schema import PROJECTION_VERSION, Position, read_position
+from replay.vouching import refusal
 from replay.working import assemble, connect_finished, discard
 
 
 class Shadow(msgspec.Struct, frozen=True, kw_only=True):
     """A checkpoint that was made and verified, and how the live memory.db compares with it.
 
+    ``manifest`` is its fingerprint: nothing uses the checkpoint before the journal has it, in `checkpoint.created`.
     ``drift``: the live state at the same seq is not what the journal says, or cannot be read; ``live_problem`` says
     why where its digest alone does not. ``new_bytes`` were written, the other parts are shared with earlier ones.
     """
 
     seq: int
     digest: str
+    manifest: str
     bytes: int
     new_bytes: int
     parts: int
@@ -82,9 +85,11 @@ def make_checkpoint(
         checkpoints.remove([manifest for manifest in checkpoints.manifests() if manifest.state != "verified"])
         checkpoints.sweep()
         verified = checkpoints.manifests()
-        before = verified[0].of_kind(KIND_EMBEDDINGS) if verified else []
+        last = next((each for each in verified if refusal(each, reader, verified) is None), None)
+        before = last.of_kind(KIND_EMBEDDINGS) if last is not None else []
         live, vectors, new_bytes = _look_at(reader, layout, checkpoints, before)
-        reader.evidence_seq = max(live.claims, *(manifest.seq for manifest in verified), 0)
+        ours = reader.journal_id.hex()
+        reader.evidence_seq = max(live.claims, *(each.seq for each in verified if each.journal_id == ours), 0)
         reader.raise_for_end()  # a checkpoint that ends where the damage begins would pass for the journal's end
         target_seq = reader.last_seq if live.seq is None else live.seq
         history = read_history(reader, checkpoints, target_seq)
@@ -106,8 +111,8 @@ def make_checkpoint(
         checkpoints.mark_verified(manifest, clock())
         differs = live.digest is not None and live.digest != built.digest
         return Shadow(
-            seq=seq, digest=built.digest, bytes=manifest.bytes, new_bytes=new_bytes + written,
-            parts=len(manifest.parts), base_seq=built.base_seq, events=built.events,
+            seq=seq, digest=built.digest, manifest=manifest.fingerprint, bytes=manifest.bytes,
+            new_bytes=new_bytes + written, parts=len(manifest.parts), base_seq=built.base_seq, events=built.events,
             drift=differs or (live.problem is not None and not live.missing), live_digest=live.digest,
             live_problem=live.problem, embeddings_parts=len(vectors), passed_over=list(built.passed_over),
             seconds=perf_counter() - started,

@@ -17,7 +17,7 @@ from journal.commit import Ticket
 from journal.errors import NotApplied, Refused
 from journal.events import JOURNAL_CONSUMER, CursorMoved, MessageRecorded, tag_of
 from journal.reader import LogReader
-from replay.history import may_hold
+from replay.event_types import may_hold
 
 _MOVED, _RECORDED = tag_of(CursorMoved), tag_of(MessageRecorded)
 

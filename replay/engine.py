@@ -23,11 +23,12 @@ from replay.digest import DIGEST_VERSION, state_digest
 from replay.embedding_parts import load_embeddings
 from replay.embeddings import Row
 from replay.faults import sqlite_fault
-from replay.history import History, belongs, extend, recorded_history
+from replay.history import History, extend, recorded_history
 from replay.memory import Applied, apply_records
 from replay.records import jump_in, position_at, records_of, total_of
 from replay.schema import PROJECTION_VERSION, TABLES, Position, read_position, write_position
 from replay.timeline import Range, event_count, lineage_from
+from replay.vouching import refusal
 from replay.working import JournalMode, assemble, connect_finished, connect_private, discard, finish
 
 Progress = Callable[[int, int], None]
@@ -194,7 +195,14 @@ class _Build:
             self._take_parts(base, total)
         lost: list[str] = []
         sources = self.manifests if self.embeddings else ()
-        vectors = next((found for each in sources if (found := each.of_kind(KIND_EMBEDDINGS))), [])
+        vectors = next(
+            (
+                found
+                for each in sources
+                if (found := each.of_kind(KIND_EMBEDDINGS)) and refusal(each, self.reader, sources) is None
+            ),
+            [],
+        )
         records = self._records(ranges, before, total)
         try:
             with closing(connect_private(self.path)) as connection:
@@ -217,8 +225,9 @@ class _Build:
         return _Result(base.seq if base else 0, applied, counts, embeddings, lost, digest)
 
     def _take_parts(self, base: Manifest, total: int) -> None:
-        if not belongs(base, self.reader):
-            raise _Unusable("the journal tells another history at its seq")
+        reason = refusal(base, self.reader, self.manifests)
+        if reason is not None:
+            raise _Unusable(reason)
         try:
             assemble(self.checkpoints, base, self.path, lambda count: self.progress(count * PART_EVENTS, total))
         except Corrupt as error:

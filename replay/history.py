@@ -5,18 +5,16 @@ Every manifest carries those up to its own seq, so only the log after the newest
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-import msgspec
-
 from journal.checkpoint import CheckpointStore, Manifest
-from journal.errors import DataError
 from journal.events import StateRestored, TagCreated, tag_of
-from journal.format import RecordHead
 from journal.reader import LogReader
 from journal.scan import Batch
+from replay.event_types import may_hold
 from replay.timeline import Restore
+from replay.vouching import refusal
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,24 +29,7 @@ class History:
         return [restore for restore in self.restores if restore.seq <= seq]
 
 
-class _Tag(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    type: int
-
-
-class _TaggedHead(RecordHead, frozen=True, array_like=True, gc=False):
-    """A record down to its event's type; what the event carries is skipped, at a third of the cost."""
-
-    traceparent: str | None
-    event: _Tag
-
-
-_decode = msgspec.msgpack.Decoder(list[_TaggedHead]).decode
 _WANTED = {tag_of(StateRestored), tag_of(TagCreated)}
-
-
-def decode_types(payload: bytes | memoryview) -> list[int]:
-    """The tag of each event of a batch's payload. Raises msgspec.MsgspecError."""
-    return [head.event.type for head in _decode(payload)]
 
 
 def read_history(reader: LogReader, store: CheckpointStore | None = None, until: int | None = None) -> History:
@@ -58,22 +39,12 @@ def read_history(reader: LogReader, store: CheckpointStore | None = None, until:
 
 
 def recorded_history(reader: LogReader, manifests: Sequence[Manifest], until: int) -> History:
-    """What the newest manifest up to seq `until` tells; its `seq` says how far that goes."""
+    """What the newest vouched manifest up to seq `until` tells; its `seq` says how far that goes."""
     for manifest in manifests:
-        if manifest.seq <= until and belongs(manifest, reader):
+        if manifest.seq <= until and refusal(manifest, reader, manifests) is None:
             restores = tuple(Restore(*pair) for pair in manifest.restores)
             return History(manifest.seq, restores, dict(manifest.tags))
     return History()
-
-
-def belongs(manifest: Manifest, reader: LogReader) -> bool:
-    """True unless the log tells another history at the manifest's seq. What cannot be read refutes nothing."""
-    if manifest.journal_id != reader.journal_id.hex() or manifest.seq > reader.last_seq:
-        return False
-    try:
-        return reader.chain_at(manifest.seq).hex() == manifest.chain
-    except DataError:
-        return True
 
 
 def extend(history: History, reader: LogReader, until: int) -> History:
@@ -99,11 +70,3 @@ def _marks(batch: Batch) -> Iterator[tuple[int, StateRestored | TagCreated]]:
     for seq, record in enumerate(batch.records(), batch.first_seq):
         if isinstance(record.event, StateRestored | TagCreated):
             yield seq, record.event
-
-
-def may_hold(batch: Batch, tags: Set[int]) -> bool:
-    """Whether the batch holds an event of one of these types, without decoding more of it than that."""
-    try:
-        return not tags.isdisjoint(decode_types(batch.payload))
-    except (msgspec.MsgspecError, ValueError, RecursionError):
-        return True  # decoding it whole says what is wrong, and where

@@ -1,4 +1,5 @@
-"""The last event of each kind that says how something outside the state stands: the model's manifest, a drill.
+"""The last event of each kind that says how something outside the state stands: the model's manifest, a drill,
+and where the journal says that a checkpoint was made.
 
 Every manifest of a checkpoint names those up to its own seq, so only the log after the newest one is read for them.
 """
@@ -7,19 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import msgspec
-
 from journal.checkpoint import CheckpointStore
-from journal.events import DrillCompleted, ModelReplaced, ModelVerified, tag_of
+from journal.events import CheckpointCreated, DrillCompleted, ModelReplaced, ModelVerified, tag_of
 from journal.reader import LogReader
 from journal.scan import Batch
-from replay.history import belongs, decode_types
+from replay.event_types import may_hold
+from replay.vouching import CHECKPOINT, checkpoint_key, refusal
 
-Landmark = ModelVerified | ModelReplaced | DrillCompleted
+Landmark = ModelVerified | ModelReplaced | DrillCompleted | CheckpointCreated
 Latest = dict[str, int]
 """Key (`key_of`) → seq of the last such event."""
 
-_WANTED = {tag_of(kind) for kind in (ModelVerified, ModelReplaced, DrillCompleted)}
+_WANTED = {tag_of(kind) for kind in (ModelVerified, ModelReplaced, DrillCompleted, CheckpointCreated)}
 
 
 def model_key(name: str) -> str:
@@ -30,6 +30,8 @@ DRILL = "drill"
 
 
 def key_of(event: Landmark) -> str:
+    if isinstance(event, CheckpointCreated):
+        return checkpoint_key(event.seq)
     return DRILL if isinstance(event, DrillCompleted) else model_key(event.name)
 
 
@@ -37,14 +39,16 @@ def read_latest(reader: LogReader, store: CheckpointStore, until: int | None = N
     """Of each kind the last one up to seq `until` (default: the log's end)."""
     last = reader.last_seq if until is None else until
     base, latest = 0, Latest()
-    for manifest in store.manifests():
-        if manifest.seq <= last and manifest.latest is not None and belongs(manifest, reader):
+    manifests = store.manifests()
+    for manifest in manifests:
+        if manifest.seq <= last and manifest.latest is not None and refusal(manifest, reader, manifests) is None:
             base, latest = manifest.seq, dict(manifest.latest)
             break
     if base < last:
         for batch in reader.batches(base + 1, last):
             latest |= {key_of(event): seq for seq, event in _landmarks(batch) if base < seq <= last}
-    return latest
+    there = {checkpoint_key(each.seq) for each in manifests}  # else they would grow with every checkpoint ever made
+    return {key: seq for key, seq in latest.items() if key in there or not key.startswith(CHECKPOINT)}
 
 
 def event_at(reader: LogReader, seq: int) -> Landmark | None:
@@ -56,11 +60,8 @@ def event_at(reader: LogReader, seq: int) -> Landmark | None:
 
 def _landmarks(batch: Batch) -> Iterator[tuple[int, Landmark]]:
     """It is decoded whole only where there are any."""
-    try:
-        if _WANTED.isdisjoint(decode_types(batch.payload)):
-            return
-    except msgspec.MsgspecError:
-        pass  # decoding it whole says what is wrong, and where
+    if not may_hold(batch, _WANTED):
+        return
     for seq, record in enumerate(batch.records(), batch.first_seq):
         if isinstance(record.event, Landmark):
             yield seq, record.event

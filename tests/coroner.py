@@ -20,8 +20,9 @@ from journal.log import Log
 from journal.reader import LogReader
 from journal.verify import Verified, verify
 from replay.engine import Built, build_state
+from replay.vouching import UNVOUCHED
 from tests.overlay import Reads, View, is_read
-from tests.ruin import Damage
+from tests.ruin import PLANTED, Damage
 from tests.specimen import Specimen, kind_of
 
 DECLARED = (Corrupt, AmbiguousTail, Diverged, Unsupported, NotAJournal)
@@ -61,7 +62,7 @@ class Coroner:
             return self._judge_log(damage, harmless, deep) if kind == "segment" else self._judge_plan(damage)
         if kind == "lock":
             return self._judge_lock(damage)
-        return self._judge_checkpoint(damage, deep)
+        return self._judge_planted(damage) if damage.what == PLANTED else self._judge_checkpoint(damage, deep)
 
     def _is_padding(self, damage: Damage) -> bool:
         return damage.offset is not None and self.specimen.is_padding(damage.path, damage.offset)
@@ -222,6 +223,17 @@ class Coroner:
                 told = [*(each.reason for each in built.passed_over), *built.embeddings_lost]
                 if not any(damage.path in reason for reason in told):
                     raise WrongAnswer(f"the replay does not say what it passed over: {told}")
+        return "passed over"
+
+    def _judge_planted(self, damage: Damage) -> str:
+        """Nothing is wrong with it but that the journal knows nothing of it: no rung, and said so."""
+        built = self._build(damage)
+        if built is None:
+            raise WrongAnswer("a planted checkpoint stops the replay")
+        reasons = [each.reason for each in built.passed_over]
+        newest = damage.path.endswith(f"{self.specimen.manifests[0].seq:016d}.manifest")
+        if reasons != ([UNVOUCHED] if newest else []):
+            raise WrongAnswer(f"the replay says of what it passed over: {reasons}")
         return "passed over"
 
     def _judge_lock(self, damage: Damage) -> str:

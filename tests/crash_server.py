@@ -297,7 +297,7 @@ class Server:
             store.publish(manifest)
             assert b"".join(store.read_part(part) for part in parts) == image
             verified = store.mark_verified(manifest, self.clock.now)
-        return verified, CheckpointCreated(position.seq, digest)
+        return verified, CheckpointCreated(position.seq, digest, manifest=verified.fingerprint)
 
     def prunable(self) -> list[int]:
         """Seqs of the checkpoints that a prune now would take."""

@@ -35,6 +35,14 @@ class Step(NamedTuple):
         return decoded([self])[0]
 
 
+class Vouched(NamedTuple):
+    """What the journal says of a checkpoint."""
+
+    seq: int
+    digest: str
+    manifest: str
+
+
 class Source(Protocol):
     """Where choices come from."""
 
@@ -308,3 +316,10 @@ class SeededSource:
 
     def config(self) -> bytes:
         return self.rng.choice((self.rng.choice(CONFIGS[:-1]), self.rng.randbytes(self.rng.randrange(200))))
+
+
+def vouching(made: Vouched, model: Model, time: int) -> Step:
+    """The event by which the journal vouches for a checkpoint; the model has applied it."""
+    event = events.CheckpointCreated(made.seq, made.digest, manifest=made.manifest)
+    model.apply(model.position + 1, time, None, event)
+    return Step(model.position, time, None, event)

@@ -144,6 +144,8 @@ MUTATIONS = (
              "crashes.damage", 1500),
     Mutation("a file's header is not held against its CRC", FORMAT, "decode_header",
              "    if crc32(body, crc32(data[:16])) != crc:\n", "    if False:\n", "crashes.damage", 1500),
+    Mutation("a checkpoint is used that the journal does not vouch for", "replay/engine.py", "_Build._take_parts",
+             "        if reason is not None:\n", "        if False:\n", "damage.places", 1),
     Mutation("a part is not held against its sha256", CHECKPOINT, "CheckpointStore.read_part",
              "        if hashlib.sha256(data).hexdigest() != part.sha256:\n", "        if False:\n",
              "crashes.damage", 1500),

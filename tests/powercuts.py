@@ -25,8 +25,9 @@ from pathlib import Path
 from time import time_ns
 
 import replay.agent_format  # noqa: F401 - children inherit it
+from journal.commit import draft, ticket
 from journal.errors import JournalError
-from journal.events import ConfigWritten, EntityCreated, Event, ObservationAdded
+from journal.events import CheckpointCreated, ConfigWritten, EntityCreated, Event, ObservationAdded
 from journal.format import RECORD_CONTINUES_GROUP
 from journal.reader import LogReader
 from journal.storage import RealStorage
@@ -37,7 +38,7 @@ from recovery.data import Data
 from recovery.execute import recover
 from recovery.reading import reading
 from recovery.setup import initialise
-from replay.checkpoints import make_checkpoint
+from replay.checkpoints import Shadow, make_checkpoint
 from replay.digest import state_digest
 from replay.hook import SyncHook
 from replay.schema import read_position
@@ -101,10 +102,15 @@ def appending(root: Path, promises: Promises, life: int) -> None:
 
 def checkpointing(root: Path, promises: Promises, life: int) -> None:
     data = Data.at(root)
+    made: Shadow | None = None
     for number in range(20):
         with open_server_sync(root, background=False) as hook:
+            if made is not None:
+                event = CheckpointCreated(made.seq, made.digest, manifest=made.manifest)
+                with hook.core.lock:
+                    hook.core.committer.commit_now(ticket((draft(event, None, "journal", None),), None))
             _append(hook, promises, life * 100 + number, 5)
-        make_checkpoint(data.storage, data.layout, time_ns)
+        made = make_checkpoint(data.storage, data.layout, time_ns)
 
 
 def restoring(root: Path, promises: Promises, life: int) -> None:

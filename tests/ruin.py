@@ -5,13 +5,20 @@ A `Damage` is what changes of a directory's files. Which of them a run takes is 
 
 from __future__ import annotations
 
+import hashlib
 import random
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from typing import NamedTuple
 
-from journal.format import decode_segment_header
+import msgspec
+
+from journal.checkpoint import KIND_MEMORY, MANIFEST_SUFFIX, Part
+from journal.format import KIND_MANIFEST, decode_segment_header, encode_header
 from journal.scan import Scanner
 from journal.segment import segment_name
+from replay.digest import state_digest
 from tests.specimen import Specimen, kind_of
 
 SECTOR = 512
@@ -114,3 +121,23 @@ def whole_files(specimen: Specimen, path: str, other: Specimen) -> Iterator[Dama
     for theirs in other.files(kind_of(path)):
         if other.image[theirs] != data:
             yield Damage(f"another journal's {theirs.rsplit('/', 1)[1]}", path, 0, {path: other.image[theirs]})
+
+
+PLANTED = "planted: another state, whole in itself"
+
+
+def planted_checkpoints(specimen: Specimen) -> Iterator[Damage]:
+    """Each manifest in turn replaced by one of another state: its part, digest, position and chain agree."""
+    for manifest in specimen.manifests:
+        (memory,) = manifest.of_kind(KIND_MEMORY)
+        folder = f"{specimen.root}/checkpoints"
+        with closing(sqlite3.connect(":memory:")) as connection:
+            connection.deserialize(specimen.image[f"{folder}/parts/{memory.sha256}"])
+            connection.execute("UPDATE entities SET entity_type = 'planted'")
+            connection.commit()
+            digest, data = state_digest(connection), connection.serialize()
+        part = Part(KIND_MEMORY, hashlib.sha256(data).hexdigest(), len(data))
+        planted = msgspec.structs.replace(manifest, digest=digest, parts=[part], verified_at=None)
+        path = f"{folder}/{manifest.seq:016d}{MANIFEST_SUFFIX}"
+        body = encode_header(KIND_MANIFEST, msgspec.json.encode(planted))
+        yield Damage(PLANTED, path, None, {path: body, f"{folder}/parts/{part.sha256}": data})

@@ -25,7 +25,7 @@ from journal.segment import segment_key
 from replay.checkpoints import make_checkpoint
 from replay.layout import Layout
 from replay.model import Model
-from tests.histories import SeededSource, Step, encoded, growing
+from tests.histories import SeededSource, Step, Vouched, encoded, growing, vouching
 from tests.journals import START, abandon, journal_in, segment_files
 from tests.overlay import Image, View, image_of
 from tests.second_reader import read_journal, segments_in
@@ -85,19 +85,26 @@ def _made(root: Path, seed: int) -> Specimen:
     model, source = Model(), SeededSource(seed)
     layout = Layout.under(str(root))
     full = SEGMENT_BYTES - (3 << 10)
+    made: Vouched | None = None
     for events, end in ((60, "close"), (110, "kill"), (150, "close"), (None, "kill")):
         log = Log.open(storage, directory, segment_bytes_max=7 << 10, entropy=rng.randbytes, holder=Holder(pid=712))
+        if made is not None:
+            step = vouching(made, model, START + model.position)
+            log.append(encoded([step]), step.time)
+            made = None
         while model.position < events if events else _written_bytes(directory, log) < full:
             steps = _batch(rng, source, model)
             log.append(encoded(steps), steps[-1].time)
         if end == "close":
             log.close()
-            make_checkpoint(storage, layout, lambda: START)
+            shadow = make_checkpoint(storage, layout, lambda: START)
+            made = Vouched(shadow.seq, shadow.digest, shadow.manifest)
+            if events == 150:
+                made = _with_vectors(CheckpointStore(storage, f"{directory}/checkpoints"), made)
         else:
             abandon(log)
             assert log._segment is not None
             os.truncate(log._segment.path, log._segment.offset + 700)  # a little of its zero fill
-    _add_vectors(CheckpointStore(storage, f"{directory}/checkpoints"))
     *before, last = segment_files(directory)
     os.truncate(last, SEGMENT_BYTES - sum(path.stat().st_size for path in before))
     for name in ("recovery.json", "import.json"):
@@ -121,11 +128,13 @@ def _written_bytes(directory: str, log: Log) -> int:
     return sum(path.stat().st_size for path in before) + (log._segment.offset if log._segment else last.stat().st_size)
 
 
-def _add_vectors(store: CheckpointStore) -> None:
+def _with_vectors(store: CheckpointStore, made: Vouched) -> Vouched:
     """The newest checkpoint gets a part of vectors. They fit no text, so that none is ever taken from it."""
     newest = store.manifests()[0]
     part, _ = store.put_part(KIND_EMBEDDINGS, random.Random(1).randbytes(600))
-    store.publish(msgspec.structs.replace(newest, parts=[*newest.parts, part]))
+    whole = msgspec.structs.replace(newest, parts=[*newest.parts, part])
+    store.publish(whole)
+    return made._replace(manifest=whole.fingerprint)
 
 
 def _described(directory: str, model: Model) -> Specimen:

@@ -113,6 +113,14 @@ def test_a_small_file_gone_foreign_or_filled_with_something_else(coroner: Corone
     assert set(judged(coroner, damages)) == {"passed over", "refused", "ignored by design"}
 
 
+def test_a_checkpoint_of_another_state_in_ones_place(coroner: Coroner, monkeypatch) -> None:
+    planted = list(ruin.planted_checkpoints(coroner.specimen))
+    assert judged(coroner, planted) == {"passed over": 2}
+    monkeypatch.setattr("replay.engine.refusal", lambda *_: None)
+    with pytest.raises(WrongAnswer, match="another state"):
+        coroner.judge(planted[0])
+
+
 def test_the_pieces_of_the_long_run_are_whole_and_can_be_run_again() -> None:
     assert journal_flips_piece(3).total() == 64 * 8
     assert lengths_piece(1).total() == 64

@@ -40,7 +40,7 @@ def world(tmp_path: Path) -> World:
 
 
 def make(world: World, now: int = 1) -> Shadow:
-    return make_checkpoint(world.storage, world.layout, lambda: now)
+    return world.checkpoint(now)
 
 
 def follow(world: World) -> None:
@@ -117,7 +117,9 @@ def test_the_next_checkpoint_is_built_on_the_last_and_shares_its_parts(world: Wo
 
 
 def test_a_second_checkpoint_at_the_same_seq_proves_the_first_again(world: World):
-    first, second = make(world, now=1), make(world, now=2)
+    first = make(world, now=1)
+    world.vouch()
+    second = make(world, now=2)
     (manifest,) = world.checkpoints.manifests()
     assert (second.seq, second.base_seq, second.new_bytes) == (first.seq, first.seq, 0)
     assert manifest.verified_at == 2
@@ -126,6 +128,7 @@ def test_a_second_checkpoint_at_the_same_seq_proves_the_first_again(world: World
 def test_a_damaged_last_checkpoint_is_no_base_and_is_made_good(world: World):
     """Sharing the damaged part with the new checkpoint would make both unusable."""
     make(world)
+    world.vouch()
     (manifest,) = world.checkpoints.manifests()
     path = world.checkpoints.part_path(manifest.parts[0])
     flip(path, 5000)
@@ -354,6 +357,7 @@ def vectors_in(path: str) -> list[tuple[Any, ...]]:
 
 
 def rebuilt(world: World, seq: int) -> tuple[list[tuple[Any, ...]], tuple[str, ...]]:
+    world.vouch()
     path = f"{world.layout.root}/built-{seq}.db"
     built = build_state(world.storage, world.layout.journal, world.reader(), seq, path)
     found = vectors_in(path)
@@ -442,5 +446,6 @@ def test_many_small_parts_of_vectors_are_packed_together(world: World):
         follow(world)
         embed(world, after=at)
         made = make(world)
+        world.vouch()
     assert made.embeddings_parts <= 9
     assert len(rebuilt(world, made.seq)[0]) == 12

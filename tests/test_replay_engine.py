@@ -11,14 +11,15 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from journal.checkpoint import KIND_MEMORY, Manifest
+from journal.checkpoint import KIND_EMBEDDINGS, KIND_MEMORY, Manifest
 from journal.errors import Corrupt, UsageError
 from journal.events import EntityCreated, Event, ObservationAdded, StateRestored
-from replay.checkpoints import make_checkpoint
 from replay.digest import state_digest
 from replay.engine import Built, build_state
+from replay.history import read_history
 from replay.schema import Position, connect, read_position
-from tests.histories import START, Step
+from replay.vouching import UNVOUCHED
+from tests.histories import START, Step, Vouched
 from tests.worlds import World, flip, world_in
 
 
@@ -46,7 +47,7 @@ def world(tmp_path: Path) -> World:
 
 
 def checkpoint(world: World) -> Manifest:
-    made = make_checkpoint(world.storage, world.layout, lambda: 1)
+    made = world.checkpoint()
     assert made.digest == world.digest_at(made.seq)
     return next(each for each in world.checkpoints.manifests() if each.seq == made.seq)
 
@@ -156,9 +157,14 @@ def test_a_damaged_manifest_is_passed_over_and_named(world: World, destination: 
     assert [(seq, path in reason) for seq, reason in built.passed_over] == [(80, True)]
 
 
-def republish(world: World, seq: int, **changes: object) -> None:
+def republish(world: World, seq: int, *, vouched: bool = False, **changes: object) -> None:
+    """Another manifest under a checkpoint's name; `vouched`: as though this program had made it."""
     (manifest,) = (each for each in world.checkpoints.manifests() if each.seq == seq)
-    world.checkpoints.publish(msgspec.structs.replace(manifest, **changes))
+    changed = msgspec.structs.replace(manifest, **changes)
+    world.checkpoints.publish(changed)
+    if vouched:
+        world.made.append(Vouched(seq, changed.digest, changed.fingerprint))
+        world.vouch()
 
 
 @pytest.mark.parametrize(
@@ -175,21 +181,78 @@ def republish(world: World, seq: int, **changes: object) -> None:
 def test_a_checkpoint_that_is_no_base_is_passed_over_with_its_reason(
     world: World, destination: Path, changes: dict[str, object], reason: str
 ):
-    republish(world, 80, **changes)
+    republish(world, 80, vouched=True, **changes)
     built = build(world, 120, destination)
     assert (built.base_seq, built.digest) == (40, world.digest_at(120))
     assert [(seq, reason in text) for seq, text in built.passed_over] == [(80, True)]
 
 
+@pytest.mark.parametrize("at", [80, 100, 120])
+def test_a_planted_checkpoint_that_is_whole_in_itself_is_passed_over(
+    world: World, destination: Path, tmp_path: Path, at: int
+):
+    """Its parts, digest, position and chain agree: only the journal knows that nobody made it.
+
+    Where a checkpoint was made, between, and at the journal's end, where no event follows it. Its restores, tags and
+    vectors are not taken either; a hint of its own does not help it.
+    """
+    world.grow(1)
+    other = f"{tmp_path}/other.db"
+    build_state(world.storage, world.layout.journal, world.reader(), at, other, journal_mode="delete")
+    with closing(connect(other)) as connection:
+        connection.execute("UPDATE entities SET metadata = '{\"admin\": true}'")
+        connection.execute("PRAGMA journal_mode=DELETE")
+        digest = state_digest(connection)
+    part, _ = world.checkpoints.put_part(KIND_MEMORY, Path(other).read_bytes())
+    vectors, _ = world.checkpoints.put_part(KIND_EMBEDDINGS, b"vectors of nobody" * 9)
+    (like,) = (each for each in world.checkpoints.manifests() if each.seq == 80)
+    planted = msgspec.structs.replace(
+        like, seq=at, chain=world.reader().chain_at(at).hex(), epoch=world.reader().batch_of(at).epoch, digest=digest,
+        parts=[part, vectors], restores=[(at, 1)], tags={"planted": 1}, latest={f"checkpoint:{at}": 41},
+    )  # fmt: skip
+    world.checkpoints.publish(planted)
+    for end in (at, 121):
+        built = build(world, end, destination)
+        assert built.digest == world.digest_at(end) != digest
+        assert built.base_seq == (40 if at == 80 else 80)
+        assert [(seq, reason) for seq, reason in built.passed_over if seq == at] == [(at, UNVOUCHED)]
+        os.unlink(destination)
+    assert read_history(world.reader(), world.checkpoints) == read_history(world.reader())
+    assert world.checkpoint().passed_over[0] == (at, UNVOUCHED)
+
+
+def test_a_checkpoint_whose_event_a_kill_kept_out_costs_a_rung(world: World, destination: Path):
+    """Published, verified, and never journaled: nothing tells it from a planted one."""
+    world.checkpoint()
+    built = build(world, 120, destination)
+    assert (built.base_seq, built.passed_over) == (80, ((120, UNVOUCHED),))
+    os.unlink(destination)
+    world.vouch()
+    assert build(world, 120, destination).base_seq == 120
+
+
+def test_what_vouches_for_an_old_checkpoint_is_found_by_a_newer_ones_hint(world: World, destination: Path):
+    world.grow(1)
+    world.checkpoint()
+    world.vouch()
+    newest, *_ = world.checkpoints.manifests()
+    assert newest.latest is not None
+    assert newest.latest == {"checkpoint:40": 41, "checkpoint:80": 81}
+    for lie in (1, 122, 10**9):  # believed no further than the event goes
+        world.checkpoints.publish(msgspec.structs.replace(newest, latest={"checkpoint:80": lie}))
+        assert build(world, 100, destination).base_seq == 80
+        os.unlink(destination)
+
+
 def test_a_checkpoint_that_lies_about_its_digest_is_passed_over(world: World, destination: Path):
-    republish(world, 80, digest="00" * 32)
+    republish(world, 80, vouched=True, digest="00" * 32)
     built = build(world, 80, destination)
     assert (built.base_seq, built.digest) == (40, world.digest_at(80))
 
 
 def test_parts_that_are_whole_but_no_database_are_passed_over(world: World, destination: Path):
     part, _ = world.checkpoints.put_part(KIND_MEMORY, b"no database at all" * 100)
-    republish(world, 80, parts=[part])
+    republish(world, 80, vouched=True, parts=[part])
     built = build(world, 120, destination)
     assert (built.base_seq, built.digest) == (40, world.digest_at(120))
     assert "no sound database" in built.passed_over[0].reason

@@ -19,7 +19,7 @@ from replay.engine import Built, build_state
 from replay.layout import Layout
 from replay.model import Model
 from replay.schema import connect
-from tests.histories import SeededSource, encoded, growing
+from tests.histories import SeededSource, Vouched, encoded, growing, vouching
 from tests.journals import START, journal_in, segment_files
 
 EVENTS = 3000
@@ -48,16 +48,20 @@ def subject(tmp_path_factory: pytest.TempPathFactory) -> Subject:
     root = tmp_path_factory.mktemp("flips")
     storage, directory = journal_in(root)
     model, source, sizes = Model(), SeededSource(7), random.Random(7)
+    made: Vouched | None = None
     for until in (*CHECKPOINTS, EVENTS):
         log = Log.open(storage, directory, segment_bytes_max=24 << 10)
-        steps = list(growing(source, model, until - model.position, restores=1))
+        steps = [vouching(made, model, START + model.position)] if made else []
+        steps += growing(source, model, until - model.position, restores=1)
         while steps:
             batch = steps[: sizes.choice((1, 2, 10, 60))]
             log.append(encoded(batch), batch[-1].time)
             del steps[: len(batch)]
         log.close()
         if until != EVENTS:
-            assert make_checkpoint(storage, Layout.under(str(root)), lambda: START).seq == until
+            shadow = make_checkpoint(storage, Layout.under(str(root)), lambda: START)
+            assert shadow.seq == until
+            made = Vouched(until, shadow.digest, shadow.manifest)
     newest, older = CheckpointStore(storage, f"{directory}/checkpoints").manifests()
     store = Path(directory, "checkpoints")
     files = {

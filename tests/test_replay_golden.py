@@ -1,9 +1,13 @@
-"""What version 1 wrote restores for ever: every state of a golden journal, from genesis and from its checkpoint."""
+"""What version 1 wrote restores for ever: every state of a golden journal, from genesis and from its checkpoint.
+
+The checkpoint is from before the journal vouched for them: it is read, and passed over.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import sqlite3
 import struct
 import zlib
@@ -13,9 +17,13 @@ from typing import Any
 
 import pytest
 
+from journal.events import CheckpointCreated
+from journal.log import Log
 from journal.reader import LogReader
 from journal.storage import RealStorage
 from replay.engine import build_state
+from replay.own_events import journal_event
+from replay.vouching import UNVOUCHED
 from tests.second_reader import digest_of, read_body
 
 GOLDEN = Path(__file__).resolve().parent / "golden"
@@ -59,9 +67,9 @@ def test_every_state_of_a_golden_journal_has_the_digest_that_was_noted(
         path = tmp_path / f"{seq}.db"
         built = build_state(RealStorage(), directory, reader, seq, str(path), use_checkpoints=use_checkpoints)
         assert built.digest == digest == digest_by_the_text(path), seq
-        based = use_checkpoints and name == "v1" and seq >= CHECKPOINT_SEQ
-        assert built.base_seq == (CHECKPOINT_SEQ if based else 0)
-        assert (built.no_ops, built.passed_over) == (0, ())
+        unvouched = use_checkpoints and name == "v1" and seq >= CHECKPOINT_SEQ
+        assert built.passed_over == (((CHECKPOINT_SEQ, UNVOUCHED),) if unvouched else ())
+        assert (built.no_ops, built.base_seq) == (0, 0)
     assert seq == reader.last_seq
 
 
@@ -97,6 +105,19 @@ def test_the_golden_checkpoint_is_what_the_text_says(tmp_path: Path) -> None:
             assert connection.execute(f"SELECT count(*) FROM {table}").fetchone() == (count,)
 
 
+def vouched_copy(tmp_path: Path) -> str:
+    """The golden journal, which goes on with the event that vouches for its checkpoint: by the text, not the code."""
+    directory = str(tmp_path / "journal")
+    shutil.copytree(GOLDEN / "v1" / "journal", directory)
+    manifest, _ = manifest_and_parts()
+    content = {key: value for key, value in manifest.items() if key not in ("time", "state", "verified_at")}
+    text = json.dumps({"latest": None} | content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    event = CheckpointCreated(CHECKPOINT_SEQ, manifest["digest"], manifest=hashlib.sha256(text.encode()).hexdigest())
+    with closing(Log.open(RealStorage(), directory)) as log:
+        journal_event(log, event, actor="journal")
+    return directory
+
+
 def test_the_golden_embeddings_are_rows_as_the_text_says_and_come_back(tmp_path: Path) -> None:
     _, parts = manifest_and_parts()
     data, rows, at = parts["embeddings"], [], 0
@@ -108,9 +129,9 @@ def test_the_golden_embeddings_are_rows_as_the_text_says_and_come_back(tmp_path:
         rows.append((key, data[at + 42 : middle].decode(), vector, checksum))
         at = middle + vector_bytes
     assert struct.unpack("<4f", rows[0][2]) == (0.0, 0.5, -1.0, 2.0**-20)
-    directory = str(GOLDEN / "v1" / "journal")
+    directory = vouched_copy(tmp_path)
     path = tmp_path / "state.db"
     built = build_state(RealStorage(), directory, LogReader(RealStorage(), directory), 61, str(path))
-    assert (built.embeddings, built.embeddings_lost) == (len(rows), ())
+    assert (built.base_seq, built.embeddings, built.embeddings_lost) == (CHECKPOINT_SEQ, len(rows), ())
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("SELECT text_sha256, model, vector, checksum FROM embeddings").fetchall() == rows

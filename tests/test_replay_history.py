@@ -10,7 +10,6 @@ import pytest
 from journal.events import Event, StateRestored, TagCreated
 from journal.reader import LogReader
 from journal.storage import RealFile, RealStorage
-from replay.checkpoints import make_checkpoint
 from replay.history import History, extend, read_history
 from tests.histories import START, Step
 from tests.worlds import World, world_in
@@ -26,17 +25,18 @@ def mark(world: World, *events: Event) -> None:
 
 @pytest.fixture
 def world(tmp_path: Path) -> World:
-    """Marks at 31-34, a checkpoint at 64, marks at 65-66."""
+    """Marks at 31-34, a checkpoint at 64, marks at 65-66, and what vouches for it at 67."""
     world = world_in(tmp_path, seed=9)
     world.grow(30)
     mark(world, TagCreated("a", 30), StateRestored(10), TagCreated("b", 5), StateRestored(20))
     world.grow(30)
-    make_checkpoint(world.storage, world.layout, lambda: 1)
+    world.checkpoint()
     mark(world, TagCreated("a", 64), StateRestored(63))
+    world.vouch()
     return world
 
 
-WHOLE = History(66, ((32, 10), (34, 20), (66, 63)), {"a": 64, "b": 5})  # type: ignore[arg-type]
+WHOLE = History(67, ((32, 10), (34, 20), (66, 63)), {"a": 64, "b": 5})  # type: ignore[arg-type]
 
 
 def test_it_holds_every_restore_and_the_last_meaning_of_each_tag(world: World):
@@ -52,7 +52,7 @@ def test_up_to_a_seq_it_knows_nothing_of_what_came_later(world: World, until: in
     assert found == read_history(world.reader(), None, until)
     assert found.seq == until
     assert all(restore.seq <= until for restore in found.restores)
-    assert extend(found, world.reader(), 66) == WHOLE
+    assert extend(found, world.reader(), 67) == WHOLE
 
 
 class Counting(RealStorage):
@@ -82,7 +82,8 @@ def test_a_manifest_saves_reading_the_log_before_it(tmp_path: Path):
     world = world_in(tmp_path, seed=9)
     for _ in range(4):
         world.grow(1000, together=100)
-    make_checkpoint(world.storage, world.layout, lambda: 1)
+    world.checkpoint()
+    world.vouch()
     mark(world, TagCreated("end", 1))
     costs = []
     for checkpoints in (None, world.checkpoints):

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import random
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from journal.checkpoint import CheckpointStore
 from journal.log import Log, create
 from journal.reader import LogReader
 from journal.storage import RealStorage
+from replay.checkpoints import Shadow, make_checkpoint
 from replay.engine import build_state
 from replay.generations import Generations
 from replay.layout import Layout
 from replay.model import Model
-from tests.histories import SeededSource, Step, encoded, growing
+from tests.histories import START, SeededSource, Step, Vouched, encoded, growing, vouching
 
 JOURNAL_ID = bytes(range(16))
 
@@ -29,6 +30,7 @@ class World:
     model: Model
     source: SeededSource
     steps: list[Step]
+    made: list[Vouched] = field(default_factory=list)  # by `checkpoint`, and not yet in the journal
 
     @property
     def checkpoints(self) -> CheckpointStore:
@@ -42,9 +44,26 @@ class World:
         return LogReader(self.storage, self.layout.journal)
 
     def grow(self, count: int, *, loose: bool = False, restores: int = 0, together: int = 20) -> None:
-        """Appends `count` more events, in batches of up to `together`."""
-        more = list(growing(self.source, self.model, count, loose=loose, restores=restores))
-        self.append(more, together)
+        """Appends `count` more events, in batches of up to `together`. What vouches for checkpoints is among them."""
+        vouching = self._vouching()
+        more = list(growing(self.source, self.model, count - len(vouching), loose=loose, restores=restores))
+        self.append(vouching + more, together)
+
+    def checkpoint(self, now: int = 1, storage: RealStorage | None = None) -> Shadow:
+        """Makes a checkpoint; the journal vouches for it with the next event, as a server's does."""
+        made = make_checkpoint(storage or self.storage, self.layout, lambda: now)
+        self.made.append(Vouched(made.seq, made.digest, made.manifest))
+        return made
+
+    def vouch(self) -> None:
+        """Journals the checkpoints made so far, if they are not yet."""
+        self.append(self._vouching())
+
+    def _vouching(self) -> list[Step]:
+        time = self.steps[-1].time if self.steps else START
+        steps = [vouching(made, self.model, time) for made in self.made]
+        self.made.clear()
+        return steps
 
     def append(self, steps: list[Step], together: int = 20) -> None:
         """Appends steps that the model has applied."""

@@ -58,12 +58,16 @@ def list_(app: App) -> int | None:
     """List checkpoints, newest first, and those that cannot be used."""
     from msgspec import to_builtins
 
+    from replay.vouching import refusal
+
     manifests, damaged = app.data.checkpoints.scan()
+    reader = app.data.reader()
+    refused = {each.seq: reason for each in manifests if (reason := refusal(each, reader, manifests)) is not None}
     if app.json:
         app.out.document(
             {
-                "checkpoints": [{**to_builtins(each), "parts": len(each.parts), "bytes": each.bytes}
-                                for each in manifests],
+                "checkpoints": [{**to_builtins(each), "parts": len(each.parts), "bytes": each.bytes,
+                                 "refused": refused.get(each.seq)} for each in manifests],
                 "damaged": [each.error.to_json() for each in damaged],
             }
         )  # fmt: skip
@@ -76,6 +80,8 @@ def list_(app: App) -> int | None:
             app.out.line("no checkpoints: journal checkpoint create makes one")
         for each in damaged:
             app.out.line(f"damaged: {each.error}")
+        for seq, reason in refused.items():
+            app.out.line(f"passed over {seq}: {reason}")
     return 3 if damaged else None
 
 
@@ -136,11 +142,12 @@ def prune(app: App, dry_run: bool, yes: bool) -> int | None:
     from journal.retention import plan_prune
     from replay.history import read_history
     from replay.timeline import branches
+    from replay.vouching import vouched
 
     data = app.data
     reader = data.reader()
     history = read_history(reader, data.checkpoints)
-    manifests = data.checkpoints.manifests()
+    manifests = vouched(data.checkpoints.manifests(), reader)  # one that was planted keeps none from its place
     plan = plan_prune(manifests, reader.last_seq, branches(history.restores, reader.last_seq), data.config.policy())
     if not app.json:
         app.out.lines(plan.lines() or ["no checkpoints"])

@@ -12,7 +12,7 @@ from tempfile import mkdtemp
 
 import msgspec
 
-from journal.events import ObservationAdded
+from journal.events import CheckpointCreated, ObservationAdded
 from journal.format import Record, encode_record
 from journal.log import Log, create
 from journal.reader import LogReader
@@ -190,12 +190,15 @@ def prove(place: Place, *, quick: bool) -> dict[str, list[Result]]:
 def restore(place: Place, *, quick: bool) -> dict[str, list[Result]]:
     """A checkpoint and the events after it, against copying a backup and checking its integrity; and the catch-up of
     a live memory.db by the same events. Makes the journal longer: the last section that uses it."""
-    make_checkpoint(place.storage, place.layout, lambda: START)
+    made = make_checkpoint(place.storage, place.layout, lambda: START)
     behind = f"{place.root}/behind.db"
     build_state(place.storage, place.layout.journal, place.reader(), place.shape.events, behind)
+    with closing(Log.open(place.storage, place.layout.journal)) as log:
+        event, time = CheckpointCreated(made.seq, made.digest, manifest=made.manifest), START + log.next_seq
+        log.append([encode_record(Record(0, time, None, None, AGENT, None, None, event))], time)
     write_more(place.layout.journal, place.more, 100)
     backup = f"{place.root}/backup.db"
-    end = place.shape.events + place.more
+    end = place.shape.events + 1 + place.more
     expected = build_state(place.storage, place.layout.journal, place.reader(), end, backup, use_checkpoints=False)
 
     def restored() -> Sample:

@@ -103,6 +103,7 @@ def _places() -> list[Damage]:
     subject, other = coroner().specimen, specimen(1)
     return list(
         chain(
+            ruin.planted_checkpoints(subject),
             ruin.misplaced_segments(subject, other),
             ruin.stale_segments(subject),
             *(ruin.zeroed_sectors(subject, path) for path in subject.segments),
@@ -142,7 +143,7 @@ CHECKS = (
         "damage.places",
         "A segment that is missing, doubled, stale, renamed or another journal's is named; no gap is bridged.",
         "each segment in each of these ways, each 512-byte sector zeroed or swapped with the next, each other file "
-        "missing, foreign or filled with something else",
+        "missing, foreign or filled with something else, each checkpoint replaced by another that is whole in itself",
         places,
         None,
     ),
