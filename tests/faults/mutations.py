@@ -14,7 +14,7 @@ from pathlib import Path
 from tests.faults.frame import Check, Run
 from tests.mutations import MUTATIONS, ROOT, Mutation
 
-FOLDERS = ("journal", "replay", "recovery", "tests")
+FOLDERS = ("journal", "replay", "recovery", "tests", "docs")
 NO_PROOF = ("SyntaxError", "ImportError", "ModuleNotFoundError", "is not defined", "not associated", "has no attribute")
 
 
