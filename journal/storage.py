@@ -11,7 +11,6 @@ Small enough that a simulated disk can stand in for it. What it promises is what
 
 from __future__ import annotations
 
-import errno
 import os
 import stat as stat_module
 import sys
@@ -19,7 +18,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Literal, Protocol
 
-from journal.errors import Corrupt, EnvironmentFault, IOFault, NoSpace, NotAJournal, ReadOnly
+from journal.errors import Corrupt, EnvironmentFault, NotAJournal
+from journal.filesystems import NETWORK_FILESYSTEMS, filesystem_type, os_fault
 
 if sys.platform != "win32":
     import fcntl
@@ -156,18 +156,6 @@ def _faults(path: str) -> Iterator[None]:
         raise os_fault(error, path) from error
 
 
-def os_fault(error: OSError, path: str) -> EnvironmentFault:
-    """The declared error for one of the operating system's."""
-    reason = error.strerror or str(error)
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return NoSpace(f"no space: {reason}", path=path, hint="free some disk space, then try again")
-    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-        return ReadOnly(f"not writable: {reason}", path=path, hint="check the mount and the owner of the directory")
-    if error.errno in (errno.EMFILE, errno.ENFILE):
-        return IOFault(f"no descriptor is free: {reason}", path=path, hint="raise the limit on open files (ulimit -n)")
-    return IOFault(f"input/output failed: {reason}", path=path, hint="check the disk (dmesg, smartctl)")
-
-
 def _close(fd: int) -> None:
     with suppress(OSError):
         os.close(fd)
@@ -269,34 +257,12 @@ class RealLock:
             _close(fd)  # which drops the flock
 
 
-# File systems whose locks and syncs are another machine's promise. Types as in proc(5)'s mountinfo.
-NETWORK_FILESYSTEMS = frozenset(
-    {
-        "nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "ceph", "glusterfs", "lustre", "beegfs", "gpfs", "ocfs2",
-        "orangefs", "fuse.sshfs", "fuse.glusterfs", "fuse.s3fs", "fuse.rclone", "fuse.ceph",
-    }
-)  # fmt: skip
-
-
-def filesystem_type(mountinfo: str, device: int) -> str:
-    """The type of the file system on `device` (st_dev), from the text of /proc/self/mountinfo; "" if it is not there.
-
-    A line is: id, parent, major:minor, root, mount point, options, optional fields, "-", type, source, options.
-    """
-    wanted = f"{os.major(device)}:{os.minor(device)}"
-    for line in mountinfo.splitlines():
-        mount, _, source = line.partition(" - ")
-        fields = mount.split()
-        if len(fields) > 2 and fields[2] == wanted and source:
-            return source.split()[0]
-    return ""
-
-
 def _refuse_network(path: str, fd: int) -> None:
     """Raises EnvironmentFault on a network file system: flock there may lock nobody out."""
     try:
         with open("/proc/self/mountinfo") as mountinfo:
-            found = filesystem_type(mountinfo.read(), os.fstat(fd).st_dev)
+            device = os.fstat(fd).st_dev
+            found = filesystem_type(mountinfo.read(), f"{os.major(device)}:{os.minor(device)}")
     except FileNotFoundError:
         return  # no Linux: macOS refuses flock on shares that do not support it
     if found in NETWORK_FILESYSTEMS:

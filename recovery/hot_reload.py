@@ -30,7 +30,7 @@ from journal.events import (
     StatusChanged,
 )
 from journal.reader import LogReader
-from recovery.config import Failure
+from recovery.config_kinds import Failure
 from recovery.data import Data
 from recovery.failures import failure_in, failure_of
 from recovery.live_messages import recover_messages

@@ -12,7 +12,7 @@ from typing import Any
 import anyio.from_thread
 import anyio.to_thread
 
-from recovery.config import Failure
+from recovery.config_kinds import Failure
 from recovery.data import Data
 from recovery.failures import ReloadFailed
 from recovery.hot_reload import Callback, Reloaded, Reloader

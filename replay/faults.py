@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from journal.errors import Corrupt, IOFault, JournalError, Locked, NoSpace, ReadOnly
-from journal.storage import os_fault
+from journal.filesystems import os_fault
 
 _HINT = "run: journal check"
 

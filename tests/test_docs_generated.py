@@ -11,8 +11,9 @@ from types import ModuleType
 import pytest
 
 from recovery.cli.app import EXIT_CODES, VERBS
-from recovery.config import Config, keys
+from recovery.config import Config
 from recovery.config_file import parse
+from recovery.config_keys import keys
 from recovery.tables.agents import AGENT
 from recovery.tables.directory import DIRECTORY
 from recovery.tables.memory import MEMORY

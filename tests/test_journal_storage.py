@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from journal.errors import EnvironmentFault, NotAJournal
-from journal.storage import NETWORK_FILESYSTEMS, RealStorage, filesystem_type, write_file
+from journal.filesystems import NETWORK_FILESYSTEMS, filesystem_type
+from journal.storage import RealStorage, write_file
 from tests.simdisk import SimDisk
 
 MOUNTINFO = """\
@@ -22,9 +23,9 @@ MOUNTINFO = """\
 
 
 def test_a_network_file_system_is_told_by_its_device() -> None:
-    assert filesystem_type(MOUNTINFO, os.makedev(254, 0)) == "ext4"
-    assert filesystem_type(MOUNTINFO, os.makedev(0, 52)) == "nfs4"
-    assert filesystem_type(MOUNTINFO, os.makedev(9, 9)) == ""
+    assert filesystem_type(MOUNTINFO, "254:0") == "ext4"
+    assert filesystem_type(MOUNTINFO, "0:52") == "nfs4"
+    assert filesystem_type(MOUNTINFO, "9:9") == ""
     assert "nfs4" in NETWORK_FILESYSTEMS
     assert "ext4" not in NETWORK_FILESYSTEMS
 
@@ -33,7 +34,8 @@ def test_the_disk_that_tests_run_on_is_known_and_local(tmp_path: Path) -> None:
     if not os.path.exists("/proc/self/mountinfo"):
         pytest.skip("no Linux")
     mountinfo = Path("/proc/self/mountinfo").read_text()
-    found = filesystem_type(mountinfo, tmp_path.stat().st_dev)
+    device = tmp_path.stat().st_dev
+    found = filesystem_type(mountinfo, f"{os.major(device)}:{os.minor(device)}")
     assert found not in NETWORK_FILESYSTEMS
     lock = RealStorage().lock(str(tmp_path / "lock"))
     assert lock is not None

@@ -31,7 +31,7 @@ from journal.events import (
     StatusChanged,
 )
 from recovery import open_server, open_server_sync
-from recovery.config import FAILURE_NAMES, Failure
+from recovery.config_kinds import FAILURE_NAMES, Failure
 from recovery.data import Data
 from recovery.failures import (
     DEFAULT_PATTERNS,

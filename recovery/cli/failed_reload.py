@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from recovery.cli.app import App
 
 if TYPE_CHECKING:
-    from recovery.config import Failure
+    from recovery.config_kinds import Failure
     from recovery.hot_reload import Reloaded
 
 
@@ -57,7 +57,7 @@ def recover_from_failure(
 
 def _type_of(app: App, name: str, failure: str, tools: Sequence[str]) -> tuple[Failure, tuple[str, ...], str]:
     """The type of failure as it was said, or with `auto` as the configured log says; the tools; and the log's line."""
-    from recovery.config import FAILURE_NAMES
+    from recovery.config_kinds import FAILURE_NAMES
     from recovery.failures import failure_in
     from recovery.hot_reload import log_of
 

@@ -8,7 +8,7 @@ import click
 
 from recovery.cli.app import App, Verb
 from recovery.cli.names import AGENT_NAME
-from recovery.config import FAILURE_NAMES
+from recovery.config_kinds import FAILURE_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Callable

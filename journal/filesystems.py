@@ -1,0 +1,43 @@
+"""What is known of file systems: which are another machine's promise, and what an error of theirs means for the caller.
+
+Pure: texts and numbers of the operating system in, words out. Must not touch a file.
+"""
+
+from __future__ import annotations
+
+import errno
+
+from journal.errors import EnvironmentFault, IOFault, NoSpace, ReadOnly
+
+# File systems whose locks and syncs are another machine's promise. Types as in proc(5)'s mountinfo.
+NETWORK_FILESYSTEMS = frozenset(
+    {
+        "nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "ceph", "glusterfs", "lustre", "beegfs", "gpfs", "ocfs2",
+        "orangefs", "fuse.sshfs", "fuse.glusterfs", "fuse.s3fs", "fuse.rclone", "fuse.ceph",
+    }
+)  # fmt: skip
+
+
+def filesystem_type(mountinfo: str, device: str) -> str:
+    """The type of the file system on `device` ("major:minor"), by the text of /proc/self/mountinfo; "" if not there.
+
+    A line is: id, parent, major:minor, root, mount point, options, optional fields, "-", type, source, options.
+    """
+    for line in mountinfo.splitlines():
+        mount, _, source = line.partition(" - ")
+        fields = mount.split()
+        if len(fields) > 2 and fields[2] == device and source:
+            return source.split()[0]
+    return ""
+
+
+def os_fault(error: OSError, path: str) -> EnvironmentFault:
+    """The declared error for one of the operating system's."""
+    reason = error.strerror or str(error)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return NoSpace(f"no space: {reason}", path=path, hint="free some disk space, then try again")
+    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return ReadOnly(f"not writable: {reason}", path=path, hint="check the mount and the owner of the directory")
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return IOFault(f"no descriptor is free: {reason}", path=path, hint="raise the limit on open files (ulimit -n)")
+    return IOFault(f"input/output failed: {reason}", path=path, hint="check the disk (dmesg, smartctl)")

@@ -1,0 +1,111 @@
+"""A parsed journal.yaml held against the table of `recovery.config`: a `Config`, or one line on what is wrong with it.
+
+Pure. Also lists the table's keys, for whoever documents them or looks for what was likely meant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from difflib import get_close_matches
+from typing import Any, TypeVar, get_type_hints
+
+from recovery.config import Config, Paths
+from recovery.config_kinds import Kind
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One documented key, or a section (``kind`` is None)."""
+
+    name: str
+    doc: str
+    kind: Kind | None
+    default: object
+
+
+class BadKey(Exception):
+    """A key or value that is refused: ``where`` is its dotted name, the text says why, ``hint`` what to write."""
+
+    def __init__(self, where: tuple[str, ...], reason: str, hint: str | None = None) -> None:
+        super().__init__(reason)
+        self.where = where
+        self.reason = reason
+        self.hint = hint
+
+
+def keys(cls: type[Any] = Config, prefix: str = "") -> Iterator[Key]:
+    """Every section and key, in the order of the file."""
+    types = get_type_hints(cls)
+    for each in fields(cls):
+        kind = each.metadata.get("kind")
+        default = None
+        if kind is not None:
+            default = each.default if each.default_factory is MISSING else each.default_factory()
+        yield Key(prefix + each.name, each.metadata["doc"], kind, default)
+        if kind is None:
+            yield from keys(types[each.name], f"{prefix}{each.name}.")
+
+
+def from_mapping(values: Mapping[str, object]) -> Config:
+    """The configuration that a parsed journal.yaml holds. Raises BadKey."""
+    config = _read(Config, values, ())
+    _refuse_overlaps(config.paths)
+    _refuse_parity_on(config.paths, config.parity.directory)
+    return config
+
+
+def _read(cls: type[T], values: Mapping[str, object], where: tuple[str, ...]) -> T:
+    known = {each.name: each for each in fields(cls)}  # type: ignore[arg-type]
+    types = get_type_hints(cls)
+    given: dict[str, object] = {}
+    for name, value in values.items():
+        here = (*where, name)
+        if name not in known:
+            raise BadKey(here, f"unknown key {'.'.join(here)[:200]!r}", _near(here))
+        kind: Kind | None = known[name].metadata.get("kind")
+        if kind is not None:
+            try:
+                given[name] = kind.read(value)
+            except ValueError:
+                raise BadKey(here, f"{'.'.join(here)} must be {kind.text}") from None
+        elif value is not None:  # a section of which only the heading is there
+            if not isinstance(value, dict) or not is_dataclass(types[name]):
+                raise BadKey(here, f"{'.'.join(here)} must be a section of keys")
+            given[name] = _read(types[name], value, here)
+    return cls(**given)
+
+
+def _near(where: tuple[str, ...]) -> str:
+    """What was likely meant: the same section first, then that name in another section."""
+    names = [key.name for key in keys()]
+    dotted = ".".join(where)
+    found = get_close_matches(dotted, names, n=1, cutoff=0.7)
+    found = found or [name for name in names if get_close_matches(where[-1], [name.split(".")[-1]], cutoff=0.8)]
+    if found:
+        return f"did you mean {found[0]}?"
+    prefix = "".join(f"{part}." for part in where[:-1])
+    siblings = [name for name in names if name.startswith(prefix) and "." not in name[len(prefix) :]]
+    return "known here: " + ", ".join(name[len(prefix) :] for name in siblings)
+
+
+def _refuse_overlaps(paths: Paths) -> None:
+    """Two names for one place, or state inside the journal, would let one overwrite or quarantine the other."""
+    named = {each.name: getattr(paths, each.name) for each in fields(paths)}
+    for name, path in named.items():
+        for other, place in named.items():
+            if name != other and (path == place or path.startswith(f"{place}/")):
+                raise BadKey(("paths", name), f"paths.{name} lies in paths.{other}", "give each a place of its own")
+
+
+def _refuse_parity_on(paths: Paths, directory: str) -> None:
+    """Parity in a directory that something else keeps would be taken for its files, or be swept with them."""
+    if not directory:
+        return
+    for each in fields(paths):
+        place = getattr(paths, each.name)
+        if directory == place or directory.startswith(f"{place}/") or place.startswith(f"{directory}/"):
+            raise BadKey(("parity", "directory"), f"parity.directory lies in paths.{each.name}, or around it",
+                         "give it a place of its own, or leave it empty")  # fmt: skip
