@@ -8,7 +8,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from journal.commit import Receipt
-from recovery import config
+from recovery import config_kinds
 from recovery.plan import Plan
 from replay.cursors import Message
 
@@ -69,7 +69,7 @@ class FailedReload(msgspec.Struct, forbid_unknown_fields=True):
     """A reload of an agent that the server could not do."""
 
     name: str
-    failure: config.Failure
+    failure: config_kinds.Failure
     tools: list[str] = []
     line: str = ""
 

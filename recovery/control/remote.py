@@ -20,7 +20,7 @@ from journal.commit import Receipt, Ticket
 from journal.errors import EnvironmentFault, JournalError, Locked, OutcomeUnknown, from_json
 from recovery.adopt_memory import AdoptedMemory
 from recovery.append_line import too_long
-from recovery.config import Failure
+from recovery.config_kinds import Failure
 from recovery.control.messages import Acked
 from recovery.control.tickets import Answer, answer_of, request_of
 from recovery.control.writer import Embedded, Step, Tick

@@ -27,7 +27,7 @@ from replay.restore import check_target
 
 if TYPE_CHECKING:
     from recovery.adopt_memory import AdoptedMemory
-    from recovery.config import Failure
+    from recovery.config_kinds import Failure
     from recovery.recovered import Recovered
     from recovery.rows import Decision
     from replay.background import Background
