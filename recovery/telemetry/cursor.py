@@ -13,7 +13,7 @@ from journal.events import JOURNAL_CONSUMER, CursorMoved, tag_of
 from journal.reader import LogReader
 from recovery.control.writer import journal_beside
 from recovery.data import Data
-from replay.history import may_hold
+from replay.event_types import may_hold
 
 NAME_BYTES_MAX = 400
 _MOVED = frozenset({tag_of(CursorMoved)})

@@ -27,7 +27,7 @@ from recovery.telemetry.delivery import Delivery
 from recovery.telemetry.runs import RUN_TAGS
 from recovery.telemetry.spans import Span
 from recovery.telemetry.undone import Undone, look_up
-from replay.history import may_hold
+from replay.event_types import may_hold
 from replay.timeline import Range
 
 SPANS_MAX = 512

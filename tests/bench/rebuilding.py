@@ -191,11 +191,11 @@ def restore(place: Place, *, quick: bool) -> dict[str, list[Result]]:
     """A checkpoint and the events after it, against copying a backup and checking its integrity; and the catch-up of
     a live memory.db by the same events. Makes the journal longer: the last section that uses it."""
     made = make_checkpoint(place.storage, place.layout, lambda: START)
-    behind = f"{place.root}/behind.db"
-    build_state(place.storage, place.layout.journal, place.reader(), place.shape.events, behind)
     with closing(Log.open(place.storage, place.layout.journal)) as log:
         event, time = CheckpointCreated(made.seq, made.digest, manifest=made.manifest), START + log.next_seq
         log.append([encode_record(Record(0, time, None, None, AGENT, None, None, event))], time)
+    behind = f"{place.root}/behind.db"
+    build_state(place.storage, place.layout.journal, place.reader(), place.shape.events + 1, behind)
     write_more(place.layout.journal, place.more, 100)
     backup = f"{place.root}/backup.db"
     end = place.shape.events + 1 + place.more
