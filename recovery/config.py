@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 from recovery.config_kinds import (
     AGENT_LEVELS,
@@ -25,28 +25,20 @@ from recovery.config_kinds import (
     RATIO,
     REPOSITORY,
     REVISION,
+    SECONDS,
     WEIGHTS,
     Failure,
-    Kind,
     Level,
     choice,
     whole,
 )
+from recovery.config_kinds import key as _key
+from recovery.config_kinds import section as _section
+from recovery.config_server import Crash, Degraded, Server
 
 if TYPE_CHECKING:
     from journal.retention import Policy
     from replay.layout import Layout
-
-
-def _key(kind: Kind, default: object, doc: str) -> Any:
-    metadata = {"kind": kind, "doc": doc}
-    if isinstance(default, dict):
-        return field(default_factory=lambda: dict(default), metadata=metadata)
-    return field(default=default, metadata=metadata)
-
-
-def _section(cls: type[Any], doc: str) -> Any:
-    return field(default_factory=cls, metadata={"doc": doc})
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +222,17 @@ class Config:
     watch: Watch = _section(Watch, "What `journal watch` and `open_server(watch=True)` do.")
     embeddings: Embeddings = _section(Embeddings, "The embedding model (extra `embeddings`).")
     disk: Disk = _section(Disk, "Free space.")
+    server: Server = _section(
+        Server, "How recovery stops the server before it replaces what that uses, starts it, and asks how it is."
+    )
+    crash: Crash = _section(Crash, "What a crash leaves, for `journal check` and `journal recover`.")
+    degraded: Degraded = _section(Degraded, "What an open server does while a part of it is gone.")
+    rto_seconds: float = _key(
+        SECONDS,
+        0.0,
+        "How long a recovery may take. `journal status` estimates it, and `journal check` is degraded where the "
+        "estimate is longer; 0 sets no bound.",
+    )
     durability: Durability = _section(Durability, "How much is synced before a write is acknowledged.")
     redact: Redact = _section(
         Redact, "What errors, logs, reports and traces must not show. The journal and what is asked of it stay whole."

@@ -12,6 +12,7 @@ from typing import Any, TypeVar, get_type_hints
 
 from recovery.config import Config, Paths
 from recovery.config_kinds import Kind
+from recovery.config_server import Server
 
 T = TypeVar("T")
 
@@ -54,6 +55,7 @@ def from_mapping(values: Mapping[str, object]) -> Config:
     config = _read(Config, values, ())
     _refuse_overlaps(config.paths)
     _refuse_parity_on(config.paths, config.parity.directory)
+    _refuse_half_a_control(config.server)
     return config
 
 
@@ -109,3 +111,12 @@ def _refuse_parity_on(paths: Paths, directory: str) -> None:
         if directory == place or directory.startswith(f"{place}/") or place.startswith(f"{directory}/"):
             raise BadKey(("parity", "directory"), f"parity.directory lies in paths.{each.name}, or around it",
                          "give it a place of its own, or leave it empty")  # fmt: skip
+
+
+def _refuse_half_a_control(server: Server) -> None:
+    """A server that can be stopped and not started would stay down after a recovery."""
+    needs = {"systemd": ("unit",), "command": ("start", "stop"), "http": ("start_url", "stop_url")}
+    for name in needs.get(server.control, ()):
+        if not getattr(server, name):
+            raise BadKey(("server", name), f"server.control: {server.control} needs server.{name}",
+                         "set it, or take another control")  # fmt: skip

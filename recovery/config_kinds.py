@@ -8,9 +8,9 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from recovery.redact import problem_with
 
@@ -128,9 +128,31 @@ def _rules(value: object, *, patterns: bool) -> tuple[str, ...]:
     return tuple(value)
 
 
+def _words(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple) or len(value) > 100:
+        raise ValueError
+    for each in value:
+        if not isinstance(each, str) or "\0" in each or len(each) > 4000:
+            raise ValueError
+    return tuple(value)
+
+
+def _globs(value: object) -> tuple[str, ...]:
+    words = _words(value)
+    if not all(each and ".." not in each.split("/") for each in words):
+        raise ValueError
+    return words
+
+
 PATH = Kind("a path inside the data directory, or an absolute one", _path)
 OPTIONAL_PATH = Kind(f"{PATH.text}, or empty", _optional_path)
 HUB = Kind("an http or https address, or empty, or off", _hub)
+URL = Kind("an http or https address, or empty", _matching(r"(https?://[^\s/]+(/\S*)?)?"))
+UNIT = Kind("the name of a systemd unit, or empty", _matching(r"([\w:.\\@-]+)?"))
+COMMAND = Kind("a list of at most 100 words: a program and its arguments, run without a shell", _words)
+GLOBS = Kind("a list of at most 100 patterns (`*`, `?`, `[…]`) of paths inside the data directory, or absolute", _globs)
+SECONDS = Kind("a number of seconds from 0 to 604800", partial(_number, low=0.0, high=604_800.0))
+SOME_SECONDS = Kind("a number of seconds from 0.01 to 86400", partial(_number, low=0.01, high=86_400.0))
 REPOSITORY = Kind("OWNER/NAME", _matching(r"[\w.-]+/[\w.-]+"))
 REVISION = Kind("the name of a branch or tag, or a commit", _matching(r"[\w./-]+"))
 POSITIVE = whole(1)
@@ -146,3 +168,16 @@ FAILURE_PATTERNS = Kind(
 )
 LEVEL_WEIGHTS = Kind("a map from level to a number from 0.001 to 1000", _weights)
 WEIGHTS: dict[Level, float] = {"critical": 4.0, "normal": 1.0, "stateless": 0.1}
+
+
+def key(kind: Kind, default: object, doc: str) -> Any:
+    """A field of the table of keys."""
+    metadata = {"kind": kind, "doc": doc}
+    if isinstance(default, dict):
+        return field(default_factory=lambda: dict(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def section(cls: type[Any], doc: str) -> Any:
+    """A section of it."""
+    return field(default_factory=cls, metadata={"doc": doc})

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from journal.checkpoint import CheckpointStore
-from journal.errors import DataError, JournalError
+from journal.errors import DataError, JournalError, UsageError
 from journal.format import HEADER_BYTES_MAX, KIND_PLAN, decode_file, decode_segment_header
 from journal.parity_store import ParityStore
 from journal.reader import LogReader, list_segments
@@ -83,6 +83,23 @@ class Data:
         """The server's log that reload.log names, absolute."""
         named = self.config.reload.log
         return os.path.join(self.root, named) if named else None
+
+    @property
+    def crash_log(self) -> str | None:
+        """The server's log that crash.log names, absolute; else that of reload.log."""
+        named = self.config.crash.log
+        return os.path.join(self.root, named) if named else self.reload_log
+
+    def server_token(self) -> str:
+        """What server.token_file holds, "" where it names none. Raises UsageError where it cannot be read."""
+        named = self.config.server.token_file
+        if not named:
+            return ""
+        path = os.path.join(self.root, named)
+        try:
+            return self.storage.read(path).decode("ascii", errors="replace").strip()
+        except (OSError, JournalError):
+            raise UsageError("there is no token file", path=path, hint="see server.token_file") from None
 
     @property
     def plan_path(self) -> str:

@@ -21,7 +21,9 @@ from recovery.looking import Look, Progress
 from recovery.model_looking import Tested, look_at_model, look_at_vectors
 from recovery.reading import peek_position
 from recovery.rescue import judged
+from recovery.surroundings import look_at_crash, look_at_room
 from recovery.telling import log_repairs
+from replay.holders import holders
 
 Repairable = Corrupt | AmbiguousTail  # not two histories, nor a newer version
 
@@ -34,6 +36,7 @@ def diagnose(
     known: Known | None = None,
     asked: Collection[str] | None = None,
     model: Tested | None = None,
+    around: bool = False,
 ) -> Facts:
     """Observes journal, memory.db and agents. With `deep`, digests are computed: a full scan and a replay.
 
@@ -41,6 +44,8 @@ def diagnose(
     refuses are looked for; it names the agents that somebody wants recovered, and may be empty. With `model`, the
     embedding model and the stored vectors are looked at, too (`deep` by their hashes and checksums); it says whether
     the model encodes a sentence in a child process, which takes seconds.
+
+    With `around`, so are the room on the disk and what a crash left.
 
     `known` is what an earlier diagnosis of the same run found out, and takes what this one does. Raises NotAJournal
     where there is none; any other trouble is a fact.
@@ -57,6 +62,8 @@ def diagnose(
         sqlite_version=sqlite3.sqlite_version,
         interrupted=plan.decode(errors="replace") if plan is not None else None,
         importing=data.is_importing,
+        room=look_at_room(data) if around else None,
+        crash=look_at_crash(data) if around else None,
     )
     if reader is None:
         return facts
@@ -121,6 +128,7 @@ def read_journal(data: Data) -> tuple[LogReader | None, JournalFacts]:
             segments=len(reader.segments), clean=tail.closed and tail.region is None,
             torn_bytes=tail.region.length if tail.region else 0,
             damaged_watermark=str(marked.problems[0].message) if marked.problems else "",
+            writer=_writer(data),
         )  # fmt: skip
         reader.raise_for_tail()
         told = max(facts.newest_checkpoint, reader.watermark.seq if reader.watermark is not None else 0)
@@ -131,6 +139,12 @@ def read_journal(data: Data) -> tuple[LogReader | None, JournalFacts]:
     except DataError as error:
         return None, _stopped_by(data, error, facts)
     return reader, facts
+
+
+def _writer(data: Data) -> str:
+    """Who holds the lock, this process included."""
+    held = holders([f"{data.layout.journal}/lock"])
+    return str(held[0]) if held else ""
 
 
 def _stopped_by(data: Data, error: DataError, facts: JournalFacts) -> JournalFacts:

@@ -32,6 +32,7 @@ from recovery.plan import Plan, Step, make_plan
 from recovery.quarantine import expire
 from recovery.recovered import Recovered
 from recovery.rows import Decision, stop_error
+from recovery.serving.holding import refuse_beside_writer
 from recovery.steps import STEPS, Progress
 from recovery.takeover import takeover_event
 from recovery.telling import journal_repairs, put_log_right
@@ -61,7 +62,9 @@ def planner(
     known = Known()
 
     def make() -> Plan:
-        facts = diagnose(data, progress=progress, known=known, asked=names, model=_TESTED.get(target))
+        facts = diagnose(
+            data, progress=progress, known=known, asked=names, model=_TESTED.get(target), around=target == "all"
+        )
         unknown = set(names) - {fact.name for fact in facts.agents}
         if unknown and not facts.journal.error:
             raise UsageError(
@@ -93,6 +96,8 @@ def planned(data: Data, make: Callable[[], Plan]) -> tuple[Plan, Callable[[Progr
                 raise
             return Recovered(plan.recovery_id)  # what is only late is the business of the writer at work
         try:
+            if plan.swaps_memory:
+                refuse_beside_writer(data)
             told = takeover_event(log)
             if told is not None:  # before planning: memory.db then catches up with it, too
                 journal_event(log, told)

@@ -19,6 +19,7 @@ class JournalFacts(msgspec.Struct, frozen=True, kw_only=True):
     last_time: int = 0
     segments: int = 0
     clean: bool = True  # the last writer closed
+    writer: str = ""  # the process that holds the lock, in words
     torn_bytes: int = 0
     error: str = ""
     error_code: str = ""
@@ -145,14 +146,48 @@ class VectorFacts(msgspec.Struct, frozen=True, kw_only=True):
     reasons: dict[str, int] = {}
 
 
+class RoomFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What the state has room for. Bytes; ``open_files`` is this process's limit, None where there is none."""
+
+    writable: bool = True
+    free_bytes: int = 0
+    reserve_bytes: int = 0
+    rebuild_bytes: int = 0
+    open_files: int | None = None
+    open_files_needed: int = 0
+
+
+class LogMatch(msgspec.Struct, frozen=True):
+    """A pattern that lines of a log match: how many, and the last of them."""
+
+    pattern: str
+    count: int
+    last: str
+
+
+class CrashFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What a crash may have left: core files, words in the server's log, a file system in trouble.
+
+    ``errors`` is the kernel's counter of the file system that is mounted at ``mount``; None where it keeps none.
+    """
+
+    cores: tuple[str, ...] = ()
+    log: str = ""
+    matches: tuple[LogMatch, ...] = ()
+    mount: str = ""
+    mounted_read_only: bool = False
+    error_counter: str = ""
+    errors: int | None = None
+
+
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that one diagnosis saw.
 
     ``agents_kind`` is what lies under the name of the agents directory; a link to a directory counts as one.
     ``leftovers`` are paths that a cut, or the end of a reader, left to be tidied. ``interrupted`` is the plan of a
     recovery that was cut, empty where it cannot be read. ``importing``: an import runs, or was cut. ``rescues``: what
-    could take the place of agent configs that are not valid. ``model`` and ``vectors`` are None where they were not
-    looked at.
+    could take the place of agent configs that are not valid. ``model``, ``vectors``, ``room`` and ``crash`` are None
+    where they were not looked at.
     """
 
     journal: JournalFacts
@@ -168,3 +203,5 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     importing: bool = False
     model: ModelFacts | None = None
     vectors: VectorFacts | None = None
+    room: RoomFacts | None = None
+    crash: CrashFacts | None = None

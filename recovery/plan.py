@@ -15,7 +15,7 @@ from recovery.rows import Decision
 
 Kind = Literal[
     "repair_journal", "rebuild_memory", "rebuild_scope", "catch_up", "set_agents_aside", "rescue_agents",
-    "restore_agents", "drop_vectors", "restore_model", "embed", "tidy",
+    "restore_agents", "drop_vectors", "restore_model", "embed", "set_cores_aside", "tidy",
 ]  # fmt: skip
 
 
@@ -52,6 +52,11 @@ class Plan(msgspec.Struct, frozen=True):
     def is_repair(self) -> bool:
         """True if something was wrong. Catching up is no repair, and is not journaled as one."""
         return any(step.repair for step in self.steps)
+
+    @property
+    def swaps_memory(self) -> bool:
+        """True if another file takes the place of memory.db."""
+        return any(step.kind in ("rebuild_memory", "rebuild_scope") for step in self.steps)
 
     @property
     def repairs_log(self) -> bool:
@@ -95,7 +100,7 @@ def make_plan(
 
 _ORDER: tuple[Kind, ...] = (
     "repair_journal", "rebuild_memory", "rebuild_scope", "catch_up", "set_agents_aside", "rescue_agents",
-    "restore_agents", "drop_vectors", "restore_model", "embed", "tidy",
+    "restore_agents", "drop_vectors", "restore_model", "embed", "set_cores_aside", "tidy",
 )  # fmt: skip
 _OF_THE_MODEL = ("model", "vectors", "recovery", "files")
 
@@ -117,6 +122,8 @@ def _steps(decision: Decision, target: str, names: Collection[str]) -> Iterator[
         yield Step("rebuild_scope", "memory", reason, words, (name,), repair, counts=decision.counts)
     elif part == "memory" and action == "catch_up":
         yield Step("catch_up", part, reason, "apply the rest of the journal", (), repair)
+    elif decision.component == "core files" and action == "set_aside" and target == "all":
+        yield Step("set_cores_aside", "core files", reason, "move the core files to quarantine")
     elif part == "recovery" and action == "finish":
         yield Step("tidy", part, reason, "finish the recovery that was cut")
     elif part == "files" and action == "tidy":

@@ -23,6 +23,7 @@ from recovery.control.writer import CoreWriter
 from recovery.data import Data
 from recovery.opening import Check, Progress, background_of, open_core
 from recovery.server_agents import ServerAgents, ServerSyncAgents
+from recovery.states import LiveHealth, LiveStates
 from recovery.watch import Watch
 from replay.background import Background
 from replay.core import Core
@@ -41,6 +42,11 @@ class ServerHook(Hook):
         super().__init__(core, background)
         self.agents = ServerAgents(self, data)
         self.watch = Watch(data, core)
+        self._states = LiveStates(data, core, background)
+
+    def health(self) -> LiveHealth:
+        """The state of each part: healthy, degraded or failed, and why. Counts pending texts, which takes a scan."""
+        return self._states.health()
 
 
 class ServerSyncHook(SyncHook):
@@ -52,6 +58,11 @@ class ServerSyncHook(SyncHook):
         super().__init__(core, background)
         self.agents = ServerSyncAgents(self, data)
         self.watch = Watch(data, core)
+        self._states = LiveStates(data, core, background)
+
+    def health(self) -> LiveHealth:
+        """As `ServerHook.health`."""
+        return self._states.health()
 
     def __enter__(self) -> ServerSyncHook:
         super().__enter__()

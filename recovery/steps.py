@@ -19,6 +19,7 @@ from recovery.data import Data
 from recovery.leftovers import tidy
 from recovery.plan import Step
 from recovery.recovered import Recovered
+from recovery.surroundings import core_files
 from recovery.vectors import good_vectors, pending_vectors
 from replay.agent_quarantine import set_aside
 from replay.catchup import catch_up
@@ -89,6 +90,19 @@ def _rescue_agents(data: Data, log: Log, step: Step, result: Recovered, progress
     return rescue_agents(data, log, step, result)
 
 
+def _set_cores_aside(data: Data, log: Log, step: Step, result: Recovered, progress: Progress | None) -> dict[str, int]:
+    cores, home, moved = core_files(data), os.stat(data.layout.journal).st_dev, 0
+    for path in cores:
+        if os.stat(path).st_dev != home:  # it would have to be copied, and may be as large as the memory was
+            result.problems.append(f"the core file {path} lies on another file system, and was left there")
+            continue
+        kept = set_aside(data.storage, path, data.quarantine, time=time_ns(), reason=f"journal recover: {step.reason}")
+        data.storage.sync_dir(os.path.dirname(path))
+        result.quarantined.append(kept)
+        moved += 1
+    return {"set_aside": moved}
+
+
 def _tidy(data: Data, log: Log, step: Step, result: Recovered, progress: Progress | None) -> dict[str, int]:
     tidied = tidy(data)
     result.quarantined += tidied.quarantined
@@ -111,5 +125,6 @@ STEPS: dict[str, Callable[[Data, Log, Step, Recovered, Progress | None], dict[st
     "drop_vectors": model_steps.drop_vectors,
     "restore_model": model_steps.restore,
     "embed": model_steps.embed,
+    "set_cores_aside": _set_cores_aside,
     "tidy": _tidy,
 }

@@ -54,6 +54,7 @@ class Background:
         self.policy = policy
         self.parity = parity
         self.last_error: str | None = None
+        self.last_failed: str | None = None  # whose error that is: checkpoints or embeddings; None once it went well
         self._find_model = model
         self._model: Model | None = None
         self._index: SearchIndex | None = None
@@ -132,7 +133,9 @@ class Background:
                     self.checkpoint()
                     self.thin()
                 except Exception as error:  # the next one is due as ever; `status` shows the age of the last
-                    self.last_error = str(error)
+                    self._failed("checkpoints", error)
+                else:
+                    self._went_well("checkpoints")
 
     # -- vectors ------------------------------------------------------------------------------------------------------
 
@@ -209,4 +212,22 @@ class Background:
             try:
                 self.embed(stop=self._stop.is_set)
             except Exception as error:  # they stay pending, and `status` counts them
-                self.last_error = str(error)
+                self._failed("embeddings", error)
+            else:
+                self._went_well("embeddings")
+
+    @property
+    def has_model(self) -> bool:
+        """Whether the model was found, and is used."""
+        return self._model is not None
+
+    @property
+    def fingerprint(self) -> str | None:
+        return self._model.fingerprint if self._model is not None else None
+
+    def _failed(self, work: str, error: Exception) -> None:
+        self.last_error, self.last_failed = str(error), work
+
+    def _went_well(self, work: str) -> None:
+        if self.last_failed == work:
+            self.last_failed = None

@@ -36,6 +36,17 @@ def holders(paths: Iterable[str]) -> list[Holder] | None:
     return _ask_lsof(paths)
 
 
+def writers(paths: Iterable[str]) -> list[Holder] | None:
+    """As `holders`, but only those that opened a file for writing; where that is not told, every holder."""
+    wanted = {identity for path in paths if (identity := _identity(path)) is not None}
+    if not wanted or not os.path.isdir("/proc/self/fdinfo"):
+        return holders(paths)
+    try:
+        return [Holder(pid, _command(pid)) for pid in _pids() if not wanted.isdisjoint(_open_files(pid, writing=True))]
+    except OSError:
+        return None
+
+
 def _identity(path: str) -> tuple[int, int] | None:
     try:
         status = os.stat(path)
@@ -48,14 +59,26 @@ def _pids() -> list[int]:
     return sorted(int(name) for name in os.listdir("/proc") if name.isdecimal())
 
 
-def _open_files(pid: int) -> set[tuple[int, int]]:
+def _open_files(pid: int, *, writing: bool = False) -> set[tuple[int, int]]:
     directory = f"/proc/{pid}/fd"
     try:
         descriptors = os.listdir(directory)
     except (FileNotFoundError, ProcessLookupError, PermissionError):  # it ended, or is another user's
         return set()
+    if writing:
+        descriptors = [descriptor for descriptor in descriptors if _is_writable(pid, descriptor)]
     found = (_identity(f"{directory}/{descriptor}") for descriptor in descriptors)
     return {identity for identity in found if identity is not None}
+
+
+def _is_writable(pid: int, descriptor: str) -> bool:
+    """Whether the descriptor was opened for writing: proc(5), the octal flags of fdinfo."""
+    try:
+        with open(f"/proc/{pid}/fdinfo/{descriptor}", encoding="ascii") as file:
+            flags = next(line for line in file if line.startswith("flags:"))
+    except (OSError, StopIteration):
+        return False  # it was closed meanwhile
+    return int(flags.split()[1], 8) & os.O_ACCMODE != os.O_RDONLY
 
 
 def _command(pid: int) -> str:

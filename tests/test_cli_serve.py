@@ -146,7 +146,9 @@ def test_a_body_without_end_is_refused_before_it_is_kept(client: httpx.Client) -
 
 
 def test_log_health_status_checkpoint_replay_and_recover(client: httpx.Client, data: Path) -> None:
-    assert client.get("/v1/health").json() == {"status": "healthy", "last_seq": SMALL, "position": SMALL}
+    told = client.get("/v1/health").json()
+    assert (told["status"], told["last_seq"], told["position"], told["agents"]) == ("healthy", SMALL, SMALL, 1)
+    assert {each["state"] for each in told["components"].values()} == {"healthy"}
     found = client.get("/v1/log", params={"agent": ["sales", "ops"], "n": 2}).json()["records"]
     assert [each["seq"] for each in found] == [7, 9]
     lines = client.get("/v1/log", headers={"accept": JSON_LINES}).text.splitlines()

@@ -42,6 +42,13 @@ embeddings:
 parity: {share: 0.25, directory: /mnt/parity}
 scrub: {bytes_per_second: 0}
 disk: {reserve_bytes: 0}
+server:
+  {control: command, unit: caxton.service, user: true, start: [up, --now], stop: [down], status: [is-up],
+   start_url: "http://127.0.0.1:1/start", stop_url: "http://127.0.0.1:1/stop", health: "http://127.0.0.1:2/health",
+   token_file: secret, timeout_seconds: 5, interval_seconds: 0.1}
+crash: {cores: ["cores/*"], log: logs/crash.log, log_bytes: 4096, patterns: [boom]}
+degraded: {memory: refuse, disk: queue, queue_bytes: 2048}
+rto_seconds: 30
 durability: {strict: true}
 redact: {patterns: ["sk-[0-9a-f]+"], fields: [password]}
 """
@@ -83,6 +90,13 @@ def test_every_key_can_be_set():
     assert (config.mirror_path("/d"), config.embeddings.hub) == ("/mnt/models", "off")
     assert (config.embeddings.repository, config.embeddings.revision) == ("acme/minilm", "v2")
     assert config.disk.reserve_bytes == 0
+    assert (config.server.control, config.server.start, config.server.stop) == ("command", ("up", "--now"), ("down",))
+    assert (config.server.unit, config.server.user, config.server.token_file) == ("caxton.service", True, "secret")
+    assert (config.server.status, config.server.health) == (("is-up",), "http://127.0.0.1:2/health")
+    assert (config.server.timeout_seconds, config.server.interval_seconds) == (5.0, 0.1)
+    assert (config.crash.cores, config.crash.log_bytes, config.crash.patterns) == (("cores/*",), 4096, ("boom",))
+    assert (config.degraded.memory, config.degraded.disk, config.degraded.queue_bytes) == ("refuse", "queue", 2048)
+    assert config.rto_seconds == 30.0
     assert config.durability.strict is True
     assert (config.redact.patterns, config.redact.fields) == (("sk-[0-9a-f]+",), ("password",))
     assert config.policy() == Policy(
@@ -97,7 +111,7 @@ def test_every_key_can_be_set():
     )
     written = yaml.safe_load(EVERY_KEY)
     flat = {f"{section}.{key}" for section, value in written.items() if isinstance(value, dict) for key in value}
-    assert flat | {"segment_bytes_max"} == {key.name for key in keys() if key.kind is not None}
+    assert flat | {"segment_bytes_max", "rto_seconds"} == {key.name for key in keys() if key.kind is not None}
 
 
 def test_the_defaults_are_those_of_the_modules_that_use_them():
@@ -238,3 +252,10 @@ def test_what_is_no_file_is_refused_and_does_not_hang(tmp_path: Path):
     os.mkfifo(tmp_path / "pipe.yaml")
     with pytest.raises(UsageError, match="no regular file"):
         load(tmp_path, tmp_path / "pipe.yaml")
+
+
+@pytest.mark.parametrize(
+    ("control", "lacks"), [("systemd", "unit"), ("command", "start"), ("http", "start_url")]
+)
+def test_a_control_that_could_not_start_what_it_stops_is_refused(control, lacks):
+    assert f"needs server.{lacks}" in str(refused(f"server: {{control: {control}}}".encode()))

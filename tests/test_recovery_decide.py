@@ -152,6 +152,7 @@ def test_the_next_command_can_be_pasted() -> None:
 
 
 OF_THE_MODEL = {"restore_model", "drop_vectors", "embed"}  # see test_recovery_decide_model.py
+OF_A_CRASH = {"set_cores_aside"}  # see test_recovery_surroundings.py
 JOURNALS = [
     JournalFacts(last_seq=7),
     JournalFacts(last_seq=7, torn_bytes=100, clean=False),
@@ -166,7 +167,6 @@ HEALTHY = MemoryFacts(
 AROUND: dict[str, dict[str, Any]] = {
     "checkpoint": {"journal": {"damaged_checkpoints": ("manifest 5",)}},
     "watermark": {"journal": {"damaged_watermark": "sector 1"}},
-    "data": {"writable": False},
     "agents": {"agents_kind": "file"},
     "recovery": {"interrupted": ""},
     "import": {"importing": True},
@@ -231,7 +231,7 @@ def test_a_plan_follows_from_any_decisions() -> None:
                 any(each.health != "healthy" and each.component in needed for each in decisions) or "recovery" in odd
             )
         kinds_seen |= {step.kind for step in plans["all"].steps}
-    asked_alone = {"rescue_agents", "rebuild_scope"} | OF_THE_MODEL
+    asked_alone = {"rescue_agents", "rebuild_scope"} | OF_THE_MODEL | OF_A_CRASH
     assert kinds_seen | asked_alone == set(get_args(Kind)), "a kind of step that no decision asks for"
 
 

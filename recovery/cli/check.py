@@ -31,12 +31,15 @@ def command(app: App, scope: str | None, quick: bool, deep: bool) -> int:
     looks at the model's configuration and the containers of its weights; --deep also lets it encode a sentence and
     holds the vector against the known one.
 
+    Of what surrounds the state it says whether there is room for writes, a rebuild and open files, and what a crash
+    left: core files, words in the server's log, a file system that is read-only or counts errors.
+
     With --scope only the rows of that scope are compared: its entities, what was observed of them, and the relations
     that start or end at one of them.
     """
     from journal.errors import UsageError
     from recovery.cli.words import counted
-    from recovery.decide import decide, exit_code
+    from recovery.decide import decide, exit_code, states_of
     from recovery.diagnose import diagnose
     from recovery.model_looking import Tested
 
@@ -46,7 +49,7 @@ def command(app: App, scope: str | None, quick: bool, deep: bool) -> int:
         return _check_scope(app, scope, quick)
     with app.out.progress("checking", "events") as bar:
         tested: Tested = "always" if deep else "never"
-        facts = diagnose(app.data, deep=not quick, progress=bar.step, asked=(), model=tested)
+        facts = diagnose(app.data, deep=not quick, progress=bar.step, asked=(), model=tested, around=True)
     decisions = decide(facts)
     code = exit_code(decisions)
     health = {0: "healthy", 3: "degraded"}.get(code, "failed")
@@ -57,6 +60,7 @@ def command(app: App, scope: str | None, quick: bool, deep: bool) -> int:
             {
                 "health": health,
                 "exit_code": code,
+                "states": states_of(decisions),
                 "components": [to_builtins(each) for each in decisions],
                 "facts": {
                     "journal": to_builtins(facts.journal),
@@ -64,6 +68,8 @@ def command(app: App, scope: str | None, quick: bool, deep: bool) -> int:
                     "agents": [to_builtins(each) for each in facts.agents],
                     "model": to_builtins(facts.model),
                     "vectors": to_builtins(facts.vectors),
+                    "room": to_builtins(facts.room),
+                    "crash": to_builtins(facts.crash),
                     "writable": facts.writable,
                     "free_bytes": facts.free_bytes,
                     "sqlite_version": facts.sqlite_version,

@@ -49,6 +49,8 @@ if TYPE_CHECKING:
 @click.option("--accept-tail", is_flag=True, help="With journal: set an ambiguous tail aside. --yes never implies it.")
 @click.option("--accept-loss", is_flag=True, help="With journal: go on with what can be read. --yes never implies it.")
 @click.option("--receipt", "receipt", metavar="JSON|FILE|-", help="With journal: receipts, as evidence of what was.")
+@click.option("--no-server", is_flag=True, help="Neither stop nor start the server, whatever journal.yaml says.")
+@click.option("--start", is_flag=True, help="Start the server afterwards even if it did not run.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.pass_obj
 def command(
@@ -63,6 +65,8 @@ def command(
     accept_tail: bool,
     accept_loss: bool,
     receipt: str | None,
+    no_server: bool,
+    start: bool,
     yes: bool,
 ) -> int | None:
     """Rebuild what is damaged from the last good checkpoint and the journal.
@@ -76,6 +80,12 @@ def command(
     Nothing else in memory.db is touched, even where it is damaged; that is said, and left for `recover memory`.
     With --failure the agent's config is one that its server could not load: what is done is a table of its own in
     docs/recovery.md, by the type of the failure.
+
+    Where server.control in journal.yaml says how, the server is stopped before anything is repaired and started again
+    after, whatever became of it, and its health is waited for: exit code 1 if it does not come up well, 3 if it says
+    that it is degraded. A unit that is just starting (ExecStartPre) is left to come up by itself. Without a control, a
+    server that holds the journal repairs itself while its callers wait; recovery refuses while any other process has
+    memory.db open for writing.
 
     The embedding model is put together from what is good of it, embeddings.mirror and the hub (embeddings.hub), and
     taken only with its journaled hashes. Where it cannot be had, everything else is recovered and the exit code is 3:
@@ -98,7 +108,12 @@ def command(
     from recovery.control.remote import connect_to
     from recovery.execute import recover
     from recovery.rows import stop_error
+    from recovery.serving.around import stopped, verify
+    from recovery.serving.control import server_control
 
+    control = None if no_server else server_control(app.data)
+    if start and control is None:
+        raise UsageError("--start needs server.control in journal.yaml, and no --no-server", hint="see docs/config.md")
     if accept_tail or accept_loss or receipt is not None or component == "journal":
         from recovery.cli.accepting import accept
 
@@ -127,7 +142,7 @@ def command(
         )
         if plan.stops:
             raise stop_error(plan.stops[0])
-    if dry_run or not plan.steps:
+    if dry_run or not (plan.steps or start):
         if app.json:
             app.out.document({"plan": to_builtins(plan), "done": False})
         else:
@@ -137,21 +152,36 @@ def command(
         app.out.lines(plan.lines())
     if plan.is_repair and not app.out.confirm("Go ahead?", yes=yes):
         return 1
-    with app.out.progress("recovering", "events") as bar:
+    concerned = control if plan.is_repair or start else None
+    with (
+        stopped(app.data, concerned, app.out.note, start=start) as server,
+        app.out.progress("recovering", "events") as bar,
+    ):
         try:
             result = run(bar.step)
         except Locked as locked:
             with connect_to(app.data, locked) as holder:  # a live server repairs itself, its callers wait meanwhile
                 result = holder.recover(asked, agents, scope, bar.step)
+    with app.out.progress("waiting", "seconds") as bar:
+        verify(app.data, server, step=bar.step)
+    code = server.exit_code or (3 if result.problems else None)
     if app.json:
-        app.out.document({"plan": to_builtins(plan), "done": True, "result": to_builtins(result)})
-        return 3 if result.problems else None
+        document = {"plan": to_builtins(plan), "done": True, "result": to_builtins(result)}
+        app.out.document(document | ({"server": to_builtins(server)} if control is not None else {}))
+        return code
+    _tell(app, result)
+    if server.verdict is not None:
+        app.out.line(server.verdict.reason + (f" - {server.verdict.hint}" if server.verdict.hint else ""))
+    return code
+
+
+def _tell(app: App, result: Recovered) -> None:
     if result.scope:
         app.out.line(f"scope {result.scope} is what the journal says, at seq {result.seq}, digest {result.digest}")
         if result.rest_differs:
             app.out.line("outside of it memory.db is not what the journal says, and was left as it was: journal check")
         app.out.lines(f"kept aside: {path}" for path in result.quarantined)
-        return None
+        return
     app.out.lines(f"repaired {each}" for each in result.repaired)
     if result.rebuilt:
         base = f"checkpoint {result.base_seq}" if result.base_seq else "genesis"
@@ -175,7 +205,6 @@ def command(
         app.out.line(f"at seq {result.seq}, digest {result.digest}, in {result.seconds:.2f} s")
     for problem in result.problems:
         app.out.note(problem)
-    return 3 if result.problems else None
 
 
 def _plan_for_scope(app: App, scope: str, step: Progress) -> tuple[Plan, Callable[[Progress | None], Recovered]]:

@@ -224,9 +224,13 @@ async def acknowledge(request: Request) -> Response:
 
 def health(request: Request) -> Response:
     """503 once the log takes nothing more: only opening it again helps, so that a supervisor should restart it."""
-    core = _service(request).writer.core
-    poisoned = core.log.poisoned
-    told = Health("failed" if poisoned else "healthy", core.log.next_seq - 1, core.state.applied_seq, poisoned)
+    writer = _service(request).writer
+    found = writer.states.health(count_pending=False)
+    poisoned = writer.core.log.poisoned
+    told = Health(
+        status=found.status, last_seq=found.last_seq, position=found.position, reason=poisoned,
+        memory_backend="embedded", agents=found.agents, model=found.model, components=found.components,
+    )  # fmt: skip
     return _answer(HTTPStatus.SERVICE_UNAVAILABLE if poisoned else HTTPStatus.OK, told)
 
 

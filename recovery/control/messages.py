@@ -10,6 +10,7 @@ from msgspec import UNSET, Meta, UnsetType
 from journal.commit import Receipt
 from recovery import config_kinds
 from recovery.plan import Plan
+from recovery.states import ComponentState
 from replay.cursors import Message
 
 _PRINTABLE = r"[^\u0000-\u001f\u007f-\u009f]"
@@ -166,12 +167,20 @@ class Records(msgspec.Struct):
 
 
 class Health(msgspec.Struct, omit_defaults=True):
-    """``position`` is the last seq that memory.db holds; ``reason`` is why the log takes nothing more."""
+    """``status`` is the worst of ``components``, the state of each.
+
+    ``position`` is the last seq that memory.db holds; ``reason`` is why the log takes nothing more. ``agents`` is how
+    many there are, None while memory.db is gone; ``model`` is loaded, available, missing, or without the extra.
+    """
 
     status: Literal["healthy", "degraded", "failed"]
     last_seq: int
     position: int
     reason: str | None = None
+    memory_backend: str = ""
+    agents: int | None = None
+    model: str = ""
+    components: dict[str, ComponentState] = {}
 
 
 class Problem(msgspec.Struct, omit_defaults=True):

@@ -35,12 +35,13 @@ SOCKET = "control.sock"
 CONNECT_SECONDS = 5.0
 
 
-class _UnixConnection(HTTPConnection):
+class UnixConnection(HTTPConnection):
     """HTTP to a socket that is a file. Long paths go by a descriptor of their directory: an address has 107 bytes."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, answer_seconds: float | None = None) -> None:
         super().__init__("journal")
         self._path = path
+        self._answer_seconds = answer_seconds  # None: a rebuild takes as long as it takes
 
     def connect(self) -> None:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -51,7 +52,7 @@ class _UnixConnection(HTTPConnection):
         except BaseException:
             sock.close()
             raise
-        sock.settimeout(None)  # a rebuild takes as long as it takes
+        sock.settimeout(self._answer_seconds)
         self.sock = sock
 
 
@@ -205,7 +206,7 @@ def _ticking(tick: Tick | None) -> Callable[[str, int, int], None] | None:
 @contextmanager
 def connect_to(data: Data, locked: Locked) -> Iterator[RemoteWriter]:
     """The writer that holds the lock of `data`. Raises `locked` where it does not listen."""
-    connection = _UnixConnection(f"{data.layout.journal}/{SOCKET}")
+    connection = UnixConnection(f"{data.layout.journal}/{SOCKET}")
     try:
         connection.connect()
     except OSError:

@@ -20,6 +20,7 @@ from recovery.data import Data
 from recovery.execute import open_log
 from recovery.hot_reload import Reloaded, Reloader
 from recovery.opening import Check, background_of, open_core
+from recovery.states import LiveStates
 from replay.delivery import is_unacknowledged
 from replay.hook import SyncHook
 from replay.own_events import journal_event
@@ -102,6 +103,7 @@ class CoreWriter:
         self._background = background
         self.core = core
         self.reloader = Reloader(data, core)  # a server's own, where it told what reloads an agent
+        self.states = LiveStates(data, core, background)
         self.recovered: Recovered | None = None  # what opening repaired
         self.kept: Sequence[Decision] = ()
 
