@@ -148,7 +148,7 @@ def run_all(name: str, faults: list[Fault], place: Path) -> int:
             print(f"{name}: {number + 1} of {len(faults)}, {broken} broken, {last - started:.0f} s", file=sys.stderr)
     words = " ".join(f"{call}={count}" for call, count in sorted(fired.items()))
     print(f"{name}: {fired.total()} faults fired, {broken} broken, {idle} not reached; {words}", flush=True)
-    assert broken or fired.total() >= 0.9 * len(faults), "too many never fired: nothing was tested"
+    assert broken or fired.total() >= int(0.9 * len(faults)), "too many never fired: nothing was tested"
     return broken
 
 

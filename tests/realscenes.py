@@ -110,7 +110,7 @@ def images() -> Images:
         _grow(hook, guide, source, made.closed, 15)
         for name in AGENTS:
             hook.append(ConfigWritten(name, config(name, 2)))
-        shutil.copytree(made.closed, made.killed, symlinks=True)
+        shutil.copytree(made.closed, made.killed, symlinks=True, ignore=shutil.ignore_patterns("control.sock"))
     with made.lines.open("w") as out:
         for request in REQUESTS:
             out.write(json.dumps({"events": list(map(event_to_json, request.events)), "op_id": request.op_id}) + "\n")

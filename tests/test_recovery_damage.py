@@ -202,7 +202,8 @@ HARMLESS: dict[str, Case] = {
     "a stale -shm": memory(stale_shm, "healthy", code=0),
     "an empty -wal": memory(empty_wal, "healthy", code=0),
     "vectors deleted and invented": memory(
-        sql("INSERT INTO embeddings VALUES (zeroblob(32), 'some model', zeroblob(1536), 7)"), "healthy", code=0
+        sql("INSERT INTO embeddings VALUES (zeroblob(32), 'some model', X'0000803f' || zeroblob(1532), 2192942392)"),
+        "healthy", code=0,
     ),
     "agents/ is a link to a directory": Case(
         lambda root: ((root / "agents").rename(root.parent / "elsewhere"),
