@@ -53,19 +53,21 @@ class Specimen:
         return path in self.padding and offset >= self.padding[path]
 
     def files(self, kind: str) -> list[str]:
-        """Paths by kind: segment, manifest, part, lock or plan."""
+        """Paths by kind: segment, manifest, part, lock, plan, and watermark or parity where there are any."""
         return [path for path in self.image if kind_of(path) == kind]
 
 
 def kind_of(path: str) -> str:
     name = path.rsplit("/", 1)[1]
+    if "/parity/" in path:
+        return "parity"
     if "/segments" in path:
         return "segment"
     if "/parts/" in path:
         return "part"
     if name.endswith(".manifest"):
         return "manifest"
-    return "lock" if name == "lock" else "plan"
+    return name if name in ("lock", "watermark") else "plan"
 
 
 @cache

@@ -12,12 +12,23 @@ from collections import Counter
 import pytest
 
 import journal.scan
+from journal.checkpoint import CheckpointStore
 from journal.format import decode_segment_header
 from journal.scan import Scanner
 from tests import ruin
 from tests.coroner import Coroner, WrongAnswer
 from tests.faults.damage import journal_flips_piece, lengths_piece
 from tests.ruin import Damage
+from tests.small_files import (
+    every_change,
+    judge_parity,
+    judge_part,
+    judge_text,
+    judge_watermark,
+    texts,
+    with_parity,
+    with_small_files,
+)
 from tests.specimen import SEGMENT_BYTES, Specimen, specimen
 
 
@@ -119,6 +130,40 @@ def test_a_checkpoint_of_another_state_in_ones_place(coroner: Coroner, monkeypat
     monkeypatch.setattr("replay.engine.refusal", lambda *_: None)
     with pytest.raises(WrongAnswer, match="another state"):
         coroner.judge(planted[0])
+
+
+def test_the_watermark_parity_and_repairs_that_wait() -> None:
+    rng = random.Random(14)
+    subject = with_small_files(0)
+    marks = list(ruin.drawn_flips(subject, "watermark", 60, rng))
+    marks += [ruin.truncation(subject, f"{subject.root}/watermark", length) for length in (0, 1, 511, 512, 1024, 1535)]
+    marks += ruin.whole_files(subject, f"{subject.root}/watermark", with_small_files(1))
+    assert Counter(map(judge_watermark, marks)) == {"passed over": len(marks) - 1, "ignored by design": 1}
+    waiting = list(ruin.drawn_flips(subject, "plan", 60, rng))
+    assert any(each.path.endswith("repairs.json") for each in waiting)
+    assert judged(Coroner(subject), waiting) == {"refused": 60}
+    with_parity_files = with_parity(0)
+    flips = list(ruin.drawn_flips(with_parity_files, "parity", 200, rng))
+    assert Counter(judge_parity(each, deep=number % 20 == 0) for number, each in enumerate(flips)) == {"refused": 200}
+
+
+def test_the_rig_sees_a_part_that_is_not_held_against_its_name(monkeypatch) -> None:
+    """Of most damages of a part only the reading of it is judged: that is no proof if others read it otherwise."""
+    subject = specimen(0)
+    damage = ruin.flip(subject, subject.files("part")[0], 4321, 3)
+    assert judge_part(damage) == "refused"
+    monkeypatch.setattr(CheckpointStore, "read_part", lambda store, part: store.storage.read(store.part_path(part)))
+    for judge in (judge_part, Coroner(subject).judge):
+        with pytest.raises(WrongAnswer):
+            judge(damage)
+
+
+def test_a_head_or_a_configuration_of_other_bytes() -> None:
+    rng = random.Random(15)
+    for name, data in texts().items():
+        outcomes = Counter(judge_text(name, each) for each in rng.sample(list(every_change(data)), 150))
+        assert outcomes["refused"] > 30
+        assert outcomes.total() == 150
 
 
 def test_the_pieces_of_the_long_run_are_whole_and_can_be_run_again() -> None:

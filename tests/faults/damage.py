@@ -10,14 +10,24 @@ from collections.abc import Iterator
 from functools import cache
 from itertools import chain
 
-from tests import ruin
+from tests import ruin, small_files
 from tests.coroner import Coroner
 from tests.faults.frame import Check, Run
 from tests.ruin import Damage
-from tests.specimen import specimen
+from tests.small_files import (
+    every_change,
+    judge_parity,
+    judge_part,
+    judge_text,
+    judge_watermark,
+    with_parity,
+    with_small_files,
+)
+from tests.specimen import Specimen, kind_of, specimen
 
 PIECE = 64  # bytes of a file whose bits are flipped in one piece; lengths, where those are what is tried
-_SMALL = ("manifest", "part", "lock", "plan")
+WHOLE_EVERY = 128  # of a part's and a parity file's bytes one in so many has its damage judged on every way
+_SMALL = ("manifest", "part", "lock", "plan", "watermark", "parity")
 
 
 @cache
@@ -25,22 +35,35 @@ def coroner() -> Coroner:
     return Coroner(specimen(0))
 
 
+def _of(kind: str) -> Specimen:
+    return with_parity() if kind == "parity" else with_small_files()
+
+
+@cache
 def _pieces(kinds: tuple[str, ...]) -> list[tuple[str, int, int]]:
     """(path, first, end) of offsets, over all files of the kinds."""
-    image = coroner().specimen.image
-    files = [path for kind in kinds for path in coroner().specimen.files(kind)]
     return [
-        (path, first, min(first + PIECE, len(image[path])))
-        for path in files
-        for first in range(0, len(image[path]), PIECE)
+        (path, first, min(first + PIECE, len(_of(kind).image[path])))
+        for kind in kinds
+        for path in _of(kind).files(kind)
+        for first in range(0, len(_of(kind).image[path]), PIECE)
     ]
 
 
 def _judged(damages: Iterator[tuple[Damage, bool]]) -> Counter[str]:
-    found = Counter[str]()
-    for damage, deep in damages:
-        found[coroner().judge(damage, deep=deep)] += 1
-    return found
+    return Counter(_judge(damage, deep) for damage, deep in damages)
+
+
+def _judge(damage: Damage, deep: bool) -> str:
+    """On every way that reads such a file. ``deep`` are the ways that cost most."""
+    kind = kind_of(damage.path)
+    if kind == "watermark":
+        return judge_watermark(damage)
+    if kind == "parity":
+        return judge_parity(damage, deep=deep and (damage.offset or 0) % WHOLE_EVERY == 0)
+    if kind == "part" and (damage.offset or 0) % WHOLE_EVERY:
+        return judge_part(damage)
+    return coroner().judge(damage, deep=deep)
 
 
 def _all(run: Run, judge, pieces: int) -> Counter[str]:  # type: ignore[no-untyped-def]
@@ -55,7 +78,7 @@ def _all(run: Run, judge, pieces: int) -> Counter[str]:  # type: ignore[no-untyp
 def _flipped(piece: tuple[str, int, int]) -> Counter[str]:
     """All eight bits of each byte; the state is built for one of them, another one with each byte."""
     path, first, end = piece
-    subject = coroner().specimen
+    subject = _of(kind_of(path))
     return _judged(
         (ruin.flip(subject, path, offset, bit), bit == offset % 8) for offset in range(first, end) for bit in range(8)
     )
@@ -86,7 +109,7 @@ def lengths(run: Run) -> Counter[str]:
 
 def lengths_piece(number: int) -> Counter[str]:
     path, first, end = _pieces(("segment", *_SMALL))[number]
-    cuts = (ruin.truncation(coroner().specimen, path, length) for length in range(first, end))
+    cuts = (ruin.truncation(_of(kind_of(path)), path, length) for length in range(first, end))
     return _judged((cut, cut.offset is not None and cut.offset % 8 == 0) for cut in cuts)
 
 
@@ -109,9 +132,28 @@ def _places() -> list[Damage]:
             *(ruin.zeroed_sectors(subject, path) for path in subject.segments),
             *(ruin.swapped_sectors(subject, path) for path in subject.segments),
             *(ruin.zeroed_sectors(subject, path) for path in subject.files("part")),
-            *(ruin.whole_files(subject, path, other) for kind in _SMALL for path in subject.files(kind)),
+            *(
+                damages
+                for kind in _SMALL
+                for path in _of(kind).files(kind)
+                for damages in (ruin.whole_files(_of(kind), path, other), ruin.zeroed_sectors(_of(kind), path))
+                if kind not in ("lock", "part")
+            ),
+            *(ruin.whole_files(subject, path, other) for kind in ("lock", "part") for path in subject.files(kind)),
         )
     )
+
+
+# -- what lies with a person -------------------------------------------------------------------------------------------
+
+
+def texts(run: Run) -> Counter[str]:
+    return _all(run, texts_piece, len(small_files.texts()))
+
+
+def texts_piece(number: int) -> Counter[str]:
+    name, data = list(small_files.texts().items())[number]
+    return Counter(judge_text(name, changed) for changed in every_change(data))
 
 
 _ENDS = "Each ends in an error that names the file and the place, or where docs/format.md says that nothing is read."
@@ -126,17 +168,27 @@ CHECKS = (
     ),
     Check(
         "damage.small-flips",
-        "A flipped bit of a checkpoint costs a rung of the ladder and nothing else; of a plan it is named; of the lock "
-        "it costs nothing.",
-        "each bit of each manifest, part, plan and lock: scanned, verified, opened, state rebuilt over the ladder",
+        "A flipped bit of a checkpoint costs a rung of the ladder and nothing else; of a plan, a list of repairs, the "
+        "watermark or parity it is named, and stops nothing; of the lock it costs nothing.",
+        "each bit of each manifest, plan, lock and watermark: scanned, verified, opened, state rebuilt over the "
+        "ladder; each bit of each part and parity file by the one function that reads such files, and of every 128th "
+        "byte on all of these ways",
         small_flips,
         None,
     ),
     Check(
         "damage.lengths",
         "No file that was cut short passes for a whole one: the events that are gone are named, whatever the length.",
-        "each length of each file",
+        "each length of each file: segments and small files on every way, parts and parity as with flipped bits",
         lengths,
+        None,
+    ),
+    Check(
+        "damage.texts",
+        "A head or a journal.yaml that is not what was written is refused, or is another valid text: then the journal "
+        "contradicts the head. No text makes a traceback.",
+        "each bit and each length of a head and of a configuration",
+        texts,
         None,
     ),
     Check(

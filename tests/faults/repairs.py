@@ -7,22 +7,28 @@ from collections import Counter
 from functools import cache
 from typing import NamedTuple
 
+from journal.events import ObservationAdded
+from journal.format import BATCH_HEADER_BYTES, TRAILER_BYTES, array_of
 from journal.parity_file import read_parity, restore, restored, write_parity
+from journal.syndrome import Flip, flips_in_batch
 from tests.faults.frame import Check, Run
+from tests.journals import record
 from tests.repairs import Subject, build, judge_flip
 from tests.simdisk import SimDisk
-from tests.test_journal_syndrome import judge_torn_tails
+from tests.test_journal_syndrome import judge_torn_tails, segment
 
 TORN_TAILS_A_SEED = 2000
 LOSSES_A_SEED = 20
+RECORD_BYTES = 4096
 
 
 class Place(NamedTuple):
-    """One byte of a journal with parity or without: the file's number, and the offset in it."""
+    """One byte of a journal with parity or without: the file's number, and the offset in it. ``bit``: only that one."""
 
     parity: bool
     file: int
     offset: int
+    bit: int | None = None
 
 
 @cache
@@ -32,7 +38,7 @@ def _subject(parity: bool) -> Subject:
 
 def bits(run: Run) -> Counter[str]:
     places = [
-        Place(parity, number, offset)
+        Place(parity, number, offset, offset % 8 if "/parity/" in path else None)
         for parity in (False, True)
         for number, (path, length) in enumerate(_subject(parity).places())
         if parity or "/parts/" not in path  # without parity a part is refused: the suite has that
@@ -45,8 +51,35 @@ def bits(run: Run) -> Counter[str]:
 def judge_bits(place: Place) -> Counter[str]:
     subject = _subject(place.parity)
     path, _ = subject.places()[place.file]
-    methods = Counter(judge_flip(subject, path, place.offset, bit) for bit in range(8))
-    return Counter({"flipped bits put right": 8}) + Counter({f"by {each}": count for each, count in methods.items()})
+    bits = range(8) if place.bit is None else (place.bit,)
+    methods = Counter(judge_flip(subject, path, place.offset, bit) for bit in bits)
+    done = Counter({"flipped bits put right": len(bits)})
+    return done + Counter({f"by {each}": count for each, count in methods.items()})
+
+
+@cache
+def batch_of_4_kib() -> tuple[bytes, int]:
+    """A segment with one record of that many bytes, its batch's header and trailer included; where it begins."""
+    without = len(array_of([record(1, ObservationAdded("global", "Acme", "x" * 3000))])) - 3000
+    length = RECORD_BYTES - BATCH_HEADER_BYTES - TRAILER_BYTES - without
+    payload = array_of([record(1, ObservationAdded("global", "Acme", "x" * length))])
+    data, (at,), end = segment([(1, payload)])
+    assert end.offset - at == RECORD_BYTES
+    return data, at
+
+
+def record_bits(run: Run) -> Counter[str]:
+    end = RECORD_BYTES if run.count is None else min(RECORD_BYTES, run.seed + run.count)
+    return run.each(judge_record_byte, range(run.seed, end), run.replay)
+
+
+def judge_record_byte(offset: int) -> Counter[str]:
+    """All eight bits of one byte: each found, as the only explanation."""
+    batch, at = batch_of_4_kib()
+    for bit in range(8):
+        found = flips_in_batch(Flip(at + offset, bit).applied_to(batch), at)
+        assert found == [Flip(at + offset, bit)], (offset, bit, found)
+    return Counter({"flipped bits found": 8})
 
 
 def shards(run: Run) -> Counter[str]:
@@ -96,9 +129,16 @@ CHECKS = (
         "repairs.bits",
         "Every flipped bit of a journal is named by `verify` and put right by `verify --repair`: the exact bytes, the "
         "damaged file in quarantine, and a second run finds nothing to do.",
-        "each bit of each segment, manifest, part and parity file of a small journal on the simulated disk, with "
-        "parity and (but for parts) without",
+        "each bit of each segment, manifest and part of a small journal on the simulated disk, with parity and (but "
+        "for parts) without, and one bit of each byte of its parity",
         bits,
+        None,
+    ),
+    Check(
+        "repairs.record",
+        "Which bit of a record was flipped, its CRC says: the right one, and no other.",
+        "each of the 32,768 bits of a batch of 4 KiB, header, records and trailer, each of its checksums included",
+        record_bits,
         None,
     ),
     Check(
