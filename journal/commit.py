@@ -15,7 +15,7 @@ from typing import Protocol
 
 import msgspec
 
-from journal.errors import JournalError, NotApplied, OutcomeUnknown, Poisoned, Refused
+from journal.errors import JournalError, NotApplied, OutcomeUnknown, Poisoned, Refused, reason_of
 from journal.events import Event
 from journal.format import RECORD_CONTINUES_GROUP, Record, generated_op_id
 from journal.limits import admit, check_envelope
@@ -297,7 +297,7 @@ class Committer:
         except BaseException as error:
             for request, made in zip(accepted, receipts, strict=True):
                 request.error = NotApplied(
-                    f"journaled at seq {made[0].seq}, not applied: {error}",
+                    f"journaled at seq {made[0].seq}, not applied: {reason_of(error)}",
                     seq=made[0].seq,
                     hint="it is safe, and applied by the next catch-up; do not send it again under another op_id",
                 )

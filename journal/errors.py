@@ -37,17 +37,27 @@ class JournalError(Exception):
         self.seq = seq
         self.hint = hint
 
-    def __str__(self) -> str:
+    @property
+    def what(self) -> str:
+        """The message, and where: without the hint, since the error that this one is the reason of has its own."""
         where = ""
         if self.path is not None:
             where = f" [{self.path}" + (f" @ {self.offset}" if self.offset is not None else "") + "]"
-        return self.message + where + (f" - {self.hint}" if self.hint else "")
+        return self.message + where
+
+    def __str__(self) -> str:
+        return self.what + (f" - {self.hint}" if self.hint else "")
 
     def to_json(self) -> dict[str, object]:
         """The error as the value of ``"error"`` in JSON output; absent facts are left out."""
         facts = {"code": self.code, "message": self.message, "path": self.path, "offset": self.offset}
         facts |= {"seq": self.seq, "hint": self.hint}
         return {key: value for key, value in facts.items() if value is not None}
+
+
+def reason_of(error: BaseException) -> str:
+    """An error as the reason in another one's message."""
+    return error.what if isinstance(error, JournalError) else str(error) or type(error).__name__
 
 
 # -- the caller's -----------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from typing import Annotated
 
 import msgspec
 
-from journal.errors import JournalError, Locked, NoSpace, NotAJournal, OutcomeUnknown, Poisoned, Unsupported
+from journal.errors import JournalError, Locked, NoSpace, NotAJournal, OutcomeUnknown, Poisoned, Unsupported, reason_of
 from journal.format import (
     BATCH_HEADER_BYTES,
     CHAIN_GENESIS,
@@ -194,9 +194,9 @@ class Log:
             if self._watermark is not None:
                 self._watermark.advance(Mark(self.next_seq + len(records) - 1, chain, self.epoch))
         except BaseException as error:  # Ctrl-C between write and sync leaves the outcome as unknown as EIO does
-            self.poison(f"a batch at seq {self.next_seq} failed: {error}")
+            self.poison(f"a batch at seq {self.next_seq} failed: {reason_of(error)}")
             raise OutcomeUnknown(
-                f"writing seq {self.next_seq} failed: {error}",
+                f"writing seq {self.next_seq} failed: {reason_of(error)}",
                 seq=self.next_seq,
                 hint="open the journal again, then ask for its op_id",
             ) from error

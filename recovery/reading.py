@@ -27,14 +27,14 @@ Identity = tuple[tuple[int, int, int] | None, ...]
 def reading(path: str) -> Iterator[sqlite3.Connection]:
     """A read-only connection, in one snapshot.
 
-    A file that no process holds is opened as immutable; one with a write-ahead log left by a kill is read from a copy,
-    since reading it in place would recover it. One with a rollback journal that wants to be played back is unreadable.
-    Raises sqlite3.Error, or OSError where there is no file.
+    A file that surely no process holds is opened as immutable; one with a write-ahead log left by a kill is read from a
+    copy, since reading it in place would recover it. One with a rollback journal that wants to be played back is
+    unreadable. Raises sqlite3.Error, or OSError where there is no file.
     """
     if not os.path.isfile(path):
         raise FileNotFoundError(path)
     beside = [suffix for suffix in _SPEAKING if os.path.exists(path + suffix) and os.path.getsize(path + suffix)]
-    if holders([path]):
+    if holders([path]) != []:  # where nobody can tell, somebody may be writing
         with _snapshot(connect(path, read_only=True)) as connection:
             yield connection
     elif beside:

@@ -152,7 +152,7 @@ class Watch:
 
     def _look_at(self, name: str) -> Noticed | None:
         path = f"{self.data.layout.agents}/{name}{SUFFIX}"
-        held = bool(holders([path])) if os.path.isfile(path) else False
+        held = holders([path]) != [] if os.path.isfile(path) else False
         with self.core.lock:
             seen = look(self.data.storage, path)
             fact = self._fact(name, seen, held)

@@ -132,12 +132,13 @@ class Generations:
         return Swapped(path, number, previous, unmarked, quarantined)
 
     def set_aside(self) -> list[str]:
-        """Moves what is under the name and is no link, with its sidecars, to quarantine. Locked if it is held."""
+        """Moves what is under the name and is no link, with its sidecars, to quarantine. Locked if it may be held."""
         files = [self.link, *(self.link + suffix for suffix in SIDECARS)]
         found = holders(files)
-        if found:
+        if found != []:
+            who = f"{found[0]} has it open" if found else "nobody can tell who has it open"
             raise Locked(
-                f"{self.name} is no link to a generation, and {found[0]} has it open",
+                f"{self.name} is no link to a generation, and {who}",
                 path=self.link,
                 hint="stop that process, then run the command again",
             )

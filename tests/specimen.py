@@ -59,7 +59,7 @@ class Specimen:
 
 def kind_of(path: str) -> str:
     name = path.rsplit("/", 1)[1]
-    if "/parity/" in path:
+    if name.endswith(".par"):
         return "parity"
     if "/segments" in path:
         return "segment"

@@ -51,8 +51,12 @@ def test_a_failed_batch_poisons_the_log_and_its_callers_are_told_the_op_id(case:
     assert isinstance(failed.error, OutcomeUnknown)
     assert failed.error.op_id == "crm-2"
     syncs = disk.counts["sync"]
-    for content in ("three", "four"):
-        assert isinstance(send(committer, content).error, Poisoned)
+    later = [send(committer, content).error for content in ("three", "four")]
+    assert all(isinstance(each, Poisoned) for each in later)
+    for error in (failed.error, *later):
+        assert isinstance(error, JournalError)
+        assert str(error).endswith(f" - {error.hint}")
+        assert str(error).count(" - ") == 1, "one thing to do next, not the inner error's as well"
     assert disk.counts["sync"] == syncs, "a sync was retried: the kernel would call it good"
     committer.log.close()
     assert disk.counts["sync"] == syncs, "a poisoned log was closed as if it were clean"

@@ -318,6 +318,15 @@ def test_a_build_in_progress_is_not_retired(place: Generations):
     assert sorted(place.clean()) == [built, built + "-journal"]
 
 
+def test_a_file_that_somebody_may_hold_is_not_set_aside(place: Generations, monkeypatch: pytest.MonkeyPatch):
+    """No descriptor is free to look through /proc: that nobody was seen does not mean that nobody is there."""
+    plain_database(place.link)
+    monkeypatch.setattr("replay.generations.holders", lambda paths: None)
+    with pytest.raises(Locked, match="nobody can tell"):
+        place.set_aside()
+    assert os.path.isfile(place.link)
+
+
 def test_quarantine_keeps_all_that_had_the_same_name(place: Generations):
     for round_ in range(3):
         plain_database(place.link)
