@@ -42,6 +42,7 @@ from recovery.tables.surroundings import CORES, DATA, DISK, FILE_SYSTEM, OPEN_FI
 from recovery.tables.watch import WATCH  # noqa: E402
 from recovery.telemetry import conventions  # noqa: E402
 from recovery.telemetry.resource import RESOURCE  # noqa: E402
+from replay.conventions import span_name  # noqa: E402
 from tests.faults.record import results  # noqa: E402
 from tests.faults.registry import checks  # noqa: E402
 
@@ -259,14 +260,14 @@ def telemetry_md() -> str:
 
 
 def _telemetry() -> Iterator[str]:
-    known = {each.type_name: each for each in conventions.EVENT_SPANS}
     quiet = ("recovery.started", "recovery.step_completed", "recovery.completed", "recovery.failed")
-    spans = ((f"`{name}`", f"`{known[name].name}`" if name in known else f"`{name}`")
-             for name in type_dictionary() if name not in quiet)  # fmt: skip
+    spans = ((f"`{name}`", f"`{span_name(name)}`") for name in type_dictionary() if name not in quiet)
     yield from ("### Spans of the history", "", *_table(("event", "span"), spans), "")
     yield from (*_table(("span", "is"), ((f"`{name}`", words) for name, words in conventions.RECOVERY_SPANS)), "")
     links = ((f"`{name}`", words) for name, words in conventions.LINKS.items())
     yield from (*_table(("`journal.link`", "leads"), links), "")
+    lives = ((f"`{name}`", words) for name, words in conventions.LIVE_SPANS)
+    yield from ("### Live spans", "", *_table(("span", "around"), lives), "")
     attributes = ((f"`{name}`", words) for name, words in conventions.ATTRIBUTES.items())
     yield from ("### Attributes", "", *_table(("attribute", "is"), attributes), "")
     yield from (*_table(("of the resource", "is"), ((f"`{name}`", words) for name, words in RESOURCE.items())), "")

@@ -41,6 +41,7 @@ from replay.core import Core
 from replay.digest import state_digest
 from replay.own_events import journal_event
 from replay.schema import connect, read_position
+from replay.tracing import span
 
 _TESTED: dict[str, Tested] = {"all": "never", "model": "unjournaled"}  # other targets do not look at the model
 
@@ -188,9 +189,19 @@ def open_log(data: Data, *, accept_tail: bool = False, evidence: int = 0) -> Log
 
 def execute(data: Data, log: Log, plan: Plan, progress: Progress | None = None) -> Recovered:
     """Runs the plan's steps under the log's lock. Raises what stopped it, after journaling `recovery.failed`."""
-    result = Recovered(plan.recovery_id)
     if not plan.steps:
+        return Recovered(plan.recovery_id)
+    if not plan.is_repair:  # what is only late is caught up with: no recovery, in the journal or in a trace
+        return _execute(data, log, plan, progress)
+    told = {"id": plan.recovery_id, "component": plan.target, "strategy": plan.strategy}
+    with span("journal.recovery", {f"journal.recovery.{name}": each for name, each in told.items()}) as live:
+        result = _execute(data, log, plan, progress)
+        live.set(journal__recovery__events=result.events, journal__recovery__rows=result.rows)
         return result
+
+
+def _execute(data: Data, log: Log, plan: Plan, progress: Progress | None) -> Recovered:
+    result = Recovered(plan.recovery_id)
     started = perf_counter()
     if plan.is_repair:
         body = encode_header(KIND_PLAN, msgspec.json.format(msgspec.json.encode(plan), indent=1))
@@ -201,7 +212,8 @@ def execute(data: Data, log: Log, plan: Plan, progress: Progress | None = None) 
     try:
         for step in _grouped(plan.steps):
             before = perf_counter()
-            counts = step.counts | STEPS[step.kind](data, log, step, result, progress)
+            with span("journal.recovery.step", {"journal.recovery.strategy": step.kind}):
+                counts = step.counts | STEPS[step.kind](data, log, step, result, progress)
             result.steps.append(step.words)
             if plan.is_repair:
                 counts["milliseconds"] = round((perf_counter() - before) * 1000)

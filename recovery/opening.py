@@ -90,6 +90,7 @@ def _open(data: Data, check: Check, progress: Progress | None, importing: bool) 
         opened.callback(state.close)
         state.validation = data.config.agents.validation
         core = Core(log, state)
+        core.redact = data.redactor.text if data.redactor else None
         _tell_of_takeover(core)
         opened.pop_all()
     return Opened(core, recovered, kept)

@@ -24,6 +24,7 @@ from replay.history import read_history
 from replay.layout import ParityPlace
 from replay.schema import connect
 from replay.timeline import branches
+from replay.tracing import span
 from replay.vouching import vouched
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ class Background:
         """Builds and verifies a checkpoint now, and journals it. Raises what stopped it."""
         from replay.shadow import run_shadow
 
-        with self._building:
+        with self._building, span("journal.checkpoint") as live:
             self._tally, self._since = Tally(), monotonic()
             core = self.core
             made = run_shadow(core.state.layout, progress, self.parity)
@@ -111,6 +112,7 @@ class Background:
             with core.lock:
                 core.committer.commit_now(request)
             request.result()
+            live.set(journal__checkpoint__seq=made.seq, journal__checkpoint__bytes=made.bytes)
             return made
 
     def thin(self) -> None:
@@ -147,11 +149,20 @@ class Background:
 
     def search(self, text: str, limit: int = 10, scope: str | None = None) -> list[Hit]:
         """The observations nearest in meaning. Raises MissingExtra or NoModel where there is nothing to search with."""
-        from replay.encoder import MissingExtra, NoModel, is_available
-        from replay.search import SearchIndex
+        from replay.encoder import MissingExtra, is_available
 
         if not is_available():
             raise MissingExtra
+        told = {"gen_ai.operation.name": "search_memory", "db.system.name": "sqlite", "db.operation.name": "search"}
+        with span("search_memory", told | ({} if scope is None else {"gen_ai.memory.store.id": scope})) as live:
+            found = self._search(text, limit, scope)
+            live.set(gen_ai__memory__record__count=len(found))
+            return found
+
+    def _search(self, text: str, limit: int, scope: str | None) -> list[Hit]:
+        from replay.encoder import NoModel
+        from replay.search import SearchIndex
+
         model = self.model()
         if model is None:
             raise NoModel("there is no sentence model", hint="put one where journal.yaml says: embeddings.model")

@@ -6,13 +6,14 @@ Knows no tasks and no threads that wait; the faces over it (`replay.hook`) do.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from secrets import token_hex
+from typing import TYPE_CHECKING
 
 from journal.commit import Committer, Ticket
 from journal.errors import JournalError
-from journal.events import RecoveryCompleted, RecoveryFailed, RecoveryStarted
+from journal.events import Event, RecoveryCompleted, RecoveryFailed, RecoveryStarted
 from journal.limits import check_scope
 from journal.log import Log
 from replay.cursors import Cursors
@@ -23,6 +24,10 @@ from replay.own_events import journal_event
 from replay.rebuild import check_space, generations_of, rebuild
 from replay.restore import Restored, check_target, restore_in_place
 from replay.scope import ScopeRebuilt, rebuild_scope
+from replay.tracing import Appending, Question, span
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Tracer
 
 FAST_SYNC_NS = 1_000_000  # a batch under 1 ms may be synced by the loop itself
 SLOW_SYNC_NS = 2_000_000  # one over 2 ms moves the next ones to a thread
@@ -68,7 +73,15 @@ class Core:
         self.lock = threading.Lock()
         self.swap_callbacks: list[Callable[[str], object]] = []
         self.cursors: Cursors | None = None  # of the messages' consumers, once somebody asked for them
+        self.redact: Callable[[str], str] | None = None  # for what live spans say
+        self.tracing = Question()
         self._pace = Pace()
+
+    def appending(
+        self, traced: Tracer, events: Sequence[Event], agent: str | None, traceparent: str | None, group: bool = False
+    ) -> Appending:
+        """The span of a call of `append`; `redact` is applied to what it says."""
+        return Appending(traced, self.log.journal_id, events, agent, traceparent, self.redact, group)
 
     @property
     def prefers_inline(self) -> bool:
@@ -136,13 +149,15 @@ class Core:
         applies it.
         """
         check_target(self.log, to_seq)
-        with self.exclusively() as log:
+        with span("journal.restore", {"journal.restore.to_seq": to_seq}) as live, self.exclusively() as log:
             head, layout = log.next_seq, self.state.layout
             try:
                 with declared(layout.memory_db):
-                    return restore_in_place(
+                    restored = restore_in_place(
                         self.state.storage, layout, log, to_seq, reason=reason, actor=actor, progress=progress
                     )
+                    live.set(journal__seq=restored.seq)
+                    return restored
             except BaseException as error:
                 if log.next_seq > head:
                     log.poison(f"the restore at seq {head} is journaled, but applying it failed: {error}")
@@ -158,7 +173,8 @@ class Core:
         recovery_id, how = token_hex(8), f"replay of scope {scope}"
         with self.lock:
             self.state.mend(self.log.next_seq - 1)
-        with self.exclusively() as log:
+        told = {"journal.recovery.id": recovery_id, "journal.recovery.component": "memory"}
+        with span("journal.recovery", told), self.exclusively() as log:
             storage, layout = self.state.storage, self.state.layout
             journal_event(log, RecoveryStarted(recovery_id, "memory", how))
             try:

@@ -28,6 +28,7 @@ from replay.memory import Applied, apply_records
 from replay.records import jump_in, position_at, records_of, total_of
 from replay.schema import PROJECTION_VERSION, TABLES, Position, read_position, write_position
 from replay.timeline import Range, event_count, lineage_from
+from replay.tracing import span
 from replay.vouching import refusal
 from replay.working import JournalMode, assemble, connect_finished, connect_private, discard, finish
 
@@ -98,6 +99,27 @@ def build_state(
     """
     if not 0 <= target_seq <= reader.last_seq:
         raise UsageError(f"seq {target_seq} is not in this journal, which ends at {reader.last_seq}", seq=target_seq)
+    told = {"journal.replay.seq": target_seq, "db.system.name": "sqlite", "db.operation.name": "rebuild"}
+    with span("journal.replay", told) as live:
+        built = _build_state(storage, directory, reader, target_seq, destination, progress, use_checkpoints, history,
+                             embeddings, vectors, journal_mode)  # fmt: skip
+        live.set(journal__replay__events=built.events, journal__recovery__checkpoint=built.base_seq)
+    return built
+
+
+def _build_state(
+    storage: Storage,
+    directory: str,
+    reader: LogReader,
+    target_seq: int,
+    destination: str,
+    progress: Progress | None,
+    use_checkpoints: bool,
+    history: History | None,
+    embeddings: bool,
+    vectors: Vectors | None,
+    journal_mode: JournalMode,
+) -> Built:
     started = perf_counter()
     checkpoints = CheckpointStore(storage, f"{directory}/checkpoints")
     manifests, damaged = checkpoints.scan() if use_checkpoints else ([], [])

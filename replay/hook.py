@@ -109,9 +109,16 @@ class Hook:
         """Journals one event, applies it, and returns its receipt.
 
         Raises Refused (nothing was written), NoSpace (nothing was written), NotApplied (durable at its seq, applied
-        later) or OutcomeUnknown (ask with its op_id after the next open).
+        later) or OutcomeUnknown (ask with its op_id after the next open). Where OpenTelemetry is set up, this is a
+        span, and ``traceparent`` is by default that of the span which is current.
         """
-        return (await self._commit(ticket((_draft(event, agent, actor, traceparent),), op_id)))[0]
+        traced = self.core.tracing.tracer()
+        if traced is None:
+            return (await self._commit(ticket((_draft(event, agent, actor, traceparent),), op_id)))[0]
+        with self.core.appending(traced, (event,), agent, traceparent) as span:
+            receipts = await self._commit(ticket((_draft(event, agent, actor, span.traceparent),), op_id))
+            span.done(receipts)
+            return receipts[0]
 
     async def append_all(
         self,
@@ -123,8 +130,16 @@ class Hook:
         traceparent: str | None = None,
     ) -> list[Receipt]:
         """Journals a group: consecutive seqs in one batch, all or none. Raises as `append` does."""
-        drafts = _group(events, agent, actor, traceparent)
-        return await self._commit(ticket(drafts, op_id)) if drafts else []
+        traced = self.core.tracing.tracer()
+        if traced is None:
+            drafts = _group(events, agent, actor, traceparent)
+            return await self._commit(ticket(drafts, op_id)) if drafts else []
+        events = list(events)
+        with self.core.appending(traced, events, agent, traceparent, group=True) as span:
+            drafts = _group(events, agent, actor, span.traceparent)
+            receipts = await self._commit(ticket(drafts, op_id)) if drafts else []
+            span.done(receipts)
+            return receipts
 
     async def search(self, text: str, limit: int = 10, *, scope: str | None = None) -> list[Hit]:
         """The observations nearest in meaning to `text`, best first. Needs the extra `embeddings` and a model."""
@@ -250,7 +265,13 @@ class SyncHook:
         traceparent: str | None = None,
     ) -> Receipt:
         """As `Hook.append`, blocking."""
-        return self._commit(ticket((_draft(event, agent, actor, traceparent),), op_id))[0]
+        traced = self.core.tracing.tracer()
+        if traced is None:
+            return self._commit(ticket((_draft(event, agent, actor, traceparent),), op_id))[0]
+        with self.core.appending(traced, (event,), agent, traceparent) as span:
+            receipts = self._commit(ticket((_draft(event, agent, actor, span.traceparent),), op_id))
+            span.done(receipts)
+            return receipts[0]
 
     def append_all(
         self,
@@ -262,8 +283,16 @@ class SyncHook:
         traceparent: str | None = None,
     ) -> list[Receipt]:
         """As `Hook.append_all`, blocking."""
-        drafts = _group(events, agent, actor, traceparent)
-        return self._commit(ticket(drafts, op_id)) if drafts else []
+        traced = self.core.tracing.tracer()
+        if traced is None:
+            drafts = _group(events, agent, actor, traceparent)
+            return self._commit(ticket(drafts, op_id)) if drafts else []
+        events = list(events)
+        with self.core.appending(traced, events, agent, traceparent, group=True) as span:
+            drafts = _group(events, agent, actor, span.traceparent)
+            receipts = self._commit(ticket(drafts, op_id)) if drafts else []
+            span.done(receipts)
+            return receipts
 
     def search(self, text: str, limit: int = 10, *, scope: str | None = None) -> list[Hit]:
         """As `Hook.search`."""

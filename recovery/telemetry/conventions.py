@@ -6,35 +6,7 @@ the journal's own begins with `journal.`.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 SCOPE_NAME = "agent-journal"
-
-
-class EventSpan(NamedTuple):
-    """The span of one event type. ``operation`` is `gen_ai.operation.name` of a memory's change; then ``record`` are
-    the fields that make out the record, besides the scope."""
-
-    type_name: str
-    name: str
-    operation: str | None = None
-    record: tuple[str, ...] = ()
-
-
-_RELATION = ("from_entity", "to_entity", "relation_type")
-
-EVENT_SPANS = (
-    EventSpan("memory.entity_created", "create_memory", "create_memory", ("name",)),
-    EventSpan("memory.entity_updated", "update_memory", "update_memory", ("name",)),
-    EventSpan("memory.entity_deleted", "delete_memory", "delete_memory", ("name",)),
-    EventSpan("memory.observation_added", "create_memory", "create_memory", ("entity", "content")),
-    EventSpan("memory.observation_removed", "delete_memory", "delete_memory", ("entity", "content")),
-    EventSpan("memory.relation_created", "create_memory", "create_memory", _RELATION),
-    EventSpan("memory.relation_updated", "update_memory", "update_memory", _RELATION),
-    EventSpan("memory.relation_deleted", "delete_memory", "delete_memory", _RELATION),
-    EventSpan("memory.scope_cleared", "delete_memory_store", "delete_memory_store"),
-)
-"""Those that are more than an event under its own name; any other type's span has the name of the type."""
 
 RECOVERY_SPANS = (
     ("recovery", "A recovery from its start to its end; its trace holds its steps."),

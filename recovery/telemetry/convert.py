@@ -7,7 +7,6 @@ step. Nothing of an event's content is in them unless ``include_content`` says s
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
 
 import msgspec
 
@@ -29,15 +28,14 @@ from journal.events import (
 from journal.format import RECORD_CONTINUES_GROUP, Record, generated_op_id
 from journal.scan import Batch
 from recovery.redact import NOTHING, Redactor
-from recovery.telemetry.conventions import EVENT_SPANS
 from recovery.telemetry.cursor import is_of_journal
-from recovery.telemetry.ids import pseudonym, span_id, trace_id
+from recovery.telemetry.ids import span_id, trace_id
 from recovery.telemetry.runs import Run, Runs, Step
 from recovery.telemetry.spans import Link, Place, Span, Value, place_of_traceparent
 from recovery.telemetry.undone import Undone, undone_ranges
+from replay.conventions import memory_attributes, span_name
 from replay.timeline import Range, Restore
 
-_EVENTS = {each.type_name: each for each in EVENT_SPANS}
 _OF_RECOVERY = (RecoveryStarted, RecoveryStepCompleted, RecoveryCompleted, RecoveryFailed)
 _RECOVERY_COUNTS = {"base_seq": "checkpoint", "events": "events", "rows": "rows", "bytes": "bytes"}
 _OF_DATABASE = frozenset({"rebuild_memory", "rebuild_scope", "catch_up"})
@@ -90,7 +88,6 @@ class Conversion:
 
     def _of_event(self, seq: int, first: int, epoch: int, record: Record) -> Span:
         event = record.event
-        known = _EVENTS.get(event.type_name)
         attributes: dict[str, Value] = {"journal.seq": seq, "journal.event.type": event.type_name}
         attributes["journal.op_id"] = self._told(record.op_id or generated_op_id(epoch, seq))
         agent = record.agent or (event.name if event.type_name.startswith("agent.") else None)
@@ -98,8 +95,8 @@ class Conversion:
             attributes["gen_ai.agent.name"] = self._told(agent)
         if record.actor is not None:
             attributes["journal.actor"] = self._told(record.actor)
-        if known is not None and known.operation is not None:
-            attributes |= self._of_memory(event, known.operation, known.record)
+        of_memory = memory_attributes(self._id, event)
+        attributes |= {key: self._told(each) if isinstance(each, str) else each for key, each in of_memory.items()}
         links = []
         if record.traceparent is not None:
             links.append(Link(place_of_traceparent(record.traceparent), "request"))
@@ -128,20 +125,11 @@ class Conversion:
         if self._include_content:
             attributes["journal.content"] = self._content(event)
         parent = self._place(first, first) if first != seq else None
-        name = known.name if known is not None else event.type_name
         start = max(0, record.time - took)
         return Span(
-            seq, self._place(first, seq), parent, name, start, record.time, attributes, tuple(links), error, agent
-        )
-
-    def _of_memory(self, event: Any, operation: str, fields: tuple[str, ...]) -> dict[str, Value]:
-        told: dict[str, Value] = {"gen_ai.operation.name": operation}
-        told["gen_ai.memory.store.id"] = self._told(event.scope)
-        if fields:
-            kind = event.type_name.removeprefix("memory.").partition("_")[0]
-            key = pseudonym(self._id, kind, event.scope, *(getattr(event, field) for field in fields))
-            told |= {"gen_ai.memory.record.id": f"{kind}-{key}", "gen_ai.memory.record.count": 1}
-        return told
+            seq, self._place(first, seq), parent, span_name(event.type_name), start, record.time, attributes,
+            tuple(links), error, agent,
+        )  # fmt: skip
 
     def _content(self, event: Event) -> str:
         """Redacted before it is JSON, and before it is cut. Bytes that are no text stay here: no rule could look

@@ -1,0 +1,158 @@
+"""Live spans, through OpenTelemetry's API alone: as children of whatever span the program has open.
+
+A program that never imported the API has no spans to be children of, and no provider: nothing is imported for it, and
+it pays a look into `sys.modules`. Where the API is there and no SDK is set, it pays one question. Sets nothing global;
+says no content: an error is told by its code.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from journal import __version__
+from journal.errors import JournalError
+from journal.events import Event
+from replay.conventions import memory_attributes, span_name
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span, Tracer, TracerProvider
+
+    from journal.commit import Receipt
+
+NAME = "agent-journal"
+ASK_EVERY = 64
+Redact = Callable[[str], str]
+
+
+def tracer() -> Tracer | None:
+    """The tracer of the provider that the program has set; None where there is none."""
+    api = sys.modules.get("opentelemetry.trace")
+    if api is None:
+        return None
+    provider = api.get_tracer_provider()
+    return None if type(provider) is api.ProxyTracerProvider else _tracer_of(provider)
+
+
+@lru_cache(maxsize=4)
+def _tracer_of(provider: TracerProvider) -> Tracer:
+    return provider.get_tracer(NAME, __version__)
+
+
+class Question:
+    """`tracer` for the write path. Where no provider is set, only each `ASK_EVERY`-th call asks again: what costs most
+    of a question is a look at the environment, and a provider is set before the first write, if it ever is."""
+
+    __slots__ = ("_found", "_left")
+
+    def __init__(self) -> None:
+        self._found: Tracer | None = None
+        self._left = 0
+
+    def tracer(self) -> Tracer | None:
+        if self._found is None:
+            if self._left:
+                self._left -= 1
+            else:
+                self._left, self._found = ASK_EVERY - 1, tracer()
+        return self._found
+
+
+def error_type(error: BaseException) -> str:
+    """A short code: of this project's errors their own, else the exception's name."""
+    return error.code if isinstance(error, JournalError) else type(error).__name__
+
+
+class Live:
+    """A span that may be none."""
+
+    __slots__ = ("_span",)
+
+    def __init__(self, span: Span | None) -> None:
+        self._span = span
+
+    def set(self, **attributes: Any) -> None:
+        """Attributes by their names with `__` for a dot: ``journal__seq``."""
+        if self._span is not None:
+            for name, value in attributes.items():
+                self._span.set_attribute(name.replace("__", "."), value)
+
+    def failed(self, error: BaseException) -> None:
+        if self._span is not None:
+            from opentelemetry.trace import StatusCode
+
+            self._span.set_attribute("error.type", error_type(error))
+            self._span.set_status(StatusCode.ERROR)
+
+
+@contextmanager
+def span(name: str, attributes: Mapping[str, Any] | None = None) -> Iterator[Live]:
+    """A span around the block, current within it; an error of the block is the span's."""
+    traced = tracer()
+    if traced is None:
+        yield Live(None)
+        return
+    with traced.start_as_current_span(
+        name, attributes=attributes, record_exception=False, set_status_on_exception=False
+    ) as made:
+        live = Live(made)
+        try:
+            yield live
+        except BaseException as error:
+            live.failed(error)
+            raise
+
+
+class Appending:
+    """The span of one call of `append` or `append_all`. Not current: nothing of the program runs within it."""
+
+    __slots__ = ("_live", "_span", "traceparent")
+
+    def __init__(
+        self, traced: Tracer, journal_id: bytes, events: Sequence[Event], agent: str | None, traceparent: str | None,
+        redact: Redact | None, group: bool,
+    ) -> None:  # fmt: skip
+        """``traceparent`` is the caller's, else the span's that is current: what the events are said to come from."""
+        from opentelemetry.trace import get_current_span
+
+        self.traceparent = traceparent
+        context = get_current_span().get_span_context()
+        if traceparent is None and context.is_valid:
+            self.traceparent = f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
+        attributes: dict[str, Any] = {}
+        name = "journal.append_all" if group else "journal.append"
+        if group:
+            attributes["journal.group.size"] = len(events)
+        elif isinstance(events[0], Event) and events[0].type_name:
+            attributes = {"journal.event.type": events[0].type_name} | _told_of(journal_id, events[0])
+            if "gen_ai.operation.name" in attributes:
+                name = span_name(events[0].type_name)
+        if agent is not None:
+            attributes["gen_ai.agent.name"] = agent
+        if redact is not None:
+            attributes = {key: redact(each) if isinstance(each, str) else each for key, each in attributes.items()}
+        self._span = traced.start_span(name, attributes=attributes)
+        self._live = Live(self._span)
+
+    def __enter__(self) -> Appending:
+        return self
+
+    def done(self, receipts: Sequence[Receipt]) -> None:
+        if receipts:
+            self._span.set_attribute("journal.seq", receipts[0].seq)
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is not None:
+            self._live.failed(error)
+        self._span.end()
+
+
+def _told_of(journal_id: bytes, event: Event) -> dict[str, str | int]:
+    """What may be said of an event that nobody has checked yet: its fields may be of any type."""
+    try:
+        return memory_attributes(journal_id, event)
+    except (TypeError, AttributeError, ValueError):
+        return {}
