@@ -41,6 +41,7 @@ from recovery.tables.states import STATES  # noqa: E402
 from recovery.tables.surroundings import CORES, DATA, DISK, FILE_SYSTEM, OPEN_FILES, SERVER_LOG  # noqa: E402
 from recovery.tables.watch import WATCH  # noqa: E402
 from recovery.telemetry import conventions  # noqa: E402
+from recovery.telemetry.metrics import FOLDED, METRICS  # noqa: E402
 from recovery.telemetry.resource import RESOURCE  # noqa: E402
 from replay.conventions import span_name  # noqa: E402
 from tests.faults.record import results  # noqa: E402
@@ -271,6 +272,15 @@ def _telemetry() -> Iterator[str]:
     attributes = ((f"`{name}`", words) for name, words in conventions.ATTRIBUTES.items())
     yield from ("### Attributes", "", *_table(("attribute", "is"), attributes), "")
     yield from (*_table(("of the resource", "is"), ((f"`{name}`", words) for name, words in RESOURCE.items())), "")
+    yield from ("### Metrics", "", *_table(("Prometheus", "OTLP", "kind", "unit", "labels", "is"), _metrics()), "")
+
+
+def _metrics() -> Iterator[tuple[str, ...]]:
+    """Those of the journal first: what is folded from it says so."""
+    for metric in METRICS:
+        words = metric.words + (" Folded from the journal." if metric in FOLDED and metric.kind != "gauge" else "")
+        labels = ", ".join(f"`{label}`" for label in metric.labels)
+        yield f"`{metric.prometheus}`", f"`{metric.name}`", metric.kind, metric.unit or "1", labels, words
 
 
 # -- writing ----------------------------------------------------------------------------------------------------------

@@ -79,7 +79,7 @@ class Ticket:
     Once it is ``done`` either ``receipts`` or ``error`` is set; until then neither is an answer.
     """
 
-    __slots__ = ("after_seq", "bytes", "done", "drafts", "error", "joined", "op_id", "receipts", "waiter")
+    __slots__ = ("after_seq", "bytes", "done", "drafts", "error", "joined", "op_id", "queued_ns", "receipts", "waiter")
 
     def __init__(self, drafts: Sequence[Draft], op_id: str | None, after_seq: int | None = None) -> None:
         self.drafts = drafts
@@ -91,6 +91,7 @@ class Ticket:
         self.joined: Ticket | None = None  # the same op_id, earlier in this batch
         self.done = False
         self.waiter: object = None  # the face's own
+        self.queued_ns = 0  # when it came (perf_counter), where somebody asks how long appends take
 
     def result(self) -> list[Receipt]:
         """The receipts, or raises the error."""
@@ -148,6 +149,7 @@ class Committer:
         self.log = log
         self.machine = machine
         self._clock = clock
+        self.timed = False
         self._queue: deque[Ticket] = deque()
         self._taken: list[Ticket] = []
         self.settled: list[Ticket] = []  # by the last run: an interrupt keeps that from returning them
@@ -180,6 +182,8 @@ class Committer:
 
     def submit(self, request: Ticket) -> None:
         """Queues a ticket for the next batch. Once queued it cannot be withdrawn."""
+        if self.timed:
+            request.queued_ns = time.perf_counter_ns()
         self._queue.append(request)
 
     def __len__(self) -> int:

@@ -75,6 +75,8 @@ class Core:
         self.cursors: Cursors | None = None  # of the messages' consumers, once somebody asked for them
         self.redact: Callable[[str], str] | None = None  # for what live spans say
         self.tracing = Question()
+        self.observer: Callable[[Sequence[Ticket], int, int], None] | None = None
+        """Called after each commit with its tickets, how many events it journaled, and its sync in ns."""
         self._pace = Pace()
 
     def appending(
@@ -94,12 +96,15 @@ class Core:
         if log.poisoned is not None:  # closed, perhaps, and the state with it
             return self.committer.run()
         state.mend(log.next_seq - 1)
+        before = log.next_seq
         state.begin()
         try:
             settled = self.committer.run()
         finally:
             state.end()
-        self._pace.note(self.log.sync_ns)
+        if self.observer is not None:
+            self.observer(settled, log.next_seq - before, log.sync_ns)
+        self._pace.note(log.sync_ns)
         if self.cursors is not None and not self.cursors.note(settled, state.connection):
             self.cursors = None
         return settled

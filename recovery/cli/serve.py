@@ -36,7 +36,7 @@ def command(app: App, address: str | None, token_file: str | None, quick_check: 
     Opens the directory as a server does: checks, repairs, catches up. Then it listens on journal/control.sock, which
     only this user and root may use, and with --http on a loopback address, where every request shows the token.
     /openapi.json describes it: append (an event, a group, or JSON Lines), log, health, status, checkpoint, replay,
-    recover. Other verbs of this command find it and work through it.
+    recover, metrics for Prometheus. Other verbs of this command find it and work through it.
 
     Under systemd it says when it is ready, feeds the watchdog, and takes sockets that were activated for it.
     """
@@ -44,6 +44,7 @@ def command(app: App, address: str | None, token_file: str | None, quick_check: 
     from recovery.control.listen import Control
     from recovery.control.writer import CoreWriter
     from recovery.opening import background_of, open_core
+    from recovery.telemetry.gathering import Metrics
     from replay.hook import SyncHook
 
     data = app.data
@@ -62,6 +63,8 @@ def command(app: App, address: str | None, token_file: str | None, quick_check: 
     alive.set()
     with SyncHook(opened.core, background) as hook, systemd.watchdog(alive):
         writer = CoreWriter(data, opened.core, background, hook.settle)
+        writer.metrics = Metrics(data, opened.core)
+        writer.metrics.watch()
         with Control(data, writer, sockets, token) as control:
             places = [*control.addresses(), *([control.problem] if control.problem else [])]
             app.out.note(f"serving {data.root} at seq {opened.core.log.next_seq - 1}: {', '.join(places)}")

@@ -13,9 +13,9 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace as replace_fields
-from functools import partial
+from functools import cached_property, partial
 from http import HTTPStatus
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio.to_thread
 import msgspec
@@ -53,6 +53,9 @@ from recovery.control.writer import CoreWriter, Embedded, Step
 from recovery.data import Data
 from replay.delivery import pending_of
 
+if TYPE_CHECKING:
+    from recovery.telemetry.gathering import Metrics
+
 T = TypeVar("T")
 BODY_BYTES_MAX = 128 << 20
 LINES = "application/x-ndjson"
@@ -69,6 +72,13 @@ class Service:
         self.data = data
         self.writer = writer
         self.token = token
+
+    @cached_property
+    def metrics(self) -> Metrics:
+        """The writer's; one that does not count its writing has those that the journal tells."""
+        from recovery.telemetry.gathering import Metrics
+
+        return self.writer.metrics or Metrics(self.data, self.writer.core)
 
 
 # -- writing ----------------------------------------------------------------------------------------------------------
@@ -247,6 +257,13 @@ def messages(request: Request) -> Response:
     asked, core = _query(request, Pending), _service(request).writer.core
     conversation = asked.conversation_id if asked.conversation_id is not UNSET else None
     return _answer(HTTPStatus.OK, Handed(pending_of(core, asked.consumer, conversation, asked.limit)))
+
+
+def metrics(request: Request) -> Response:
+    """Prometheus' text format."""
+    from recovery.telemetry.prometheus import CONTENT_TYPE, exposition
+
+    return Response(exposition(_service(request).metrics.gather()), headers={"content-type": CONTENT_TYPE})
 
 
 def log(request: Request) -> Response:
@@ -435,6 +452,7 @@ def application(service: Service) -> Callable[..., Any]:
             Route("/v1/health", health, methods=["GET"]),
             Route("/v1/status", status, methods=["GET"]),
             Route("/v1/log", log, methods=["GET"]),
+            Route("/metrics", metrics, methods=["GET"]),
             Route("/openapi.json", openapi, methods=["GET"]),
         ],
     )

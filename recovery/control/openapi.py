@@ -101,6 +101,12 @@ def document() -> dict[str, Any]:
             described = {"description": "an error", "content": content}
             operation["responses"].setdefault(str(status), described)
         paths.setdefault(path, {})[method] = operation
+    text = {"description": "Prometheus' text format", "content": {"text/plain": {"schema": {"type": "string"}}}}
+    scraped: dict[str, Any] = {"operationId": "metrics", "summary": "For Prometheus.", "responses": {"200": text}}
+    for status in (409, 401, 503):
+        failed = {"description": "an error", "content": {JSON: {"schema": by_kind[repr(Failure)]}}}
+        scraped["responses"][str(status)] = failed
+    paths["/metrics"] = {"get": scraped}
     return {
         "openapi": "3.1.0",
         "info": {

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from recovery.config_kinds import Failure
     from recovery.recovered import Recovered
     from recovery.rows import Decision
+    from recovery.telemetry.gathering import Metrics
     from replay.background import Background
     from replay.checkpoints import Shadow
     from replay.core import Core
@@ -106,6 +107,7 @@ class CoreWriter:
         self.states = LiveStates(data, core, background)
         self.recovered: Recovered | None = None  # what opening repaired
         self.kept: Sequence[Decision] = ()
+        self.metrics: Metrics | None = None  # of one that counts its writing
 
     def settle(self, requests: Sequence[Ticket]) -> None:
         self._settle(requests)

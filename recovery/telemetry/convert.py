@@ -14,7 +14,6 @@ from journal.event_json import event_to_json
 from journal.events import (
     CheckpointCreated,
     ConfigRejected,
-    CursorMoved,
     DrillCompleted,
     Event,
     JournalEventLost,
@@ -28,7 +27,7 @@ from journal.events import (
 from journal.format import RECORD_CONTINUES_GROUP, Record, generated_op_id
 from journal.scan import Batch
 from recovery.redact import NOTHING, Redactor
-from recovery.telemetry.cursor import is_of_journal
+from recovery.telemetry.cursor import is_own_cursor
 from recovery.telemetry.ids import span_id, trace_id
 from recovery.telemetry.runs import Run, Runs, Step
 from recovery.telemetry.spans import Link, Place, Span, Value, place_of_traceparent
@@ -81,7 +80,7 @@ class Conversion:
                 continue
             for told in self._runs.feed(seq, batch.epoch, record.time, record.event):
                 yield self._of_step(seq, told) if isinstance(told, Step) else self._of_run(seq, told)
-            if not isinstance(record.event, _OF_RECOVERY) and not _is_own_cursor(record.event):
+            if not isinstance(record.event, _OF_RECOVERY) and not is_own_cursor(record.event):
                 yield self._of_event(seq, first, batch.epoch, record)
 
     # -- events -------------------------------------------------------------------------------------------------------
@@ -189,11 +188,6 @@ class Conversion:
 
     def _told(self, text: str) -> str:
         return self._redactor.text(text) if self._redactor else text
-
-
-def _is_own_cursor(event: Event) -> bool:
-    """Exporting moves a cursor, which is an event: exporting that in turn would never end."""
-    return isinstance(event, CursorMoved) and is_of_journal(event.consumer)
 
 
 def _agent_of(component: str) -> str | None:

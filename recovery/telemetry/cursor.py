@@ -9,7 +9,7 @@ from collections.abc import Callable
 from hashlib import sha256
 
 from journal.errors import Locked
-from journal.events import JOURNAL_CONSUMER, CursorMoved, tag_of
+from journal.events import JOURNAL_CONSUMER, CursorMoved, Event, tag_of
 from journal.reader import LogReader
 from recovery.control.writer import journal_beside
 from recovery.data import Data
@@ -20,8 +20,14 @@ _MOVED = frozenset({tag_of(CursorMoved)})
 _TRACE = f"{JOURNAL_CONSUMER}trace "
 
 
-def is_of_journal(consumer: str) -> bool:
-    return consumer.startswith(JOURNAL_CONSUMER)
+def is_own_cursor(event: Event) -> bool:
+    """Whether it is such a cursor: itself nothing to export, or exporting would never end."""
+    return isinstance(event, CursorMoved) and event.consumer.startswith(JOURNAL_CONSUMER)
+
+
+def name_of(consumer: str) -> str:
+    """The cursor's name, for a consumer of the journal."""
+    return consumer.removeprefix(_TRACE)
 
 
 def consumer_of(name: str) -> str:
@@ -38,7 +44,7 @@ def read_positions(reader: LogReader, first: int = 1) -> dict[str, int]:
         if may_hold(batch, _MOVED):
             for record in batch.records():
                 event = record.event
-                if isinstance(event, CursorMoved) and is_of_journal(event.consumer):
+                if is_own_cursor(event):
                     found[event.consumer] = int(event.message_id)
     return found
 
