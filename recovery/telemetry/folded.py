@@ -24,7 +24,7 @@ from journal.scan import Batch
 from recovery.telemetry.cursor import is_own_cursor, name_of
 from recovery.telemetry.runs import RUN_TAGS, Run, Runs, Step
 from recovery.telemetry.samples import Samples
-from replay.history import may_hold
+from replay.event_types import may_hold
 
 COMPONENTS = ("all", "memory", "agents", "journal", "model")
 _TAGS = RUN_TAGS | {
