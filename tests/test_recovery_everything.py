@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from journal.events import ConfigWritten, EntityCreated, ObservationAdded
+from journal.reader import LogReader
+from journal.storage import RealStorage
 from recovery import open_server_sync
 from recovery.adopt_model import see_model
 from recovery.data import Data
+from replay.digest import state_digest
+from replay.model import Model
+from replay.schema import connect
 from tests.command import journal
 from tests.model_place import NAME, mirrored, small_model
 from tests.test_recovery_model import hashes
@@ -78,21 +84,57 @@ def test_from_a_backup(root: Path, tmp_path: Path) -> None:
 
 
 def test_from_a_damaged_journal_what_is_lost_is_listed_and_the_rest_is_proven(root: Path) -> None:
-    """Two bytes in the midst of the events behind the checkpoint: no backup, no parity, memory.db and agents gone."""
+    """Two events in the midst of those behind the checkpoint are overwritten: no backup, no parity, memory.db and the
+    agents gone. What comes back is what the reference projection makes of all the other events, row ids included."""
+    lost, expected = without(root, ("fact 20", "fact 33"))
     for path in root.glob("memory*"):
         path.unlink()
     shutil.rmtree(root / "agents")
     shutil.rmtree(root / "journal" / "parity", ignore_errors=True)
     segment = max((root / "journal" / "segments").iterdir(), key=lambda each: each.read_bytes().count(b"fact"))
     data = bytearray(segment.read_bytes())
-    at = data.index(b"fact 20")
-    data[at : at + 2] = b"\xff\xfe"
+    for text in (b"fact 20", b"fact 33"):
+        at = data.index(text)
+        data[at : at + 2] = b"\xff\xfe"
     segment.write_bytes(data)
-    stopped = journal("recover", "all", "--yes", "--data", str(root))
-    assert stopped.returncode == 12
+    damaged = bytes(data)
+
+    assert journal("recover", "all", "--yes", "--data", str(root)).returncode == 12
     named = journal("verify", "--json", "--data", str(root))
     assert named.returncode == 12
     assert segment.name in named.stdout
     listed = journal("recover", "journal", "--accept-loss", "--dry-run", "--json", "--data", str(root))
     assert listed.returncode == 0, listed.stdout + listed.stderr
-    assert "lost" in listed.stdout
+    loss = json.loads(listed.stdout)["loss"]
+    assert loss["lost"] == [[seq, seq] for seq in lost]
+    assert loss["events_lost"] == len(lost)
+    assert segment.read_bytes() == damaged, "a dry run changes nothing"
+
+    accepted = journal("recover", "journal", "--accept-loss", "--yes", "--json", "--data", str(root))
+    assert accepted.returncode == 0, accepted.stderr
+    done = json.loads(accepted.stdout)
+    assert done["loss"]["lost"] == loss["lost"], "what was told beforehand is what was given up"
+    assert (Path(done["result"]["parent"]) / "segments" / segment.name).read_bytes() == damaged
+    assert journal("recover", "all", "--yes", "--data", str(root)).returncode == 0
+    assert journal("verify", "--deep", "--data", str(root)).returncode == 0
+
+    with closing(connect(root / "memory.db", read_only=True)) as connection:
+        for table, rows in expected.rows().items():
+            columns = "name, sha256, content, status, reason, updated_at" if table == "agents" else "*"
+            assert set(connection.execute(f"SELECT {columns} FROM {table}")) == set(rows), table
+        assert state_digest(connection) == expected.digest()
+    assert_everything_is_back(root, expected.digest(), hashes(root / "models" / NAME))
+    marks = [json.loads(line) for line in journal("log", "--json", "--data", str(root)).stdout.splitlines()]
+    assert [each["seq"] for each in marks if each["type"] == "journal.event_lost"] == lost
+
+
+def without(root: Path, texts: tuple[str, ...]) -> tuple[list[int], Model]:
+    """The seqs of the observations of these texts, and what the reference projection makes of all other events."""
+    lost, model = [], Model()
+    for batch in LogReader(RealStorage(), str(root / "journal")).batches():
+        for seq, record in enumerate(batch.records(), batch.first_seq):
+            if isinstance(record.event, ObservationAdded) and record.event.content in texts:
+                lost.append(seq)
+            else:
+                model.apply(seq, record.time, record.agent, record.event)
+    return lost, model
