@@ -59,7 +59,10 @@ def decide_agent(fact: AgentFact, rescue: Rescue | None = None) -> Decision:
         reason = row.reason(rescue) if rescue is not None else "nothing can take its place"
         decision = msgspec.structs.replace(decision, action=row.action, reason=f"{decision.reason}; {reason}")
     case = f"damaged_{fact.detail}" if decision.case == "damaged" else decision.case
-    return msgspec.structs.replace(decision, case=case, hint=decision.hint.replace("NAME", shlex.quote(fact.name)))
+    name = shlex.quote(fact.name)
+    plain = f"-- {name}" if fact.name.startswith("-") else name  # else the name is taken for an option
+    hint = decision.hint.replace("--agent NAME", f"--agent {name}").replace("NAME", plain)
+    return msgspec.structs.replace(decision, case=case, hint=hint)
 
 
 def decide_model(facts: ModelFacts) -> Decision:

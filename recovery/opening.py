@@ -35,7 +35,7 @@ from replay.live import LiveState
 Check = Literal["full", "quick"]
 Progress = Callable[[str, int, int], None]
 
-KEPT = ("drift", "drift_of_removed", "unjournaled")  # cases that an open leaves for a person to decide
+KEPT = ("drift", "drift_of_removed", "no_file", "unjournaled")  # cases that an open leaves for a person to decide
 
 
 class Opened:

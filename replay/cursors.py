@@ -139,7 +139,10 @@ def one_place(connection: sqlite3.Connection, message_id: str, conversation_id: 
     ).fetchall()
     if not rows or (conversation_id is not None and conversation_id not in [row[0] for row in rows]):
         where = f" in conversation {conversation_id!r}" if conversation_id is not None else ""
-        raise Refused("not_found", f"there is no message {message_id!r}{where}")
+        raise Refused(
+            "not_found", f"there is no message {message_id!r}{where}",
+            hint="journal messages pending CONSUMER lists those that wait",
+        )  # fmt: skip
     if len(rows) > 1:
         raise Refused(
             "invalid",

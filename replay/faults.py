@@ -25,8 +25,10 @@ def declared(path: str) -> Iterator[None]:
 
 def sqlite_fault(error: sqlite3.Error, path: str) -> JournalError:
     """What to raise instead of `error`. A statement of ours that a file cannot take means that the file is not ours."""
-    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF  # the primary code
-    match code:
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+    if code == sqlite3.SQLITE_IOERR_SHMSIZE:  # the -shm file could not grow: what a full disk says before all else
+        code = sqlite3.SQLITE_FULL
+    match code & 0xFF:  # the primary code
         case sqlite3.SQLITE_FULL:
             return NoSpace(f"no space: {error}", path=path, hint="free some disk space, then try again")
         case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_PERM:

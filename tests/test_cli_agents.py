@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from recovery.cli.app import run
 from recovery.data import Data
 from tests.commands import Command, process, small_history
 from tests.damage import tree
+from tests.journals import segment_files
 
 VALID = b"---\nname: clerk\ndescription: Files things.\n---\nBody.\n"
 COLON = b"---\nname: clerk\ndescription: Files: things\n---\n"
@@ -52,6 +55,32 @@ def test_a_list_of_what_is_there_and_what_is_wrong_with_it(command: Command) -> 
     told = command("agents", "list")
     assert told.code == 0
     assert [line.split()[0] for line in told.out.splitlines()] == ["NAME", "bytes", "clerk", "stray", "writer"]
+
+
+def test_a_damaged_journal_leaves_files_unknown_and_not_missing(command: Command) -> None:
+    """An edit makes the list scan the journal for old versions, and there it meets the damage."""
+    with open_server_sync(command.data, background=False) as hook:
+        hook.checkpoint()
+    shutil.rmtree(command.data / "journal" / "parity", ignore_errors=True)
+    (command.data / "agents" / "stray.md").write_bytes(VALID)
+    segment = next(each for each in segment_files(str(command.data / "journal")) if b"renewed" in each.read_bytes())
+    segment.write_bytes(segment.read_bytes().replace(b"renewed", b"\xee" * 7))
+    told = command("agents", "list")
+    assert (told.code, "agent files were not compared" in told.err) == (3, True), told
+    listed = command("agents", "list", "--json")
+    assert {each["name"]: each["file"] for each in listed.json()["agents"]} == {"writer": "unknown"}
+
+
+def test_a_name_that_begins_with_a_dash_is_told_as_the_shell_takes_it(command: Command) -> None:
+    (command.data / "agents" / "-d ash.md").write_bytes(VALID)
+    (command.data / "agents" / "folder.md").mkdir()
+    told = command("check")
+    hint = next(line for line in told.out.splitlines() if "agent -d ash" in line).partition(" - journal ")[2]
+    assert command(*shlex.split(hint)).code == 0
+    assert command("agents", "show", "--", "-d ash").out.encode() == VALID
+    folder = next(line for line in told.out.splitlines() if "agent folder" in line)
+    assert "a directory" in folder
+    assert "adopt" not in folder, "it could not be adopted"
 
 
 def test_a_config_of_any_moment_byte_for_byte(command: Command) -> None:
@@ -129,6 +158,7 @@ def test_suspending_and_resuming_is_journaled_once(command: Command) -> None:
     grow(command)
     assert command.json("agents", "suspend", "clerk", "--reason", "on leave")["agents"][0]["seq"] == 17
     assert command("agents", "suspend", "clerk", "--reason", "on leave").out == "agent clerk is suspended: as it was\n"
+    assert command("agents", "suspend", "clerk").out == "agent clerk is suspended: as it was\n", "its reason stays"
     assert command("agents", "resume", "clerk", "writer").code == 0
     records = [record for batch in Data.at(command.data).reader().batches(17) for record in batch.records()]
     assert [record.event for record in records] == [

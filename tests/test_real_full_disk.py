@@ -222,6 +222,19 @@ def test_memory_db_has_no_space(mount: Mount) -> None:
         assert state_digest(state) == model_of(root).digest()
 
 
+def test_a_full_disk_is_not_told_as_a_broken_one(mount: Mount) -> None:
+    """The lock's few bytes still fit, and memory.db's -shm does not: SQLite calls that an input/output error."""
+    root = begin(mount("disk", "size=3m") / "data", RESERVED)
+    with open(root.parent / "filler", "wb", buffering=0) as filler:
+        try:
+            while filler.write(b"x" * 4096):
+                pass
+        except OSError:
+            pass
+    told = journal("tag", "here", "--data", str(root))
+    assert (told.returncode, "free some disk space" in told.stderr) == (1, True), told.stderr
+
+
 def test_the_agents_directory_has_no_space(mount: Mount) -> None:
     """The row is there and the file is not: told to be not applied, no half file is seen, and it comes with space."""
     disk, agents = mount("disk", "size=64m"), mount("agents", "size=256k")

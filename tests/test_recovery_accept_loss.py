@@ -270,6 +270,20 @@ def test_rows_that_only_the_old_memory_db_holds_are_counted(journal: Command) ->
     assert (rows["observations"], rows["entities"], rows["agents"]) == (1, 0, 0)
 
 
+def test_what_only_the_old_memory_db_holds_goes_through_the_file_of_the_mcp_server(journal: Command) -> None:
+    """The observation whose event is lost is still in memory.db, which now belongs to the parent: out, and in again."""
+    overwrite(journal.data, "fact 5 ")
+    done = journal("recover", "journal", "--accept-loss", "--yes")
+    assert "journal export mcp" in done.out
+    kept = journal.data.parent / "kept.jsonl"
+    kept.write_text(journal("export", "mcp").out)
+    assert journal("recover", "all", "--yes").code == 0
+    taken = journal("import", "mcp", str(kept))
+    assert (taken.code, taken.out.splitlines()[0]) == (0, "took in 1 observation into global")
+    with reading(Data.at(journal.data).generations.current().path or "") as connection:
+        assert connection.execute("SELECT count(*) FROM observations WHERE content LIKE 'fact 5 %'").fetchone() == (1,)
+
+
 def test_log_and_show_say_lost(journal: Command) -> None:
     overwrite(journal.data, "fact 5 ")
     assert journal("recover", "journal", "--accept-loss", "--yes").code == 0

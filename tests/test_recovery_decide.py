@@ -89,7 +89,7 @@ def test_memory_db_is_left_as_it_is_only_where_it_is_proven_and_here() -> None:
 
 def agents() -> Iterator[AgentFact]:
     for condition, detail, kind, expected, complaint in product(
-        get_args(Condition), get_args(Detail), ("file", "missing"), (None, "ab" * 32), ("", "line 3: no")
+        get_args(Condition), get_args(Detail), ("file", "missing", "link"), (None, "ab" * 32), ("", "line 3: no")
     ):
         yield AgentFact("wri ter", condition, detail, kind=kind, expected=expected, complaint=complaint)
 

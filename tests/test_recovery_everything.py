@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
 import shutil
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -18,7 +22,7 @@ from recovery.data import Data
 from replay.digest import state_digest
 from replay.model import Model
 from replay.schema import connect
-from tests.command import journal
+from tests.command import ENVIRONMENT, ROOT, journal
 from tests.model_place import NAME, mirrored, small_model
 from tests.test_recovery_model import hashes
 
@@ -70,6 +74,30 @@ def test_from_the_journal_alone_on_an_empty_machine(root: Path, tmp_path: Path) 
     shutil.copyfile(root / "journal.yaml", empty / "journal.yaml")
     assert journal("recover", "all", "--yes", "--data", str(empty)).returncode == 0
     assert_everything_is_back(empty, before, model)
+
+
+def test_the_line_of_a_unit_lets_a_missing_model_pass_and_damage_not(root: Path, tmp_path: Path) -> None:
+    """docs/recovery.md has the line; systemd makes one dollar of two and starts nothing behind a code that is not 0."""
+    docs = (ROOT / "docs" / "recovery.md").read_text()
+    line = next(each.strip() for each in docs.splitlines() if each.startswith("    ExecStartPre=/bin/sh"))
+    command = shlex.split(line.partition("=")[2].replace("$$", "$"))
+    (tmp_path / "journal").write_text(f'#!/bin/sh\nexec {sys.executable} -m recovery "$@"\n')
+    (tmp_path / "journal").chmod(0o755)
+    environment = {**ENVIRONMENT, "PATH": f"{tmp_path}:{os.environ['PATH']}", "JOURNAL_DATA": str(root)}
+
+    def start() -> int:
+        return subprocess.run(command, env=environment, check=False, capture_output=True).returncode
+
+    assert start() == 0, "a healthy start"
+    (root / "journal.yaml").unlink()
+    shutil.rmtree(root / "models")
+    (root / "memory.db").unlink()
+    assert start() == 0
+    assert journal("check", "--data", str(root)).returncode == 3, "all but the model"
+    shutil.rmtree(root / "journal" / "parity", ignore_errors=True)
+    for segment in (root / "journal" / "segments").iterdir():
+        segment.write_bytes(segment.read_bytes().replace(b"fact 20", b"\xff" * 7))
+    assert start() != 0, "the journal is corrupt"
 
 
 def test_from_a_backup(root: Path, tmp_path: Path) -> None:

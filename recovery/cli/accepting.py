@@ -149,6 +149,8 @@ def _say_nothing_is_lost(app: App, finished: str | None) -> None:
 
 
 def _lines(loss: Loss) -> Iterator[str]:
+    from recovery.cli.words import counted
+
     yield f"journal {loss.journal_id} is whole up to seq {loss.good_seq}"
     for first, last in loss.lost:
         yield f"lost: event {first}" if first == last else f"lost: events {first}-{last} ({last - first + 1:,})"
@@ -159,8 +161,8 @@ def _lines(loss: Loss) -> Iterator[str]:
         yield f"a torn tail of {loss.torn_bytes:,} bytes, never acknowledged, stays with the damaged journal"
     if loss.checkpoints_beyond:
         yield (
-            f"{loss.checkpoints_beyond} checkpoints stand behind the first loss and hold what a replay would not: none "
-            "is taken over"
+            f"{counted(loss.checkpoints_beyond, 'checkpoint')} behind the first loss, with what a replay would not "
+            "have: none is taken over"
         )
     yield f"{loss.events_kept:,} events survive, {loss.events_lost:,} are lost"
     yield "a backup may hold what is lost: journal recover --from BACKUP"
@@ -172,5 +174,7 @@ def _done(done: Succeeded) -> Iterator[str]:
     if done.rows_differing is not None:
         rows = ", ".join(f"{table} {count:,}" for table, count in done.rows_differing.items() if count)
         yield f"memory.db at seq {done.compared_at_seq} differs from what it makes in rows: {rows or 'none'}"
+        if any(done.rows_differing.values()):
+            yield "to keep what it has more: journal export mcp > FILE now, journal import mcp FILE after the recovery"
     yield "next: journal check names agent files that it no longer knows (journal adopt agents NAME keeps one); then"
     yield "journal recover all rebuilds memory.db, and keeps the old one in quarantine"

@@ -33,14 +33,16 @@ def command() -> None:
 def list_(app: App) -> int | None:
     """List all agents: their status, whether the config is valid, and how the file compares with the journal.
 
-    Files of no agent are listed too. Takes no lock and changes nothing.
+    Files of no agent are listed too. Takes no lock and changes nothing. Exit code: 3 if a damaged journal keeps the
+    files from being compared.
     """
     from recovery.agent_states import agents_at, judgement
     from recovery.diagnose import diagnose
 
     app.out.is_content = True
     data = app.data
-    facts = {fact.name: fact for fact in diagnose(data, deep=False).agents}
+    seen = diagnose(data, deep=False)
+    facts = {fact.name: fact for fact in seen.agents}
     reader = data.reader()
     rows = agents_at(data, reader, reader.last_seq)
     listed: list[dict[str, Any]] = []
@@ -55,7 +57,7 @@ def list_(app: App) -> int | None:
                 "reason": row.reason if row else "",
                 "valid": not errors if row else None,
                 "errors": errors,
-                "file": fact.condition if fact else "missing",
+                "file": fact.condition if fact else "unknown",
                 "sha256": row.sha256 if row else None,
                 "bytes": len(row.content) if row else None,
                 "updated_at": row.updated_at if row else None,
@@ -72,6 +74,9 @@ def list_(app: App) -> int | None:
               each["reason"]] for each in listed],
             ("name", "status", "config", "file", "sha256", "reason"),
         )  # fmt: skip
+    if seen.journal.error:  # damage behind which the files could not be compared
+        app.out.note(f"agent files were not compared: {seen.journal.error} - journal check")
+        return 3
     return None
 
 
@@ -222,7 +227,7 @@ def _content(data: Data, name: str, path: str) -> bytes:
         if path == f"{data.layout.agents}/{name}{SUFFIX}" and "/" not in name:
             files = data.storage.list(data.layout.agents)
             raise no_agent(name, [file.removesuffix(SUFFIX) for file in files], ", and no such file")
-        raise UsageError("there is no such file", path=path)
+        raise UsageError("there is no such file", path=path, hint="journal agents list names agents")
     raise UsageError(f"it cannot be read: {seen.message}", path=path, hint="journal check")
 
 
@@ -260,12 +265,15 @@ def _set_status(app: App, names: Sequence[str], status: str, reason: str) -> Non
     for name in names:
         if name not in rows:
             raise no_agent(name, rows)
-    chosen = [name for name in dict.fromkeys(names) if (rows[name].status, rows[name].reason) != (status, reason)]
+    chosen = [
+        name for name in dict.fromkeys(names) if rows[name].status != status or reason not in ("", rows[name].reason)
+    ]  # without a reason the one that is there stays
     events = [StatusChanged(name, status, reason) for name in chosen]
     receipts = append_groups(data, [events])[0] if events else []
     seqs = {name: receipt.seq for name, receipt in zip(chosen, receipts, strict=True)}
     if app.json:
-        app.out.document({"agents": [{"name": name, "status": status, "reason": reason, "seq": seqs.get(name)}
+        app.out.document({"agents": [{"name": name, "status": status, "seq": seqs.get(name),
+                                      "reason": reason if name in seqs else rows[name].reason}
                                      for name in dict.fromkeys(names)]})  # fmt: skip
         return
     for name in dict.fromkeys(names):

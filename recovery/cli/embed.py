@@ -17,6 +17,7 @@ def command(app: App) -> int | None:
     """
     from msgspec import to_builtins
 
+    from recovery.cli.words import counted
     from recovery.control.writer import open_writer
     from replay.encoder import MissingExtra, Model, is_available
 
@@ -29,5 +30,5 @@ def command(app: App) -> int | None:
     if app.json:
         app.out.document(to_builtins(done))
     else:
-        app.out.line(f"embedded {done.embedded} texts, {done.pending} pending")
+        app.out.line(f"embedded {counted(done.embedded, 'text')}, {done.pending:,} pending")
     return 3 if done.pending else None

@@ -35,8 +35,8 @@ def mcp(app: App, file: str, scope: str, dry_run: bool) -> int | None:
         check_scope("scope", scope)
     except Refused as error:
         raise UsageError(error.message, hint="global, workspace:NAME or agent:NAME") from None
-    if not os.path.isfile(file):
-        raise UsageError(f"there is no file {file!r}", hint="name the file that MEMORY_FILE_PATH of that server names")
+    if not os.path.isfile(file):  # it is read several times, so a pipe will not do
+        raise UsageError(f"{file!r} is no file", hint="name the file that MEMORY_FILE_PATH of that server names")
     with app.out.progress("importing", "events") as bar:
         done = import_mcp(app.data, file, scope, dry_run=dry_run, progress=bar.advance)
     if app.json:

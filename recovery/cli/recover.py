@@ -74,7 +74,7 @@ def command(
     memory.db is rebuilt beside, verified and swapped in by its link; agent files get their journaled bytes. Nothing is
     deleted: what is replaced, hand edits included, goes to journal/quarantine. Run again after a cut it ends in the
     same bytes; on a healthy state it does nothing, journals nothing and exits 0, so that a unit file can say
-    ExecStartPre=journal recover all --yes.
+    ExecStartPre=journal recover all --yes (docs/recovery.md has the line that lets exit code 3 pass, too).
 
     With --scope only that scope of memory.db becomes what the journal says: its entities, observations and relations.
     Nothing else in memory.db is touched, even where it is damaged; that is said, and left for `recover memory`.
@@ -105,6 +105,7 @@ def command(
     from msgspec import to_builtins
 
     from journal.errors import Locked, UsageError
+    from recovery.cli.words import counted
     from recovery.control.remote import connect_to
     from recovery.execute import recover
     from recovery.rows import stop_error
@@ -185,7 +186,10 @@ def _tell(app: App, result: Recovered) -> None:
     app.out.lines(f"repaired {each}" for each in result.repaired)
     if result.rebuilt:
         base = f"checkpoint {result.base_seq}" if result.base_seq else "genesis"
-        app.out.line(f"rebuilt memory.db from {base} and {result.events} events: {result.rows} rows")
+        app.out.line(
+            f"rebuilt memory.db from {base} and {counted(result.events, 'event')}, which touched "
+            f"{counted(result.rows, 'row')}"
+        )
         if result.vectors or result.vectors_pending:
             app.out.line(f"vectors: {result.vectors:,} kept, {result.vectors_pending:,} texts wait for one")
         for seq, reason in result.passed_over:

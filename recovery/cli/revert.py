@@ -93,7 +93,8 @@ def command(
     if app.json:
         app.out.document(_document(done, dry_run=False))
     else:
-        app.out.line(f"reverted by seq {done.seqs[0]}-{done.seqs[-1]}; to undo: journal revert --op-id {done.op_id}")
+        by = f"seq {done.seqs[0]}" + (f"-{done.seqs[-1]}" if done.seqs[1:] else "")
+        app.out.line(f"reverted by {by}; to undo: journal revert --op-id {done.op_id}")
     return 3 if done.undoing.conflicts else None
 
 

@@ -49,7 +49,7 @@ MEMORY: tuple[Row[MemoryFacts], ...] = (
         lambda m: "a restore was journaled and waits for its application"),
     Row("behind", "it has not applied the last events",
         lambda m: m.position_is == "behind", "catch_up", "healthy", 0,
-        lambda m: f"memory.db is {m.lag} events behind the journal"),
+        lambda m: f"memory.db is {m.lag:,} event{'' if m.lag == 1 else 's'} behind the journal"),
     Row("healthy", "none of these",
         lambda m: True, "none", "healthy", 0,
         lambda m: f"memory.db is at seq {m.position}" + ("" if m.digest is None else ", its digest is the journal's")),
