@@ -95,7 +95,8 @@ class Generations:
         return f"{self.directory}/{self.stem}-{number:06d}.db"
 
     def building_path(self) -> str:
-        """A free name to build the next generation under. Its number was never used before."""
+        """A free name to build the next generation under, in a directory that is there. Its number was never used."""
+        self.storage.make_directory(self.directory)  # paths.memory_db may name one of its own, and that may be lost
         used = [self._number(name) for place in (self.directory, self.quarantine) for name in self.storage.list(place)]
         if self.storage.kind(self.link) == "link":
             used.append(self._number(self.storage.read_link(self.link)))

@@ -187,3 +187,6 @@ def test_names_are_completed(command: Command, monkeypatch: pytest.MonkeyPatch) 
 
     assert completed("agents", "show", "cl") == ["clerk", "clone"]
     assert completed("recover", "agents", "--agent", "w") == ["writer"]
+    assert completed("adopt", "agents", "clo") == ["clone"]
+    assert completed("show", "--entity", "A") == ["Acme"]
+    assert completed("log", "--entity", "Ac") == ["Acme"]

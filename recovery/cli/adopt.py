@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from recovery.cli.app import App, Verb
+from recovery.cli.names import AGENT_NAME
 
 if TYPE_CHECKING:
     from recovery.adopt_memory import AdoptedMemory
@@ -26,7 +27,7 @@ LISTED_MAX = 50
     ),
 )
 @click.argument("component", type=click.Choice(("agents", "memory", "model")), default="agents")
-@click.argument("names", nargs=-1)
+@click.argument("names", nargs=-1, type=AGENT_NAME)
 @click.option("--dry-run", is_flag=True, help="Say what would be journaled, and stop.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.pass_obj

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from recovery.cli.app import App, Verb
+from recovery.cli.names import ENTITY_NAME
 
 if TYPE_CHECKING:
     from journal.reader import LogReader
@@ -35,7 +36,10 @@ POLL_SECONDS = 0.1
 @click.option("--agent", "agents", multiple=True, metavar="NAME", help="Written by this agent.")
 @click.option("--actor", "actors", multiple=True, metavar="NAME", help="Caused by this actor.")
 @click.option("--type", "types", multiple=True, metavar="TYPE", help="Of this type, or pattern: 'memory.*'.")
-@click.option("--entity", "entities", multiple=True, metavar="NAME", help="About this entity, relations included.")
+@click.option(
+    "--entity", "entities", multiple=True, metavar="NAME", type=ENTITY_NAME,
+    help="About this entity, relations included.",
+)
 @click.option("--scope", "scopes", multiple=True, metavar="SCOPE", help="In global, workspace:NAME or agent:NAME.")
 @click.option("--op-id", "op_ids", multiple=True, metavar="ID", help="Of this operation; all records of a group.")
 @click.option("--since", metavar="WHEN", help="At or after this moment.")

@@ -1,4 +1,4 @@
-"""Completing the names of agents, and saying which one was likely meant."""
+"""Completing the names of agents and entities, and saying which agent was likely meant."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
     from journal.errors import UsageError
+    from recovery.data import Data
+
+_ENTITIES_MAX = 1000
 
 
 class AgentName(click.ParamType):  # type: ignore[type-arg,unused-ignore]
@@ -28,33 +31,46 @@ class AgentName(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 
         app = context.find_object(App)
         try:
-            known = _known(app) if app is not None else set()
+            known = self.known(app.data, incomplete) if app is not None else set()
         except (JournalError, OSError):  # there is nothing to complete from, and nobody to tell
             return []
-        return [CompletionItem(each) for each in sorted(known) if each.startswith(incomplete)]
+        return [CompletionItem(each) for each in sorted(known) if each.startswith(incomplete) and each.isprintable()]
+
+    def known(self, data: Data, incomplete: str) -> set[str]:
+        from replay.agents import SUFFIX
+
+        files = data.storage.list(data.layout.agents)
+        names = {file.removesuffix(SUFFIX) for file in files if file.endswith(SUFFIX)}
+        return names | _rows(data, "SELECT name FROM agents")
 
 
-def _known(app: object) -> set[str]:
+def _rows(data: Data, query: str, *values: object) -> set[str]:
     import sqlite3
 
-    from recovery.cli.app import App
     from recovery.reading import reading
-    from replay.agents import SUFFIX
 
-    assert isinstance(app, App)
-    data = app.data
-    names = {file.removesuffix(SUFFIX) for file in data.storage.list(data.layout.agents) if file.endswith(SUFFIX)}
     path = data.generations.current().path
-    if path is not None:
-        try:
-            with reading(path) as connection:
-                names.update(name for (name,) in connection.execute("SELECT name FROM agents"))
-        except (sqlite3.Error, OSError):
-            pass
-    return {name for name in names if name.isprintable()}
+    if path is None:
+        return set()
+    try:
+        with reading(path) as connection:
+            return {name for (name,) in connection.execute(query, values)}
+    except (sqlite3.Error, OSError):
+        return set()
 
 
 AGENT_NAME = AgentName()
+
+
+class EntityName(AgentName):
+    """An entity's name, of any scope; completed from memory.db, where there are not too many to choose from."""
+
+    def known(self, data: Data, incomplete: str) -> set[str]:
+        query = "SELECT DISTINCT name FROM entities WHERE substr(name, 1, ?) = ? LIMIT ?"
+        return _rows(data, query, len(incomplete), incomplete, _ENTITIES_MAX)
+
+
+ENTITY_NAME = EntityName()
 
 
 def no_agent(name: str, known: Collection[str], where: str = "") -> UsageError:

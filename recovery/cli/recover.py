@@ -105,7 +105,6 @@ def command(
     from msgspec import to_builtins
 
     from journal.errors import Locked, UsageError
-    from recovery.cli.words import counted
     from recovery.control.remote import connect_to
     from recovery.execute import recover
     from recovery.rows import stop_error
@@ -177,6 +176,8 @@ def command(
 
 
 def _tell(app: App, result: Recovered) -> None:
+    from recovery.cli.words import counted
+
     if result.scope:
         app.out.line(f"scope {result.scope} is what the journal says, at seq {result.seq}, digest {result.digest}")
         if result.rest_differs:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from recovery.cli.app import App, Verb
+from recovery.cli.names import AGENT_NAME
 
 if TYPE_CHECKING:
     from journal.reader import LogReader
@@ -28,7 +29,10 @@ if TYPE_CHECKING:
 @click.option("--exclusive", is_flag=True, help="The last moment before WHEN, instead of the last at or before it.")
 @click.option("-o", "output", metavar="DIR", help="Write memory.db and agents/ there: a directory missing or empty.")
 @click.option("--in-place", is_flag=True, help="Make that moment the live state; another restore can undo it.")
-@click.option("--agent", "agents", multiple=True, metavar="NAME", help="Only this one of the agents. May be repeated.")
+@click.option(
+    "--agent", "agents", multiple=True, metavar="NAME", type=AGENT_NAME,
+    help="Only this one of the agents. May be repeated.",
+)
 @click.option("--dry-run", is_flag=True, help="Say which seq it is and what would change, and stop.")
 @click.option("--force", is_flag=True, help="With -o: move what is in DIR aside.")
 @click.option("--reason", default="", metavar="TEXT", help="Journaled with an in-place restore.")

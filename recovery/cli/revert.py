@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from recovery.cli.app import App, Verb
+from recovery.cli.names import ENTITY_NAME
 
 if TYPE_CHECKING:
     from recovery.revert import Revert
@@ -26,7 +27,10 @@ LISTED_MAX = 50
 )
 @click.option("--agent", "agents", multiple=True, metavar="NAME", help="Changes written by this agent.")
 @click.option("--actor", "actors", multiple=True, metavar="NAME", help="Changes caused by this actor.")
-@click.option("--entity", "entities", multiple=True, metavar="NAME", help="Changes of this entity and its relations.")
+@click.option(
+    "--entity", "entities", multiple=True, metavar="NAME", type=ENTITY_NAME,
+    help="Changes of this entity and its relations.",
+)
 @click.option("--scope", "scopes", multiple=True, metavar="SCOPE", help="In global, workspace:NAME or agent:NAME.")
 @click.option("--type", "types", multiple=True, metavar="TYPE", help="Of this type, or pattern: 'memory.*'.")
 @click.option("--op-id", "op_ids", multiple=True, metavar="ID", help="Of this operation; all records of a group.")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from recovery.cli.app import App, Verb
+from recovery.cli.names import ENTITY_NAME
 
 if TYPE_CHECKING:
     from journal.reader import LogReader
@@ -28,7 +29,9 @@ if TYPE_CHECKING:
     ),
 )
 @click.argument("seq", required=False, metavar="[SEQ]")
-@click.option("--entity", metavar="NAME", help="What was known of this entity, in every scope that has one.")
+@click.option(
+    "--entity", metavar="NAME", type=ENTITY_NAME, help="What was known of this entity, in every scope that has one."
+)
 @click.option("--scope", metavar="SCOPE", help="With --entity: only in global, workspace:NAME or agent:NAME.")
 @click.option("--at", "at", metavar="WHEN", help="With --entity: at this moment; default: now.")
 @click.pass_obj
