@@ -15,9 +15,9 @@ from typing import Protocol
 
 import msgspec
 
-from journal.errors import JournalError, NotApplied, OutcomeUnknown, Poisoned, Refused, reason_of
+from journal.errors import EnvironmentFault, JournalError, NotApplied, OutcomeUnknown, Poisoned, Refused, reason_of
 from journal.events import Event
-from journal.format import RECORD_CONTINUES_GROUP, Record, generated_op_id
+from journal.format import RECORD_CONTINUES_GROUP, RECORD_UNCHECKED, Record, generated_op_id
 from journal.limits import admit, check_envelope
 from journal.log import Appended, Log
 from journal.reader import LogReader
@@ -32,14 +32,24 @@ OP_ID_WINDOW = 100_000
 _GENERATED = re.compile(r"e(\d{1,10})-(\d{1,20})")
 
 
-class Receipt(msgspec.Struct, frozen=True, gc=False):
-    """Proof that an event is durable: its seq, time (UTC ns), op_id, the chain (hex) after its batch, the epoch."""
+class Receipt(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """Proof that an event is durable: its seq, time (UTC ns), op_id, the chain (hex) after its batch, the epoch.
+
+    Not ``checked``: there was no state to hold its references against, and it is applied once that is back; should one
+    be missing then, it is a no-op.
+    """
 
     seq: int
     time: int
     op_id: str
     chain: str
     epoch: int
+    checked: bool = True
+
+
+class CannotTell(Exception):
+    """Raised by `StateMachine.check`: the state cannot be asked at all any more. Nothing of the batch is written, its
+    tickets stay queued, and `Committer.run` returns; whoever runs it puts another machine in its place."""
 
 
 class StateMachine(Protocol):
@@ -48,7 +58,7 @@ class StateMachine(Protocol):
     applied_seq: int
 
     def check(self, event: Event, seq: int) -> None:
-        """Raises Refused; otherwise counts the event in, as if applied at `seq`."""
+        """Raises Refused, or CannotTell; otherwise counts the event in, as if applied at `seq`."""
         ...
 
     def mark(self) -> int: ...
@@ -148,6 +158,7 @@ class Committer:
     ) -> None:
         self.log = log
         self.machine = machine
+        self.unchecked = False  # whether the machine that stands in now holds no references against anything
         self._clock = clock
         self.timed = False
         self._queue: deque[Ticket] = deque()
@@ -201,11 +212,16 @@ class Committer:
                 self._settle(taken)
             finally:
                 self._taken = [request for request in taken if not request.done]
-        return taken
+                if self._taken:
+                    self.settled = [request for request in taken if request.done]
+        return self.settled
 
     def commit_now(self, request: Ticket) -> None:
         """Commits one ticket as a batch of its own, ahead of what is queued. As exclusive as `run`."""
         self._settle([request])
+        if not request.done:
+            request.error = EnvironmentFault("the state cannot be asked; nothing was written", hint="send it again")
+            request.done = True
 
     def _settle(self, taken: list[Ticket]) -> None:
         try:
@@ -245,7 +261,7 @@ class Committer:
             for request in taken:
                 request.error = poisoned
             return
-        start = machine.mark()
+        start, unchecked = machine.mark(), RECORD_UNCHECKED if self.unchecked else 0
         encoded: list[bytes] = []
         records: list[Record] = []
         accepted: list[Ticket] = []
@@ -265,16 +281,22 @@ class Committer:
                 machine.rollback(mark)
                 request.error = error
                 continue
+            except CannotTell:
+                machine.rollback(start)
+                for each in taken:
+                    if each.joined is not None and each.joined in accepted:
+                        each.joined = None
+                return
             now = self._clock()
             clock = None if now >= last_time else now
             last_time = max(now, last_time)
-            op_id, flags = request.op_id, 0
+            op_id, flags = request.op_id, unchecked
             for item in request.drafts:
                 encoded.append(encode_record(flags, last_time, clock, op_id, item))
                 records.append(
                     Record(flags, last_time, clock, op_id, item.agent, item.actor, item.traceparent, item.event)
                 )
-                op_id, flags = None, RECORD_CONTINUES_GROUP
+                op_id, flags = None, RECORD_CONTINUES_GROUP | unchecked
             if request.op_id is not None:
                 in_flight[request.op_id] = request
             accepted.append(request)
@@ -328,14 +350,14 @@ class Committer:
         """Each ticket's receipts. It gets them once the batch is applied: that is what they acknowledge."""
         receipts: list[list[Receipt]] = []
         chain, epoch, seq, op_ids = appended.chain.hex(), appended.epoch, appended.first_seq, self._op_ids
-        at = iter(records)
+        at, checked = iter(records), not self.unchecked
         for request in accepted:
             op_id = request.op_id
             if op_id is not None:
                 op_ids[op_id] = seq
             made: list[Receipt] = []
             for _ in request.drafts:
-                made.append(Receipt(seq, next(at).time, op_id or generated_op_id(epoch, seq), chain, epoch))
+                made.append(Receipt(seq, next(at).time, op_id or generated_op_id(epoch, seq), chain, epoch, checked))
                 op_id = None  # it is the group's, and stands for it at its first record
                 seq += 1
             receipts.append(made)
@@ -396,12 +418,16 @@ class Committer:
         if not _same(records[:size], request.drafts):
             request.error = _reused(op_id)
             return
-        if self.machine.applied_seq < seq + size - 1:
+        checked = not records[0].flags & RECORD_UNCHECKED
+        if checked and self.machine.applied_seq < seq + size - 1:
             request.error = NotApplied(f"journaled at seq {seq}, not applied yet", seq=seq)
             return
         chain = batch.chain.hex()
         request.receipts = [
-            Receipt(seq + at, record.time, generated_op_id(batch.epoch, seq + at) if at else op_id, chain, batch.epoch)
+            Receipt(
+                seq + at, record.time, generated_op_id(batch.epoch, seq + at) if at else op_id, chain, batch.epoch,
+                checked,
+            )
             for at, record in enumerate(records[:size])
         ]
 
@@ -423,12 +449,12 @@ _canonical = msgspec.msgpack.Encoder(order="deterministic").encode
 
 
 def _finish(settled: Iterable[Ticket]) -> None:
-    """Each has its outcome, or shares that of the ticket which it joined."""
+    """Each has its outcome, or shares that of the ticket which it joined, or stays queued."""
     for request in settled:
         twin = request.joined
         if twin is not None:
             request.receipts, request.error = twin.receipts, twin.error
-        request.done = True
+        request.done = bool(request.receipts or request.error)
 
 
 def _reused(op_id: str) -> Refused:

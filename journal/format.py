@@ -75,7 +75,8 @@ FLAG_ZERO_SECTORS = 2  # some aligned sector of this batch is blank by its conte
 BATCH_FLAGS_KNOWN = FLAG_CLEAN_CLOSE | FLAG_ZERO_SECTORS
 
 RECORD_CONTINUES_GROUP = 1
-RECORD_FLAGS_KNOWN = RECORD_CONTINUES_GROUP
+RECORD_UNCHECKED = 2  # accepted without reference checks, since there was no state to ask
+RECORD_FLAGS_KNOWN = RECORD_CONTINUES_GROUP | RECORD_UNCHECKED
 
 CHAIN_GENESIS = bytes(32)
 
@@ -381,7 +382,7 @@ class RecordDecoder:
         if len(records) != count:
             raise Corrupt(f"{len(records)} records where {count} belong", path=self._path, offset=offset)
         for record in records:
-            if record.flags > RECORD_FLAGS_KNOWN:
+            if not 0 <= record.flags <= RECORD_FLAGS_KNOWN:
                 raise Unsupported("a record flag is not known to this version", path=self._path, offset=offset)
         return records
 

@@ -91,6 +91,8 @@ def _open(data: Data, check: Check, progress: Progress | None, importing: bool) 
         state.validation = data.config.agents.validation
         core = Core(log, state)
         core.redact = data.redactor.text if data.redactor else None
+        if not importing:
+            core.use_policy(data.config.degraded.memory)
         _tell_of_takeover(core)
         opened.pop_all()
     return Opened(core, recovered, kept)

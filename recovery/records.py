@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from journal.errors import DataError, Refused, UsageError
 from journal.event_json import event_to_json
 from journal.events import type_dictionary
-from journal.format import RECORD_CONTINUES_GROUP, Record, generated_op_id
+from journal.format import RECORD_CONTINUES_GROUP, RECORD_UNCHECKED, Record, generated_op_id
 from journal.limits import check_scope
 from journal.reader import LogReader
 from journal.scan import Batch
@@ -55,6 +55,7 @@ class Entry(NamedTuple):
             "traceparent": record.traceparent,
             "type": record.event.type_name,
             "event": event_to_json(record.event),
+            **({"checked": False} if record.flags & RECORD_UNCHECKED else {}),
         }
 
 

@@ -64,6 +64,7 @@ class LiveStates:
             free_bytes=self._data.storage.free_bytes(self._data.layout.journal),
             reserve_bytes=self._data.config.disk.reserve_bytes,
             lag=max(0, core.log.next_seq - 1 - state.applied_seq),
+            away=core.away, refuses=core.policy == "refuse",
             unwritten=tuple(sorted(state.unwritten)),
             model=model, model_problem=problem,
             pending=self._pending() if count_pending else None,
@@ -91,7 +92,7 @@ class LiveStates:
             return ("missing" if self._was_journaled() else "absent"), ""
         if not is_available():
             return "no_extra", ""
-        if background.last_failed == "embeddings":
+        if background.last_failed == "embeddings" and not self._core.away:
             return "refused", background.last_error or ""
         return ("loaded" if background.has_model else "available"), ""
 

@@ -5,17 +5,20 @@ Knows no tasks and no threads that wait; the faces over it (`replay.hook`) do.
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from secrets import token_hex
+from time import monotonic
 from typing import TYPE_CHECKING
 
-from journal.commit import Committer, Ticket
-from journal.errors import JournalError
+from journal.commit import Committer, Ticket, draft, ticket
+from journal.errors import EnvironmentFault, JournalError
 from journal.events import Event, RecoveryCompleted, RecoveryFailed, RecoveryStarted
 from journal.limits import check_scope
 from journal.log import Log
+from replay.away import Away, Policy, Returned
 from replay.cursors import Cursors
 from replay.deviation import counts
 from replay.faults import declared
@@ -33,6 +36,7 @@ FAST_SYNC_NS = 1_000_000  # a batch under 1 ms may be synced by the loop itself
 SLOW_SYNC_NS = 2_000_000  # one over 2 ms moves the next ones to a thread
 THREADED_MIN = 4  # how many fast ones bring them back at first; each slow one doubles that
 THREADED_MAX = 256
+ASK_AGAIN = 10  # so many times as long as a look took that memory.db is still gone, until the next batch looks again
 
 
 class Pace:
@@ -68,7 +72,7 @@ class Core:
 
     def __init__(self, log: Log, state: LiveState) -> None:
         self.log = log
-        self.state = state
+        self.state: LiveState | Away = state
         self.committer = Committer(log, state)
         self.lock = threading.Lock()
         self.swap_callbacks: list[Callable[[str], object]] = []
@@ -77,7 +81,10 @@ class Core:
         self.tracing = Question()
         self.observer: Callable[[Sequence[Ticket], int, int], None] | None = None
         """Called after each commit with its tickets, how many events it journaled, and its sync in ns."""
+        self.policy: Policy | None = None  # what becomes of writes while memory.db is gone; None: they fail one by one
+        self.returned: Returned | None = None  # what was applied when it was last back
         self._pace = Pace()
+        self._ask_again = 0.0
 
     def appending(
         self, traced: Tracer, events: Sequence[Event], agent: str | None, traceparent: str | None, group: bool = False
@@ -88,13 +95,19 @@ class Core:
     @property
     def prefers_inline(self) -> bool:
         """True while syncs are fast enough to be done by an event loop without a thread's switches."""
-        return self._pace.inline
+        return self._pace.inline and not self.away
+
+    @property
+    def away(self) -> str:
+        """Why memory.db is not written; "" while it is."""
+        return self.state.reason if isinstance(self.state, Away) else ""
 
     def commit(self) -> list[Ticket]:
         """Commits one batch. The caller holds the lock."""
-        log, state = self.log, self.state
+        log = self.log
         if log.poisoned is not None:  # closed, perhaps, and the state with it
             return self.committer.run()
+        state = self._state()
         state.mend(log.next_seq - 1)
         before = log.next_seq
         state.begin()
@@ -102,12 +115,90 @@ class Core:
             settled = self.committer.run()
         finally:
             state.end()
+        if state.lost is not None and self.policy is not None:
+            self._leave(state.lost)
+            settled = [*settled, *self.committer.run()]  # what could not be judged any more
         if self.observer is not None:
             self.observer(settled, log.next_seq - before, log.sync_ns)
         self._pace.note(log.sync_ns)
-        if self.cursors is not None and not self.cursors.note(settled, state.connection):
+        if self.cursors is not None and not self.cursors.note(settled, self.state.connection):
             self.cursors = None
         return settled
+
+    def use_policy(self, policy: Policy) -> None:
+        """What becomes of writes while memory.db is gone. Not for imports, which may journal nothing unchecked."""
+        self.policy = policy
+        if isinstance(self.state, LiveState):
+            self.state.can_leave = policy == "journal"
+
+    # -- memory.db gone, and back -------------------------------------------------------------------------------------
+
+    def _state(self) -> LiveState | Away:
+        """The state that the next batch is held against. Leaves a memory.db that is gone, takes one that is back."""
+        state = self.state
+        if isinstance(state, Away):
+            if monotonic() >= self._ask_again:
+                self.look_again()
+        elif self.policy is not None and not state.is_there():
+            self._leave("memory.db was removed or replaced while it was open")
+        return self.state
+
+    def _leave(self, reason: str) -> None:
+        assert self.policy is not None
+        with suppress(sqlite3.Error):
+            self.state.close()
+        self._install(Away(self.state, reason, self.policy))
+        self._ask_again = 0.0
+
+    def _install(self, state: LiveState | Away) -> None:
+        before = self.state
+        if isinstance(state, LiveState):
+            state.validation, state.materialises = before.validation, before.materialises
+            state.foreign_writes = before.foreign_writes
+            state.can_leave = self.policy == "journal"
+        self.state = self.committer.machine = state
+        self.committer.unchecked = isinstance(state, Away)
+        self.cursors = None
+
+    def look_again(self) -> bool:
+        """Whether memory.db is back; then it holds everything that was journaled meanwhile. The caller holds the lock.
+
+        What turned out to be a no-op is counted, and journaled as the recovery that this is.
+        """
+        away = self.state
+        if not isinstance(away, Away):
+            return True
+        started = monotonic()
+        try:
+            return self._take_back(away)
+        finally:  # what waits may be long to apply: looking in vain must not take the time of the writes
+            self._ask_again = monotonic() + ASK_AGAIN * (monotonic() - started)
+
+    def _take_back(self, away: Away) -> bool:
+        try:
+            renewed = LiveState.open(away.storage, away.layout)
+        except (JournalError, sqlite3.Error, OSError):
+            return False
+        try:
+            before = renewed.applied_seq
+            renewed.materialises = away.materialises
+            if not renewed.is_writable():
+                raise EnvironmentFault("it cannot be written")
+            renewed.catch_up()
+        except (JournalError, sqlite3.Error, OSError):
+            with suppress(sqlite3.Error):
+                renewed.close()
+            return False
+        self._install(renewed)
+        done = renewed.caught
+        self.returned = Returned(before, renewed.applied_seq, done.events, done.no_ops)
+        recovery_id, found = token_hex(8), {"events": done.events, "no_ops": done.no_ops}
+        told = (
+            RecoveryStarted(recovery_id, "memory", "catch-up", {}, away.reason[:2000]),
+            RecoveryCompleted(recovery_id, "memory", "catch-up", found),
+        )
+        self.committer.commit_now(ticket([draft(event, None, "journal", None) for event in told], None))
+        return True
 
     def commit_locked(self) -> list[Ticket]:
         with self.lock:
@@ -123,7 +214,8 @@ class Core:
         """The log, while memory.db is let go of: for what puts another generation in its place.
 
         Callers wait. What they queued is committed after it, checked against the state that is current then. Where that
-        cannot be opened, nothing can be checked any more: the log takes nothing until it is opened again.
+        cannot be opened, nothing can be checked any more: the policy says whether writes go on without it; else the log
+        takes nothing until it is opened again.
         """
         with self.lock:
             before = self.state
@@ -135,12 +227,12 @@ class Core:
                     with declared(before.layout.memory_db):
                         renewed = LiveState.open(before.storage, before.layout)
                 except BaseException as error:
-                    self.log.poison(f"memory.db cannot be opened again: {error}")
+                    if self.policy is None or not isinstance(error, JournalError):
+                        self.log.poison(f"memory.db cannot be opened again: {error}")
+                    else:
+                        self._leave(f"memory.db cannot be opened again: {error}")
                     raise
-                renewed.validation, renewed.materialises = before.validation, before.materialises
-                renewed.foreign_writes = before.foreign_writes
-                self.state = self.committer.machine = renewed
-                self.cursors = None
+                self._install(renewed)
         if renewed.generation != before.generation:
             for callback in self.swap_callbacks:
                 callback(renewed.generation)

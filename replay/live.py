@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
+from journal.commit import CannotTell
 from journal.errors import Diverged, EnvironmentFault, JournalError, Refused
 from journal.events import ConfigRemoved, ConfigWritten, Event, StateRestored
 from journal.format import Record
@@ -23,7 +24,7 @@ from replay.agents import bring_current, inspect
 from replay.catchup import catch_up
 from replay.faults import sqlite_fault
 from replay.layout import Layout
-from replay.memory import apply_records
+from replay.memory import Applied, apply_records
 from replay.rebuild import generations_of
 from replay.schema import Position
 from replay.validate import Validator
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 FOLD_BYTES = 16 << 20  # memory.db's write-ahead log is folded back once it is this long
+_LOST = (
+    sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB,
+    sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM,
+)  # fmt: skip
 _LOOK_EVERY = 64  # batches between two looks at its length
 
 
@@ -55,14 +60,18 @@ class LiveState:
         self.journal_id = position.journal_id
         self.foreign_writes = 0
         self.failure: str | None = None
+        self.lost: str | None = None  # why memory.db cannot be used any more, once it was found out
+        self.can_leave = False  # whether events are to be journaled without it then
         self.wants_fold = False
         self.validation: Mode = "lenient"
         self.materialises = True  # an import journals files that are there already, some of them in two versions
+        self._file = _identity(generation)
         connection.execute("PRAGMA wal_autocheckpoint=0")  # else every commit may fold, on whichever thread: see `fold`
         self._begun = False
         self.unwritten: set[str] = set()  # agents whose files are not known to be current
         self.left_alone: str | None = None  # an agent whose file is where the event comes from
         self._batches = 0
+        self.caught = Applied()  # by the last catch-up
         self._data_version = self._read_data_version()
         self._validator = Validator(connection, position.seq)
         self._versions: dict[str, set[str]] = {
@@ -110,6 +119,9 @@ class LiveState:
         try:
             self._validator.check(event, seq)
         except sqlite3.Error as error:  # nothing is written yet: no reason to doubt the journal
+            self._note_loss(error)
+            if self.lost is not None and self.can_leave:
+                raise CannotTell from error
             raise sqlite_fault(error, self.generation) from error
 
     def mark(self) -> int:
@@ -124,7 +136,11 @@ class LiveState:
         """Applies one durable batch in one transaction, then writes the agent files that it changed."""
         if self.applied_seq != appended.first_seq - 1:
             self.end()
-            self.catch_up()
+            try:
+                self.catch_up()
+            except sqlite3.Error as error:
+                self._note_loss(error)
+                raise sqlite_fault(error, self.generation) from error
             return
         if any(isinstance(record.event, StateRestored) for record in records):
             raise EnvironmentFault("a restore needs a rebuild", hint="open the server again")
@@ -139,6 +155,7 @@ class LiveState:
         except BaseException as error:
             self.failure = str(error)
             if isinstance(error, sqlite3.Error):
+                self._note_loss(error)
                 raise sqlite_fault(error, self.generation) from error
             raise
         self._settled(appended.first_seq + appended.count - 1)
@@ -170,6 +187,7 @@ class LiveState:
         reader = LogReader(self.storage, self.layout.journal)
         before = self.applied_seq
         caught = catch_up(self.connection, reader)
+        self.caught = caught.applied
         self._settled(caught.to_seq)
         for batch in reader.batches(before + 1, caught.to_seq) if caught.to_seq > before else ():
             self._note_agents(batch.records())
@@ -237,6 +255,25 @@ class LiveState:
 
     # -- the file -----------------------------------------------------------------------------------------------------
 
+    def is_there(self) -> bool:
+        """Whether memory.db still leads to the file that is open here. One that was removed or replaced would go on
+        taking rows, and nobody would ever read them."""
+        return _identity(self.layout.memory_db) == self._file
+
+    def is_writable(self) -> bool:
+        """Whether its write lock can be had."""
+        try:
+            self.connection.execute("BEGIN IMMEDIATE")
+            self.connection.execute("ROLLBACK")
+        except sqlite3.Error:
+            return False
+        return True
+
+    def _note_loss(self, error: sqlite3.Error) -> None:
+        """Another program's lock passes; a file that is full, read-only or damaged stays so until somebody acts."""
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF in _LOST:
+            self.lost = f"memory.db cannot be used: {error}"
+
     def _read_data_version(self) -> int:
         return int(self.connection.execute("PRAGMA data_version").fetchone()[0])
 
@@ -280,3 +317,11 @@ class LiveState:
 
     def close(self) -> None:
         self.connection.close()
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino

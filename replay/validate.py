@@ -265,6 +265,11 @@ class Validator:
             raise Refused("not_found", f"there is no message {event.message_id!r}")
 
 
+def may_refer(event: Event) -> bool:
+    """Whether events of this type are held against the state at all."""
+    return type(event) in _CHECKS
+
+
 _OBSERVATION = "SELECT 1 FROM observations WHERE entity_id = ? AND text_sha256 = ?"
 _RELATION = "SELECT 1 FROM relations WHERE from_entity_id = ? AND to_entity_id = ? AND relation_type = ?"
 _AGENT = "SELECT 1 FROM agents WHERE name = ?"

@@ -206,12 +206,14 @@ def _add_batch(into: Journal, segment: Segment, payload: bytes, facts: tuple[int
 
 def _record(seq: int, epoch: int, record: list[Any], types: Mapping[int, str]) -> dict[str, Any]:
     flags, time, clock, op_id, agent, actor, traceparent, (tag, *values) = record
-    if flags & ~1:
+    if flags & ~3:
         raise Wrong("an unknown record flag")
     name = types[tag]
     fields = [cell.split(":")[0] for cell in TYPES[name][1]]
     return {
-        "seq": seq, "time": time, "clock": clock, "op_id": op_id or f"e{epoch}-{seq}", "continues_group": flags == 1,
+        "seq": seq, "time": time, "clock": clock, "op_id": op_id or f"e{epoch}-{seq}",
+        "continues_group": bool(flags & 1),
+        **({"unchecked": True} if flags & 2 else {}),
         "agent": agent, "actor": actor, "traceparent": traceparent,
         "event": {"type": name, **dict(zip(fields, values, strict=False))},
     }  # fmt: skip

@@ -51,6 +51,7 @@ def read_with_the_project(directory: Path) -> tuple[list[dict[str, Any]], list[d
                     "op_id": record.op_id or layout.generated_op_id(batch.epoch, seq),
                     "continues_group": bool(record.flags & layout.RECORD_CONTINUES_GROUP), "agent": record.agent,
                     "actor": record.actor, "traceparent": record.traceparent, "event": event_to_json(record.event),
+                    **({"unchecked": True} if record.flags & layout.RECORD_UNCHECKED else {}),
                 }
             )  # fmt: skip
     return batches, records
