@@ -11,6 +11,7 @@ import hashlib
 import unicodedata
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Literal
 
 from journal.errors import EnvironmentFault, Refused
@@ -88,6 +89,7 @@ class Outcome:
 # -- names ------------------------------------------------------------------------------------------------------------
 
 
+@lru_cache(maxsize=1024)
 def file_name(name: str) -> str:
     """The file of agent `name`. Raises Refused for a name that could leave the directory or is no file name.
 
