@@ -211,6 +211,16 @@ class Names:
             together[:] = [each for each in together if each.directory is not directory]
         self.pending = [together for together in self.pending if together]
 
+    def settle(self, directory: DirectoryNode, name: str) -> None:
+        """One name becomes durable as it is."""
+        if name in directory.live:
+            directory.durable[name] = directory.live[name]
+        else:
+            directory.durable.pop(name, None)
+        for together in self.pending:
+            together[:] = [each for each in together if each.directory is not directory or each.name != name]
+        self.pending = [together for together in self.pending if together]
+
     def arriving(self, rng: random.Random, mode: Mode) -> list[list[NameChange]]:
         """Those of the pending changes that one cut lets arrive."""
         if mode == "all":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.crash_errors import damage, fail
+from tests.crash_files import run as run_on_files
 from tests.crash_lives import run
 from tests.faults.frame import Run
 from tests.simcuts import contents, images
@@ -17,6 +18,12 @@ def test_every_image_that_a_cut_leaves_of_a_server_keeps_every_promise(seed: int
     counts = run(seed)
     assert counts["crash states"] > 200
     assert counts["of a recovery that was cut"] > 20
+
+
+def test_memory_db_is_a_whole_state_on_real_files_after_every_cut() -> None:
+    counts = Run("crashes.files", seed=0, count=2).seeds(run_on_files)
+    assert counts["crash states"] > 100
+    assert counts["of a recovery that was cut"] > 10
 
 
 def test_what_was_acknowledged_survives_every_failing_operation() -> None:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 
-from tests import crash_errors, crash_lives, crashes
+from tests import crash_errors, crash_files, crash_lives, crashes
 from tests.faults.frame import Check, Run
 
 
 def server(run: Run) -> Counter[str]:
     return run.seeds(crash_lives.run)
+
+
+def files(run: Run) -> Counter[str]:
+    return run.seeds(crash_files.run)
 
 
 def errors(run: Run) -> Counter[str]:
@@ -42,6 +46,18 @@ CHECKS = (
         "where they are many, drawn; each distinct one is opened, settled and held against the reference projection",
         server,
         20.0,
+    ),
+    Check(
+        "crashes.files",
+        "The same with real files and SQLite's own: whatever a power cut leaves of memory.db, its -wal, its "
+        "generations and their link, of agent files and checkpoints, and of the recovery after it, and of that one's: "
+        "memory.db is one whole state of the journal's history before anything repairs it, and the open ends at the "
+        "journal's with every receipt.",
+        "a server is opened, written, folded, checkpointed and restored in place in a real directory; a simulated disk "
+        "follows each change, frames of a -wal and pages of a fold in pieces of 512 bytes included; a seeded choice of "
+        "what a cut may leave before each is laid out anew, read by SQLite and opened",
+        files,
+        10.0,
     ),
     Check(
         "crashes.errors",
