@@ -143,6 +143,8 @@ def damage(seed: int) -> Counter[str]:
             life.server.close()
         disk = life.disk.crash(rng, "all")
         life.memory.note()
+        if rng.random() < 0.1:
+            disk = _opened_and_killed(life, disk, rng)
         kind, path = _damage(disk, before, rng)
         walk.counts["damages"] += 1
         if rng.random() < 0.3:
@@ -163,7 +165,7 @@ def _damage(disk: SimDisk, before: SimDisk, rng: random.Random) -> tuple[str, st
     at = rng.randrange(sectors) * SECTOR_BYTES
     here = disk.read(path)[at : at + SECTOR_BYTES]
     kind = rng.choice(
-        ("rot", "zeroed", "swapped", "stale", "misdirected", "unreadable", "short reads", "forged", "gone")
+        ("rot", "zeroed", "swapped", "stale", "misdirected", "unreadable", "short reads", "forged", "gone", "blanked")
     )
     if kind == "rot":
         heads = [batch.offset for holder, batch in _batches(disk) if holder == path]
@@ -188,6 +190,8 @@ def _damage(disk: SimDisk, before: SimDisk, rng: random.Random) -> tuple[str, st
         disk.poke(path, at, source[start : start + len(here)])
     elif kind == "unreadable":
         disk.damage(path, at)
+    elif kind == "blanked" and (blanked := _blank(disk)):
+        path = blanked
     elif kind == "gone":
         disk.remove(path)  # a manifest's absence cannot be told from a prune
     elif kind == "forged" and (forged := _forge(disk, rng)):
@@ -228,6 +232,34 @@ def _forge(disk: SimDisk, rng: random.Random) -> str | None:
     return path
 
 
+def _blank(disk: SimDisk) -> str | None:
+    """Zeros over the last batch, where only its segment's header says that it was synced; the file, or None.
+
+    Such a batch was carried there by an open, which wrote nothing of its own.
+    """
+    batches = _batches(disk)
+    if not batches:
+        return None
+    path, batch = batches[-1]
+    header, _ = decode_segment_header(disk.read(path), path)
+    if int(header.extra.get("durable_seq", 0)) < batch.last_seq:
+        return None
+    disk.poke(path, batch.offset, bytes(disk.size(path) - batch.offset))
+    return path
+
+
+def _opened_and_killed(life: Life, disk: SimDisk, rng: random.Random) -> SimDisk:
+    """The disk after one more open, which was killed before it wrote: what it carried is in a segment of its own."""
+    memory = Memory(life.memory.known, dict(life.memory.bases), {k: [v[-1]] for k, v in life.memory.images.items()})
+    server = Server.open(disk, memory, life.clock, rng)
+    life.promises.opened(server)
+    life.memory.bases, life.memory.images = memory.bases, {
+        path: [*life.memory.images.get(path, []), *images] for path, images in memory.images.items()
+    }
+    memory.let_go()
+    return disk.crash(rng, "all")
+
+
 def files(disk: SimDisk, path: str) -> list[str]:
     """Every file below a directory."""
     found: list[str] = []
@@ -257,7 +289,7 @@ def _judged(life: Life, disk: SimDisk, path: str, kind: str) -> str:
         life.promises.checkpoints.pop(int(path[-25:-9]), None)
     if path.endswith("/lock"):  # it says what epoch was taken; only one that wrote something may not come again
         life.promises.epoch = max((epoch for _, _, epoch in life.promises.batches.values()), default=0)
-    at = 0 if kind == "forged" else -1  # the chain alone must tell, without the help of what memory.db remembers
+    at = 0 if kind in ("forged", "blanked") else -1  # the journal must tell, without what memory.db remembers
     memory = Memory(life.memory.known, dict(life.memory.bases), {k: [v[at]] for k, v in life.memory.images.items()})
     segments = disk.list(f"{LAYOUT.journal}/segments")
     try:

@@ -223,6 +223,9 @@ class Life:
 STEPS: tuple[tuple[Callable[[Life], None], int], ...] = (
     (Life.write, 12), (Life.reopen, 2), (Life.checkpoint, 3), (Life.prune, 1), (Life.restore, 1), (Life.back_up, 1),
 )  # fmt: skip
+LATE: tuple[tuple[Callable[[Life], None], int], ...] = (
+    (Life.prune, 4), (Life.checkpoint, 2), (Life.restore, 1), (Life.back_up, 1),
+)  # fmt: skip
 
 
 def run(seed: int) -> Counter[str]:
@@ -237,11 +240,18 @@ def _run(seed: int) -> Counter[str]:
     life = Life(walk, disk, memory, Promises(Reference()), clock)
     fill = segment.FILL_BYTES_MIN
     segment.FILL_BYTES_MIN = fill if seed % 8 == 0 else 4096  # zeros to read and compare cost more than all the rest
+    housekeeping = seed % 4 == 3
     try:
+        if housekeeping:  # it takes a while until there is something to prune, and that was cut in other lives
+            life.open()
+            for _ in range(3):
+                life.write()
+                life.checkpoint()
         disk.before_change = lambda: walk.cut(disk, memory, life.promises, clock.now, 0)
-        life.open()
-        steps, weights = zip(*STEPS, strict=True)
-        for step in walk.rng.choices(steps, weights, k=walk.rng.randint(1, 6)):
+        if not housekeeping:
+            life.open()
+        steps, weights = zip(*(LATE if housekeeping else STEPS), strict=True)
+        for step in walk.rng.choices(steps, weights, k=walk.rng.randint(1, 2 if housekeeping else 6)):
             step(life)
         disk.before_change()
     except Broken:

@@ -13,7 +13,7 @@ from journal.errors import AmbiguousTail, Corrupt, IOFault, JournalError, Locked
 from journal.format import PAYLOAD_BYTES_MAX
 from journal.log import Holder, Log, create
 from journal.reader import LogReader
-from journal.storage import RealStorage
+from journal.storage import RealLock, RealStorage
 from tests.journals import START, abandon, append, journal_in, segment_files
 from tests.simdisk import SimDisk
 
@@ -87,6 +87,23 @@ def test_a_writer_whose_lock_file_was_replaced_stops_before_it_writes(tmp_path: 
     thief.close()
     log.close()
     assert read_all(directory) == facts(1, 2)
+
+
+def test_a_lock_file_that_was_replaced_while_it_was_locked_is_no_lock(tmp_path: Path) -> None:
+    """Between open(2) and flock(2) the directory may be put aside: the lock is then on a file that nobody else sees."""
+
+    class Replacing(RealStorage):
+        def lock(self, path: str) -> RealLock | None:
+            held = super().lock(path)
+            Path(path).rename(f"{path}.old")
+            Path(path).touch()
+            return held
+
+    journal = str(tmp_path / "journal")
+    create(RealStorage(), journal)
+    with pytest.raises(Locked, match="replaced"):
+        Log.open(Replacing(), journal)
+    assert Path(f"{journal}/lock").read_bytes() == b""
 
 
 def test_a_forked_childs_handle_is_poisoned(tmp_path: Path) -> None:

@@ -9,9 +9,10 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
+from functools import cache
 from pathlib import Path
 
-from tests.faults.frame import Check, Run
+from tests.faults.frame import Check, Missing, Run
 from tests.mutations import MUTATIONS, ROOT, Mutation
 
 FOLDERS = ("journal", "replay", "recovery", "tests", "docs")
@@ -35,6 +36,8 @@ def _turns(run: Run) -> range:
 def noticed(mutation: Mutation) -> Counter[str]:
     """Raises AssertionError where the bug goes unnoticed."""
     with tempfile.TemporaryDirectory(prefix="journal-mutation-") as place:
+        if mutation.by.startswith("tests/"):
+            return _fails(Path(place), mutation)
         said = judged(Path(place), mutation)
     message = said["checks"][0].get("message", "")
     if said["ok"]:
@@ -44,18 +47,55 @@ def noticed(mutation: Mutation) -> Counter[str]:
     return Counter({"bugs noticed": 1})
 
 
-def judged(place: Path, mutation: Mutation | None, by: str = "", count: int = 0) -> dict:  # type: ignore[type-arg]
-    """What the check says of a copy of the tree with this bug; without one, of the tree as it is."""
+def _fails(place: Path, mutation: Mutation) -> Counter[str]:
+    """As `noticed`, where it is a test that must fail: by an assertion or a declared error, not for want of a name."""
+    _passes_without(mutation.by)
+    _copy(place, mutation)
+    done = _tested(place, mutation.by)
+    if done.returncode == 0:
+        raise AssertionError(f"{mutation.name}: {mutation.by} does not notice it")
+    if done.returncode != 1 or any(each in done.stdout for each in NO_PROOF):
+        raise AssertionError(f"{mutation.name}: not a broken promise, but {done.stdout[-500:]}{done.stderr[-500:]}")
+    return Counter({"bugs noticed": 1})
+
+
+@cache
+def _passes_without(by: str) -> None:
+    """Else its failure would prove nothing. Raises Missing where this machine lacks what the test needs."""
+    with tempfile.TemporaryDirectory(prefix="journal-mutation-") as place:
+        _copy(Path(place), None)
+        done = _tested(Path(place), by)
+    if done.returncode != 0:
+        raise AssertionError(f"{by} fails without any bug: {done.stdout[-500:]}{done.stderr[-500:]}")
+    if "passed" not in done.stdout:
+        raise Missing(f"{by} is skipped on this machine: {done.stdout[-200:]}")
+
+
+def _tested(place: Path, by: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", by]
+    return subprocess.run(command, cwd=place, env=_environment(place), capture_output=True, text=True, check=False)
+
+
+def _copy(place: Path, mutation: Mutation | None) -> None:
     for folder in FOLDERS:
         shutil.copytree(
             ROOT / folder, place / folder, ignore=shutil.ignore_patterns("__pycache__", "golden", "fixtures")
         )
     if mutation is not None:
         (place / mutation.path).write_text(mutation.source())
+
+
+def _environment(place: Path) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(place), "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+def judged(place: Path, mutation: Mutation | None, by: str = "", count: int = 0) -> dict:  # type: ignore[type-arg]
+    """What the check says of a copy of the tree with this bug; without one, of the tree as it is."""
+    _copy(place, mutation)
+    if mutation is not None:
         by, count = mutation.by, mutation.count
-    environment = {**os.environ, "PYTHONPATH": str(place), "PYTHONDONTWRITEBYTECODE": "1"}
     command = [sys.executable, "-m", "tests.faults", by, "--seed", "0", "--count", str(count), "--workers", "1"]
-    done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=place, env=_environment(place), capture_output=True, text=True, check=False)
     try:
         return json.loads(done.stdout.splitlines()[-1])  # type: ignore[no-any-return]
     except (IndexError, json.JSONDecodeError):
