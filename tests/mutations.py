@@ -103,7 +103,7 @@ MUTATIONS = (
              "                segment._file.sync()\n                segment.offset += len(batch)\n",
              "crashes.errors", 300),
     Mutation("a failed batch does not poison the log", LOG, "Log.append",
-             '            self.poison(f"a batch at seq {self.next_seq} failed: {error}")\n', "", "crashes.errors", 300),
+             '            self.poison(f"a batch at seq {self.next_seq} failed: {reason_of(error)}")\n', "", "crashes.errors", 300),
     Mutation("a poisoned log is closed as if it were clean", LOG, "Log.close",
              "if self.poisoned is None and self._lock.is_held():", "if self._lock.is_held():", "crashes.errors", 300),
     Mutation("a segment that failed to be made is not doubted", LOG, "Log._doubt_segment",
