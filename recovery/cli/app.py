@@ -56,6 +56,8 @@ VERBS = {
     "revert": "undo exactly the changes that are named",
     "diff": "say what changed between two moments",
     "messages": "what a consumer has not acknowledged, and acknowledging it",
+    "timeline": "draw what happened over time",
+    "report": "write one page about the journal, for a browser",
     "tag": "give a moment a name",
     "import": "take in what another memory server wrote",
     "export": "write memory as another server reads it",

@@ -39,6 +39,8 @@ def time_text(ns: int, digits: int = 3) -> str:
 
 def age_text(ns: int) -> str:
     """A span of time as people say it: `3 minutes`."""
+    if 0 < ns < NS:
+        return f"{ns / NS:.1g} seconds"
     seconds = max(0, ns) // NS
     for length, unit in ((86_400, "day"), (3600, "hour"), (60, "minute"), (1, "second")):
         if seconds >= length or unit == "second":
