@@ -39,8 +39,10 @@ from recovery.telling import journal_repairs, put_log_right
 from replay.catchup import catch_up
 from replay.core import Core
 from replay.digest import state_digest
+from replay.faults import declared
 from replay.own_events import journal_event
 from replay.schema import connect, read_position
+from replay.sharing import unshare
 from replay.tracing import span
 
 _TESTED: dict[str, Tested] = {"all": "never", "model": "unjournaled"}  # other targets do not look at the model
@@ -180,6 +182,8 @@ def open_log(data: Data, *, accept_tail: bool = False, evidence: int = 0) -> Log
         strict=data.config.durability.strict,
     )
     try:
+        with declared(data.layout.memory_db):
+            unshare(data.storage, data.layout)  # before anything catches up: a backup of hard links would follow
         journal_repairs(data.storage, data.layout.journal, log)
     except BaseException:
         log.close()

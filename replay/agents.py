@@ -17,8 +17,9 @@ from typing import Literal
 from journal.errors import EnvironmentFault, Refused
 from journal.storage import Kind, Storage
 from replay.agent_quarantine import printable, set_aside
+from replay.agent_twins import SUFFIX as SUFFIX
+from replay.agent_twins import are_one, folded, groups
 
-SUFFIX = ".md"
 NAME_BYTES_MAX = 255 - len(SUFFIX)
 READ_BYTES_MAX = 16 << 20  # beyond any content that an event takes: such a file is no journaled version
 TEMPORARY = ".agent.tmp"  # one at a time, and not made of the agent's name, which may fill NAME_MAX already
@@ -33,7 +34,7 @@ as a scan of the journal. Behind a live write the one version before is answer e
 Condition = Literal["ok", "missing", "stale", "drift", "damaged", "unjournaled", "refused"]
 Detail = Literal[
     "", "empty", "nul_bytes", "link", "not_a_file", "unreadable", "too_large", "broken_yaml", "unsafe_name",
-    "content_mismatch",
+    "content_mismatch", "twin",
 ]  # fmt: skip
 
 
@@ -182,11 +183,27 @@ def inspect(
     if names is None:
         on_disk = (name.removesuffix(SUFFIX) for name in storage.list(directory) if name.endswith(SUFFIX))
         names = {*agents, *on_disk}
-    return [_inspect_one(storage, directory, name, agents, versions) for name in sorted(names)]
+    twins = _twins(storage, directory, agents)
+    return [_inspect_one(storage, directory, name, agents, versions, twins.get(name)) for name in sorted(names)]
 
 
-def _inspect_one(storage: Storage, directory: str, name: str, agents: Agents, versions: Versions) -> AgentFact:
+def _twins(storage: Storage, directory: str, agents: Agents) -> dict[str, str]:
+    """Agents that have no file of their own, since the directory takes it for another one's: name → that one's."""
+    found: dict[str, str] = {}
+    for names in groups(agents):
+        held = look(storage, f"{directory}/{names[0]}{SUFFIX}").sha256
+        first, *others = sorted(names, key=lambda name: agents[name][0] != held)  # the one whose bytes lie there
+        found |= {name: first for name in others if are_one(storage, directory, first, name)}
+    return found
+
+
+def _inspect_one(
+    storage: Storage, directory: str, name: str, agents: Agents, versions: Versions, twin: str | None
+) -> AgentFact:
     expected, content = agents.get(name, (None, b""))
+    if twin is not None:
+        message = f"its file would be that of {twin!r}: the file system takes the two names for one"
+        return AgentFact(name, "refused", "twin", message, expected=expected)
     if expected is None:
         return judge(name, look(storage, f"{directory}/{name}{SUFFIX}"), None, versions)
     try:
@@ -209,10 +226,17 @@ def write_files(storage: Storage, directory: str, files: Iterable[tuple[str, byt
     together, by one directory sync.
     """
     storage.make_directory(directory)
-    written = []
+    written: list[str] = []
+    folds: dict[str, str] = {}
     try:
         for name, content in files:
             path = f"{directory}/{file_name(name)}"
+            twin = folds.setdefault(folded(name), name)
+            if twin != name and are_one(storage, directory, twin, name):
+                raise EnvironmentFault(
+                    f"the file system takes the agents {twin!r} and {name!r} for one file",
+                    path=directory, hint="write them to a file system that tells them apart",
+                )  # fmt: skip
             _write_temporary(storage, f"{directory}/{TEMPORARY}", content)
             storage.replace(f"{directory}/{TEMPORARY}", path)
             written.append(name)

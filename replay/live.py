@@ -20,6 +20,7 @@ from journal.log import Appended
 from journal.reader import LogReader
 from journal.storage import Storage
 from replay import schema
+from replay.agent_twins import would_be_one
 from replay.agents import bring_current, inspect
 from replay.catchup import catch_up
 from replay.faults import sqlite_fault
@@ -70,6 +71,7 @@ class LiveState:
         self._begun = False
         self.unwritten: set[str] = set()  # agents whose files are not known to be current
         self.left_alone: str | None = None  # an agent whose file is where the event comes from
+        self._are_one: dict[tuple[str, str], bool] = {}
         self._batches = 0
         self.caught = Applied()  # by the last catch-up
         self._data_version = self._read_data_version()
@@ -117,12 +119,27 @@ class LiveState:
                     hint="agents.validation in journal.yaml is strict; lenient refuses no bytes",
                 )  # fmt: skip
         try:
+            if isinstance(event, ConfigWritten) and self.materialises:
+                self._refuse_twin(event.name)
             self._validator.check(event, seq)
         except sqlite3.Error as error:  # nothing is written yet: no reason to doubt the journal
             self._note_loss(error)
             if self.lost is not None and self.can_leave:
                 raise CannotTell from error
             raise sqlite_fault(error, self.generation) from error
+
+    def _refuse_twin(self, name: str) -> None:
+        """Two agents in one file would overwrite each other, whichever is written last."""
+        for twin in self._validator.twins(name):
+            pair = (twin, name)
+            if pair not in self._are_one:
+                self._are_one[pair] = would_be_one(self.storage, self.layout.agents, twin, name)
+            if self._are_one[pair]:
+                raise Refused(
+                    "unsafe_name", f"the file of agent {name!r} would be that of {twin!r}: the file system of "
+                    f"{self.layout.agents} takes the two names for one",
+                    hint="choose another name, or remove the other agent first",
+                )  # fmt: skip
 
     def mark(self) -> int:
         return self._validator.mark()

@@ -38,6 +38,7 @@ from journal.events import (
     ScopeCleared,
     StatusChanged,
 )
+from replay.agent_twins import folded
 from replay.schema import one_moment
 
 ENTITIES_MAX = 200_000
@@ -70,6 +71,7 @@ class Validator:
         self._messages: _Table = {}  # (conversation id, message id)
         self._message_ids: _Table = {}
         self._agents: _Table = {}
+        self._folded: dict[str, set[str]] | None = None
         # Each change of the overlay, oldest first: seq, table, key, the value before. `settle` trims it in front and
         # `rollback` cuts it behind; marks count from the first change ever, so that trimming does not move them.
         self._pending: list[tuple[int, _Table, Any, Any]] = []
@@ -121,6 +123,7 @@ class Validator:
     def forget(self, connection: sqlite3.Connection | None = None) -> None:
         """Believes nothing that memory.db said before: it was restored, swapped (for `connection`), or written to."""
         self._ids.clear()
+        self._folded = None
         if connection is not None:
             self._connection = connection
 
@@ -241,6 +244,16 @@ class Validator:
     def _config_removed(self, event: ConfigRemoved, seq: int) -> None:
         self._needed_agent(event.name)
         self._set(seq, self._agents, event.name, False)
+
+    def twins(self, name: str) -> list[str]:
+        """Agents by other names, accepted ones included, whose files some file system takes for this one's."""
+        if self._folded is None:
+            self._folded = {}
+            for (each,) in self._connection.execute("SELECT name FROM agents"):
+                self._folded.setdefault(folded(each), set()).add(each)
+        alike = self._folded.setdefault(folded(name), set())
+        alike.add(name)  # never taken out again: whether it is there is asked each time
+        return sorted(each for each in alike if each != name and self._has(self._agents, each, _AGENT, (each,)))
 
     def _status_changed(self, event: StatusChanged, seq: int) -> None:
         self._needed_agent(event.name)

@@ -70,6 +70,22 @@ def tmpfs(place: Path, options: str) -> Iterator[Path]:
         _do("umount", "--lazy", at)
 
 
+@contextmanager
+def folding(place: Path) -> Iterator[Path]:
+    """A directory on a file system to which names that differ in case are one. Raises FileNotFoundError, or
+    CalledProcessError where it cannot be mounted: needs ntfs-3g (FUSE) and root."""
+    image, at = place / "folding.img", place / "folding"
+    with image.open("wb") as file:
+        file.truncate(16 << 20)
+    at.mkdir()
+    _do("mkntfs", "--quick", "--force", "--quiet", image)
+    _do("lowntfs-3g", "-o", "ignore_case", image, at)
+    try:
+        yield at
+    finally:
+        _do("umount", "--lazy", at)
+
+
 class Disk:
     """A mounted file system at ``at``."""
 

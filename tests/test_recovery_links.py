@@ -13,6 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from journal.events import EntityCreated
+from recovery import open_server_sync
+from replay.reader import open_reader
 from tests.commands import ENVIRONMENT
 from tests.damage import AGENTS, VERSION, agent, config, copy_of, images
 from tests.test_recovery_damage import journal
@@ -112,3 +115,30 @@ def test_a_link_that_lay_there_before(tmp_path: Path, capsys, name: str) -> None
         for words in (["recover", "all", "--yes"], ["checkpoint", "create"]):
             assert journal([*words, "--data", str(root)]) in (0, 1, 2, 3, 10, 12, 14)
             assert photograph(outside) == before, words
+
+
+def test_a_backup_of_hard_links_keeps_its_bytes(tmp_path: Path) -> None:
+    """`cp -al`: the generation and its -wal have two names, and SQLite writes in place."""
+    root, backup = copy_of(images().closed, tmp_path), tmp_path / "backup"
+    with open_server_sync(root, background=False) as hook:  # killed: the -wal stays, and is linked, too
+        hook.append(EntityCreated("global", "Before", "t"))
+        subprocess.run(["cp", "-al", root, backup], check=True)
+    for lock in ("lock", "checkpoints/lock", "parity/lock"):  # as the error says: two could lock one file
+        (root / "journal" / lock).unlink(missing_ok=True)
+    before = photograph(backup)
+    for name in ("one", "two"):
+        with open_server_sync(root, background=False) as hook:
+            hook.append(EntityCreated("global", name, "t"))
+            hook.agents.write("keeper", f"changed by {name}")
+            hook.restore(hook.core.log.next_seq - 1)
+    assert journal(["recover", "all", "--yes", "--data", str(root)]) == 0
+    assert journal(["checkpoint", "create", "--data", str(root)]) == 0
+    after = photograph(backup)
+    changed = {path for path in before if before[path][0] != after.get(path, (b"",))[0] and not path.endswith("-shm")}
+    assert changed == set()
+    (backup / "journal" / "lock").unlink()
+    assert journal(["recover", "all", "--yes", "--data", str(backup)]) == 0
+    with open_reader(str(backup / "memory.db")) as memory, memory.transaction() as connection:
+        names = {name for (name,) in connection.execute("SELECT name FROM entities")}
+        assert "Before" in names
+        assert not {"one", "two"} & names
