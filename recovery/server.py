@@ -24,6 +24,8 @@ from recovery.data import Data
 from recovery.opening import Check, Progress, background_of, open_core
 from recovery.server_agents import ServerAgents, ServerSyncAgents
 from recovery.states import LiveHealth, LiveStates
+from recovery.telemetry import meters
+from recovery.telemetry.gathering import Metrics
 from recovery.watch import Watch
 from replay.background import Background
 from replay.core import Core
@@ -76,7 +78,13 @@ def _beside(
     """What runs beside an open hook: the control socket, and the watch where it was asked for."""
     writer = CoreWriter(data, hook.core, hook.background, settle)
     writer.reloader = hook.agents.reloader
-    with Control(data, writer), ExitStack() as watching:
+    with ExitStack() as measuring, Control(data, writer), ExitStack() as watching:
+        meter = meters.meter()
+        if meter is not None:
+            writer.metrics = Metrics(data, hook.core)
+            writer.metrics.watch()
+            meters.attach(writer.metrics, meter)
+            measuring.callback(writer.metrics.close)
         if watch:
             hook.watch.start()
             watching.callback(hook.watch.close)

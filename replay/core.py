@@ -30,6 +30,7 @@ from replay.scope import ScopeRebuilt, rebuild_scope
 from replay.tracing import Appending, Question, span
 
 if TYPE_CHECKING:
+    from opentelemetry.context import Context
     from opentelemetry.trace import Tracer
 
 FAST_SYNC_NS = 1_000_000  # a batch under 1 ms may be synced by the loop itself
@@ -87,10 +88,11 @@ class Core:
         self._ask_again = 0.0
 
     def appending(
-        self, traced: Tracer, events: Sequence[Event], agent: str | None, traceparent: str | None, group: bool = False
+        self, traced: Tracer, events: Sequence[Event], agent: str | None, traceparent: str | None, group: bool = False,
+        context: Context | None = None,
     ) -> Appending:
         """The span of a call of `append`; `redact` is applied to what it says."""
-        return Appending(traced, self.log.journal_id, events, agent, traceparent, self.redact, group)
+        return Appending(traced, self.log.journal_id, events, agent, traceparent, self.redact, group, context)
 
     @property
     def prefers_inline(self) -> bool:

@@ -19,6 +19,7 @@ from journal.events import Event
 from replay.conventions import memory_attributes, span_name
 
 if TYPE_CHECKING:
+    from opentelemetry.context import Context
     from opentelemetry.trace import Span, Tracer, TracerProvider
 
     from journal.commit import Receipt
@@ -113,15 +114,16 @@ class Appending:
 
     def __init__(
         self, traced: Tracer, journal_id: bytes, events: Sequence[Event], agent: str | None, traceparent: str | None,
-        redact: Redact | None, group: bool,
+        redact: Redact | None, group: bool, context: Context | None = None,
     ) -> None:  # fmt: skip
-        """``traceparent`` is the caller's, else the span's that is current: what the events are said to come from."""
+        """``traceparent`` is the caller's, else that of the current span, or the one of `context`: what the events are
+        said to come from."""
         from opentelemetry.trace import get_current_span
 
         self.traceparent = traceparent
-        context = get_current_span().get_span_context()
-        if traceparent is None and context.is_valid:
-            self.traceparent = f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
+        around = get_current_span(context).get_span_context()
+        if traceparent is None and around.is_valid:
+            self.traceparent = f"00-{around.trace_id:032x}-{around.span_id:016x}-{around.trace_flags:02x}"
         attributes: dict[str, Any] = {}
         name = "journal.append_all" if group else "journal.append"
         if group:
@@ -134,7 +136,7 @@ class Appending:
             attributes["gen_ai.agent.name"] = agent
         if redact is not None:
             attributes = {key: redact(each) if isinstance(each, str) else each for key, each in attributes.items()}
-        self._span = traced.start_span(name, attributes=attributes)
+        self._span = traced.start_span(name, context=context, attributes=attributes)
         self._live = Live(self._span)
 
     def __enter__(self) -> Appending:

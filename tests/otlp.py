@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from typing import Any
 import grpc
 from google.protobuf import any_pb2, duration_pb2
 from google.rpc import error_details_pb2, status_pb2
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
@@ -43,6 +45,7 @@ class Receiver:
     script: list[Told] = field(default_factory=list)
     requests: list[ExportTraceServiceRequest] = field(default_factory=list)  # that were taken
     asked: list[tuple[float, dict[str, str]]] = field(default_factory=list)  # every request: when, and its headers
+    metrics: list[ExportMetricsServiceRequest] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
     came: threading.Condition = field(default_factory=threading.Condition)
 
@@ -92,6 +95,9 @@ def http_receiver(port: int = 0) -> Iterator[Receiver]:
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             receiver.paths.append(self.path)
+            if self.path.endswith("/v1/metrics"):
+                self._take_metrics(body)
+                return
             headers = {name.lower(): value for name, value in self.headers.items()}
             told = receiver.answer(ExportTraceServiceRequest.FromString(body), headers)
             if told.hang_up:
@@ -107,6 +113,16 @@ def http_receiver(port: int = 0) -> Iterator[Receiver]:
             self.send_header("Content-Length", str(len(answer)))
             self.end_headers()
             self.wfile.write(answer)
+
+        def _take_metrics(self, body: bytes) -> None:
+            if self.headers.get("Content-Encoding") == "gzip":
+                body = gzip.decompress(body)
+            with receiver.came:
+                receiver.metrics.append(ExportMetricsServiceRequest.FromString(body))
+                receiver.came.notify_all()
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
 
         def log_message(self, *_: object) -> None: ...
 

@@ -18,7 +18,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeGuard
@@ -207,6 +208,12 @@ class _Journal(click.Group):
             formatter.write_dl([(str(code), meaning) for code, meaning in EXIT_CODES.items()])
 
 
+TELEMETRY = (
+    "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT",
+    "OTEL_TRACES_EXPORTER", "OTEL_METRICS_EXPORTER",
+)  # fmt: skip
+"""The variables any of which sets up OpenTelemetry for a run."""
+
 EXIT_CODES = {
     0: "ok",
     1: "failed",
@@ -248,7 +255,8 @@ def run(arguments: Sequence[str]) -> int:
     """Runs one command line and returns its exit code. A declared error is printed, never raised."""
     app = App()
     try:
-        return _guarded(app, list(arguments))
+        with _told_to_backends(app, arguments):
+            return _guarded(app, list(arguments))
     except BrokenPipeError:  # the reader has gone (`journal log | head`): nobody is left to tell
         discard(sys.stdout)
         return 0
@@ -256,6 +264,18 @@ def run(arguments: Sequence[str]) -> int:
         discard(sys.stdout)
         app.out.json = False
         return _failed(app, _declared(error))
+
+
+@contextmanager
+def _told_to_backends(app: App, arguments: Sequence[str]) -> Iterator[None]:
+    """OpenTelemetry around the run, where variables of its ask for that; else nothing is imported."""
+    if not any(os.environ.get(name) for name in TELEMETRY) or "_JOURNAL_COMPLETE" in os.environ:
+        yield
+        return
+    from recovery.telemetry.sdk import running
+
+    with running(next((each for each in arguments if each in VERBS), "help"), app.out.note):
+        yield
 
 
 def _guarded(app: App, arguments: list[str]) -> int:

@@ -44,6 +44,7 @@ def command(app: App, address: str | None, token_file: str | None, quick_check: 
     from recovery.control.listen import Control
     from recovery.control.writer import CoreWriter
     from recovery.opening import background_of, open_core
+    from recovery.telemetry import meters
     from recovery.telemetry.gathering import Metrics
     from replay.hook import SyncHook
 
@@ -63,8 +64,10 @@ def command(app: App, address: str | None, token_file: str | None, quick_check: 
     alive.set()
     with SyncHook(opened.core, background) as hook, systemd.watchdog(alive):
         writer = CoreWriter(data, opened.core, background, hook.settle)
-        writer.metrics = Metrics(data, opened.core)
-        writer.metrics.watch()
+        metrics = writer.metrics = Metrics(data, opened.core)
+        metrics.watch()
+        if (meter := meters.meter()) is not None:
+            meters.attach(metrics, meter)
         with Control(data, writer, sockets, token) as control:
             places = [*control.addresses(), *([control.problem] if control.problem else [])]
             app.out.note(f"serving {data.root} at seq {opened.core.log.next_seq - 1}: {', '.join(places)}")

@@ -31,6 +31,7 @@ from journal.commit import Ticket
 from journal.errors import CallerError, JournalError, NoSpace, NotApplied, OutcomeUnknown, Refused, UsageError
 from journal.reader import LogReader
 from recovery.append_line import ticket_of
+from recovery.control import traced
 from recovery.control.messages import (
     Ack,
     Acked,
@@ -118,7 +119,8 @@ async def recover_reload(request: Request) -> Response:
 
 
 async def _commit(request: Request, asked: Ticket) -> Response:
-    receipts = await anyio.to_thread.run_sync(_service(request).writer.commit, asked)
+    writer = _service(request).writer
+    receipts = await anyio.to_thread.run_sync(traced.commit, writer.core, writer.commit, asked, request.headers)
     return _answer(HTTPStatus.CREATED, Acknowledged(receipts))
 
 

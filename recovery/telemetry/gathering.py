@@ -17,6 +17,7 @@ from recovery.telemetry.samples import Samples
 from replay.core import Core
 
 LOOK_SECONDS = 5.0
+RECENT_SECONDS = 1.0
 PENDING_SECONDS = 60.0
 
 
@@ -31,12 +32,32 @@ class Metrics:
         self.folded = Folded()
         self.observed = Observed()
         self._standing = Samples()
+        self._is_closed = False
+        self._gathered: list[Samples] = []
+        self._gathered_at = -RECENT_SECONDS
         self._looked = self._counted = -PENDING_SECONDS
         self._times: tuple[int | None, int | None] = (None, None)
+
+    @property
+    def journal_id(self) -> str:
+        return self._core.log.journal_id.hex()
 
     def watch(self) -> None:
         self._core.committer.timed = True
         self._core.observer = self.observed
+
+    def close(self) -> None:
+        """What is asked from now on has no answer: the writer is gone, and with it what this counted."""
+        with self._lock:
+            self._is_closed = True
+
+    def recent(self) -> list[Samples]:
+        """`gather`, for one who asks for each metric by itself: of them all, the first does the work."""
+        now = time.monotonic()
+        if now - self._gathered_at < RECENT_SECONDS:
+            return self._gathered
+        self._gathered, self._gathered_at = [] if self._is_closed else self.gather(), now
+        return self._gathered
 
     def gather(self) -> list[Samples]:
         """Raises what reading the journal raises: metrics of a damaged one would look like those of a small one."""

@@ -46,7 +46,7 @@ class Samples:
         of[labels] = of.get(labels, 0) + amount
 
     def set(self, name: str, value: float, *labels: str) -> None:
-        self.values.setdefault(name, {})[labels] = value
+        self.values.setdefault(name, {})[labels] = +value  # of a truth 1 or 0: OTLP takes numbers alone
 
     def observe(self, name: str, value: float, *labels: str) -> None:
         of = self.histograms.setdefault(name, {})
