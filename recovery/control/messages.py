@@ -27,7 +27,13 @@ Moment = Annotated[
         },
     ),
 ]
-Key = Annotated[str, Meta(min_length=1, max_length=512, extra_json_schema={"pattern": f"^{_PRINTABLE}+$"})]
+Key = Annotated[
+    str,
+    Meta(
+        min_length=1, max_length=512,
+        pattern=rf"^{_PRINTABLE}+$(?!\n)",  # Python's $ holds before a last newline, that of a JSON schema does not
+    ),
+]  # fmt: skip
 Scope = Annotated[
     str, Meta(max_length=512, extra_json_schema={"pattern": f"^(global|(workspace|agent):{_PRINTABLE}+)$"})
 ]
