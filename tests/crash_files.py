@@ -43,8 +43,8 @@ from tests.mirror import Mirror, lay_out
 from tests.simcuts import images
 from tests.simdisk import SimDisk
 
-IMAGES = (5, 3, 2)  # at most so many of one cut, by how many cuts came before it
-DEEPER = (0.04, 0.04)  # the share of recoveries that are cut themselves
+IMAGES = (4, 2, 2)  # at most so many of one cut, by how many cuts came before it
+DEEPER = (0.02, 0.04)  # the share of recoveries that are cut themselves
 TMPFS = "/dev/shm"
 
 
@@ -106,7 +106,7 @@ class Walk:
         self.place = place
         self.histories = Histories()
         self.seen: set[int] = set()
-        self.counts: Counter[str] = Counter()
+        self.counts = Counter({"crash states": 0})  # the first is told as a rate
         self.broken: BaseException | None = None
         self._directories = 0
 
@@ -170,9 +170,11 @@ class Walk:
             shutil.rmtree(copy)
         assert integrity == "ok", f"a cut left memory.db broken: {integrity}"
         assert position is not None, "a cut left memory.db without a position"
-        there = self.histories.of(LogReader(RealStorage(), f"{path}/journal")).get(position.chain)
+        reader = LogReader(RealStorage(), f"{path}/journal")
+        there = self.histories.of(reader).get(position.chain)
         assert there is not None, f"memory.db is at seq {position.seq}, which the journal does not tell of"
         assert (there.seq, there.digest) == (position.seq, digest), f"memory.db at seq {position.seq} is a mixture"
+        self.counts["with memory.db behind the journal"] += position.seq < reader.last_seq
 
     def hold(self, opened: Opened, path: str, promised: Promised, *, close: bool = True) -> None:
         """Every promise, on a directory that was just opened."""

@@ -39,7 +39,7 @@ class Walk:
         self.rng = random.Random(seed)
         self.source = SeededSource(seed)
         self.seen: set[int] = set()
-        self.counts: Counter[str] = Counter()
+        self.counts = Counter({"crash states": 0})  # the first is told as a rate
         self.broken: BaseException | None = None
 
     def cut(self, disk: SimDisk, memory: Memory, promises: Promises, now: int, depth: int) -> None:

@@ -13,7 +13,8 @@ from tests.faults.mutations import noticed
 from tests.mutations import MUTATIONS, ROOT, Mutation
 
 SHARE = 4
-QUICK = [each for each in MUTATIONS if each.by in ("crashes.errors", "crashes.damage", "crashes.log") and each.count <= 400]
+SWIFT = ("crashes.errors", "crashes.damage", "crashes.log")
+QUICK = [each for each in MUTATIONS if each.by in SWIFT and each.count <= 400]
 
 
 def test_there_are_enough_of_them_and_each_has_a_name_of_its_own() -> None:
