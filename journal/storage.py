@@ -232,6 +232,7 @@ class RealLock:
         self._owner = os.getpid()
         status = os.fstat(fd)
         self._identity = (status.st_dev, status.st_ino)
+        _LOCKS.add(self)
 
     def read(self) -> bytes:
         return RealFile(self.fd, self.path).read_at(0, 65536)
@@ -252,9 +253,22 @@ class RealLock:
         return (status.st_dev, status.st_ino) == self._identity
 
     def release(self) -> None:
+        _LOCKS.discard(self)
         if self.fd >= 0:
             fd, self.fd = self.fd, -1
-            _close(fd)  # which drops the flock
+            _close(fd)  # which drops the flock, unless a forked child has it too
+
+
+_LOCKS: set[RealLock] = set()
+
+
+def _leave_to_parent() -> None:
+    """In a forked child: a pool's worker that outlives its server would keep the lock, and lock everybody out."""
+    for lock in list(_LOCKS):
+        lock.release()
+
+
+os.register_at_fork(after_in_child=_leave_to_parent)
 
 
 def _refuse_network(path: str, fd: int) -> None:

@@ -10,18 +10,18 @@ by its control socket (`recovery.control`).
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 
 import anyio.from_thread
-import anyio.lowlevel
 import anyio.to_thread
 
 from journal.commit import Ticket
 from recovery.control.listen import Control
 from recovery.control.writer import CoreWriter
 from recovery.data import Data
-from recovery.opening import Check, Progress, background_of, open_core
+from recovery.opening import Check, Opened, Progress, background_of, open_core
 from recovery.server_agents import ServerAgents, ServerSyncAgents
 from recovery.states import LiveHealth, LiveStates
 from recovery.telemetry import meters
@@ -91,6 +91,30 @@ def _beside(
         yield
 
 
+async def _in_a_thread(opening: Callable[[], Opened]) -> Opened:
+    """What `opening` opens. Where asyncio cancels this (a timeout around a long rebuild), nobody waits for the thread:
+    what it opens then is closed again, or this process would lock itself out."""
+    made: list[Opened] = []
+    given_up = threading.Event()
+
+    def close() -> None:
+        with suppress(IndexError):
+            made.pop().core.close()
+
+    def run() -> None:
+        made.append(opening())
+        if given_up.is_set():
+            close()
+
+    try:
+        await anyio.to_thread.run_sync(run)
+    except BaseException:
+        given_up.set()
+        close()
+        raise
+    return made.pop()
+
+
 @asynccontextmanager
 async def open_server(
     path: str | os.PathLike[str],
@@ -108,15 +132,14 @@ async def open_server(
     `hook.recovered` is what opening repaired, `hook.carried` which events outlived a writer that did not close.
     """
     data = Data.at(path)
-    opened = await anyio.to_thread.run_sync(lambda: open_core(data, check=check, progress=progress))
+    opened = await _in_a_thread(lambda: open_core(data, check=check, progress=progress))
     behind = background_of(data, opened.core, checkpoints=background, embeddings=background)
     hook = ServerHook(data, opened.core, behind)
     async with hook.running():
         hook.kept, hook.recovered = opened.kept, opened.recovered
-        loop = anyio.lowlevel.current_token()
 
         def settle(requests: Sequence[Ticket]) -> None:
-            anyio.from_thread.run(hook.settle, requests, token=loop)
+            anyio.from_thread.run(hook.settle, requests, token=hook.loop)
 
         beside = _beside(data, hook, settle, watch)
         await anyio.to_thread.run_sync(beside.__enter__)

@@ -52,7 +52,10 @@ class ServerAgents(Agents):
             if inspect.isawaitable(done):
                 await done
 
-        self.reloader.callback = lambda name, content: anyio.from_thread.run(call, name, content)
+        # From any thread: an operator's verb comes through one that knows no loop, or another one.
+        self.reloader.callback = lambda name, content: anyio.from_thread.run(
+            call, name, content, token=self._hook.loop
+        )
         self.reloader.declared = failures
 
     async def reload(self, name: str, text: str | bytes, **envelope: Any) -> Reloaded:

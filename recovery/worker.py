@@ -5,7 +5,8 @@
 
 The first that comes takes the lock and listens; the others send it what they append. When it ends or is killed, the
 next append of any worker elects anew: whoever gets the lock opens, settles what was left, and goes on. Every append has
-an op_id, so that what was sent again because no answer came is applied once.
+an op_id, so that what was sent again because no answer came is applied once. A forked child begins anew: what it has of
+its parent's is left alone, since answers to both would come on one connection.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from time import monotonic, sleep
 
-from journal.commit import Receipt, Ticket, draft, ticket
+from journal.commit import Receipt, draft, ticket
 from journal.errors import Locked, OutcomeUnknown, Poisoned
 from journal.events import Event
 from journal.limits import refuse_reserved
@@ -29,6 +30,9 @@ ELECTION_SECONDS = 30.0
 """So long an append waits while the lock is held by somebody who does not answer: one that opens, or one that ends."""
 
 _PAUSE_SECONDS = 0.05
+_LOOK_SECONDS = 1.0  # how often a holder asks whether its log still takes events: it may serve others alone
+
+_OF_PARENTS: list[ExitStack] = []  # kept for ever: collecting them would close what the parent uses
 
 
 class Worker:
@@ -36,6 +40,10 @@ class Worker:
 
     def __init__(self, data: Data) -> None:
         self._data = data
+        self._begin()
+
+    def _begin(self) -> None:
+        self._pid = os.getpid()
         self._lock = threading.Lock()
         self._opened = ExitStack()
         self._writer: Writer | None = None
@@ -76,40 +84,58 @@ class Worker:
         op_id = op_id or f"worker-{secrets.token_hex(16)}"
         until = monotonic() + ELECTION_SECONDS
         while True:
+            writer = None
             try:
-                return self._commit(ticket(drafts, op_id))
+                with self._mine():
+                    writer = self._writer or self._elect()
+                    if not isinstance(writer, CoreWriter):
+                        return writer.commit(ticket(drafts, op_id))  # one connection, one request at a time
+                return writer.commit(ticket(drafts, op_id))
             except (OutcomeUnknown, Poisoned, Locked):
-                self._let_go()
+                if writer is not None:
+                    self._let_go(writer)
                 if monotonic() > until:
                     raise
                 sleep(_PAUSE_SECONDS)
 
-    def _commit(self, request: Ticket) -> list[Receipt]:
+    @contextmanager
+    def _mine(self) -> Iterator[None]:
+        """The lock, in a process whose writer it is."""
+        if self._pid != os.getpid():
+            _OF_PARENTS.append(self._opened)
+            self._begin()
         with self._lock:
-            if self._writer is None:
-                self._elect()
-            writer = self._writer
-            assert writer is not None
-            if not isinstance(writer, CoreWriter):
-                return writer.commit(request)  # one connection, one request at a time
-        return writer.commit(request)
+            yield
 
-    def _elect(self) -> None:
+    def _elect(self) -> Writer:
         with ExitStack() as opened:
             writer = opened.enter_context(open_writer(self._data, background=True))
             if isinstance(writer, CoreWriter):
                 opened.enter_context(Control(self._data, writer))
+                ended = threading.Event()
+                opened.callback(ended.set)
+                watch = threading.Thread(target=self._watch, args=(writer, ended), name="journal-worker", daemon=True)
+                watch.start()
             self._opened = opened.pop_all()
         self._writer = writer
+        return writer
 
-    def _let_go(self) -> None:
-        with self._lock:
-            self._writer = None
-            self._opened.close()
+    def _watch(self, writer: CoreWriter, ended: threading.Event) -> None:
+        """Lets go of a log that takes nothing more, so that others can elect."""
+        while not ended.wait(_LOOK_SECONDS):
+            if writer.core.log.poisoned is not None:
+                self._let_go(writer)
+
+    def _let_go(self, writer: Writer | None) -> None:
+        """Closes what was opened, unless another thread did so, and has elected anew."""
+        with self._mine():
+            if self._writer is writer:
+                self._writer = None
+                self._opened.close()
 
     def close(self) -> None:
         """Ends its part: what it held is closed, and the others elect another holder."""
-        self._let_go()
+        self._let_go(self._writer)
 
 
 @contextmanager

@@ -8,13 +8,13 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from secrets import token_hex
 from time import monotonic
 from typing import TYPE_CHECKING
 
 from journal.commit import Committer, Ticket, draft, ticket
-from journal.errors import EnvironmentFault, JournalError
+from journal.errors import EnvironmentFault, JournalError, Poisoned
 from journal.events import Event, RecoveryCompleted, RecoveryFailed, RecoveryStarted
 from journal.limits import check_scope
 from journal.log import Log
@@ -217,9 +217,13 @@ class Core:
 
         Callers wait. What they queued is committed after it, checked against the state that is current then. Where that
         cannot be opened, nothing can be checked any more: the policy says whether writes go on without it; else the log
-        takes nothing until it is opened again.
+        takes nothing until it is opened again. Raises Poisoned where it takes nothing already: what was closed stays
+        closed.
         """
-        with self.lock:
+        with ExitStack() as telling, self.lock:  # whoever has a generation open hears of the next, whatever else failed
+            if self.log.poisoned is not None:
+                hint = "close it and open it again"
+                raise Poisoned(f"the log takes nothing more: {self.log.poisoned}", hint=hint)
             before = self.state
             before.close()
             try:
@@ -235,9 +239,9 @@ class Core:
                         self._leave(f"memory.db cannot be opened again: {error}")
                     raise
                 self._install(renewed)
-        if renewed.generation != before.generation:
-            for callback in self.swap_callbacks:
-                callback(renewed.generation)
+                if renewed.generation != before.generation:
+                    for callback in reversed(self.swap_callbacks):
+                        telling.callback(callback, renewed.generation)
 
     def restore(
         self, to_seq: int, reason: str = "", actor: str = "journal", progress: Callable[[int, int], None] | None = None

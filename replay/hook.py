@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 
 from journal.commit import Draft, Receipt, Ticket, draft, ticket
@@ -58,6 +59,7 @@ class Hook:
         self.messages = Messages(self)
         self._open = False
         self._sleeping: Waiter | None = None
+        self.loop: anyio.lowlevel.EventLoopToken  # where its tasks run, for threads that have something to run there
         self._waiting: Waiting
         self._thread: anyio.CapacityLimiter  # of its own: those who wait for a commit may hold all of the default one's
         self._served = anyio.Event()
@@ -71,6 +73,7 @@ class Hook:
     async def running(self) -> AsyncIterator[Hook]:
         """Takes events while the block runs. What was queued is committed at its end, even when it is cancelled."""
         failure: BaseException | None = None
+        self.loop = anyio.lowlevel.current_token()
         self._waiting = waiting()
         self._thread = anyio.CapacityLimiter(1)
         async with anyio.create_task_group() as tasks:

@@ -33,7 +33,14 @@ FACES = {"asyncio": _ASYNC.format(backend="asyncio"), "trio": _ASYNC.format(back
 @contextmanager
 def server(data: Path, face: str = "threads") -> Iterator[subprocess.Popen[str]]:
     """A server of that face, until the block ends; it must then close without an error."""
-    command = [sys.executable, "-c", FACES[face], str(data)]
+    with running(FACES[face], data) as process:
+        yield process
+
+
+@contextmanager
+def running(program: str, data: Path) -> Iterator[subprocess.Popen[str]]:
+    """A program that says when it is ready and ends with its stdin, without an error."""
+    command = [sys.executable, "-c", program, str(data)]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
     ) as process:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import socket
 import sqlite3
+import struct
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import httpx
@@ -131,6 +133,40 @@ def test_over_tcp_nobody_gets_in_without_the_token_or_writes_the_journals_own_ev
                 assert stranger.request(method, path).status_code == 401
     own = {"events": [{"type": "tag.created", "name": "mine", "seq": 1}]}
     assert client.post("/v1/operator/append", json=own).status_code == 404
+
+
+def test_who_hangs_up_before_he_is_looked_at_is_no_operator(client: httpx.Client, data: Path) -> None:
+    """A connection that was reset has no peer any more, but what it sent is read. It came over TCP, without a token."""
+    holder = json.loads(process(data, "status", "--json").stdout)["journal"]["writer"]["pid"]
+    body = json.dumps({"event": {**ADDED, "content": "forged"}}).encode()
+    head = f"POST /v1/append HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+    os.kill(holder, signal.SIGSTOP)  # so that it accepts what was reset already
+    try:
+        for _ in range(3):
+            sock = socket.create_connection((client.base_url.host, client.base_url.port or 0))
+            sock.sendall(head.encode() + body)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            sock.close()
+    finally:
+        os.kill(holder, signal.SIGCONT)
+    for _ in range(3):  # accepted after those
+        client.get("/v1/health")
+    taken = client.post("/v1/append", json={"event": ADDED}).json()["receipts"][0]
+    assert taken["seq"] == SMALL + 1
+
+
+def test_a_crowd_at_the_tcp_port_leaves_descriptors_to_the_journal(data: Path) -> None:
+    """More connections than the process may have files, none of which says a word or has a token."""
+
+    def few_files() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (500, 500))
+
+    with serving(data, "--http", "127.0.0.1:0", preexec_fn=few_files) as (_, line), ExitStack() as crowd:
+        port = int(line.split("http://127.0.0.1:")[1].split("/")[0].split(",")[0])
+        for _ in range(700):
+            crowd.enter_context(socket.create_connection(("127.0.0.1", port)))
+        assert process(data, "tag", "here").returncode == 0
+        assert process(data, "checkpoint", "create").returncode == 0
 
 
 def test_a_body_without_end_is_refused_before_it_is_kept(client: httpx.Client) -> None:

@@ -11,10 +11,14 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
+import pytest
+
 from journal.events import EntityCreated, ObservationAdded
 from journal.reader import LogReader
 from journal.storage import RealStorage
-from recovery.worker import open_worker
+from recovery.control.writer import CoreWriter
+from recovery.data import Data
+from recovery.worker import Worker, open_worker
 from tests.commands import ENVIRONMENT, process, small_history
 
 WORKER = """
@@ -105,3 +109,71 @@ def test_a_worker_that_closes_hands_over(tmp_path: Path) -> None:
     reader = LogReader(RealStorage(), str(tmp_path / "data" / "journal"))
     assert reader.last_seq == 14
     assert reader.tail.closed
+
+
+FORKING = """
+import os, sys
+from journal.events import ObservationAdded
+from recovery.worker import open_worker
+def add(worker, text):
+    return worker.append(ObservationAdded("global", "Acme", text)).seq
+with open_worker(sys.argv[1]) as worker:
+    add(worker, "parent 0")
+    children = []
+    for name in ("a", "b"):
+        if not (child := os.fork()):
+            for number in range(20):
+                text = f"{name} {number}"
+                receipt = worker.append(ObservationAdded("global", "Acme", text), op_id=text)
+                assert receipt.op_id == text, receipt
+            sys.exit(0)  # through the with block, as any program ends
+        children.append(child)
+    for number in range(20):
+        receipt = worker.append(ObservationAdded("global", "Acme", f"parent x {number}"), op_id=f"p {number}")
+        assert receipt.op_id == f"p {number}", receipt
+    assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0, 0]
+    print(worker.holds)
+"""
+
+
+@pytest.mark.parametrize("holds", [True, False])
+def test_forked_children_of_a_worker_are_workers_of_their_own(tmp_path: Path, holds: bool) -> None:
+    """A worker is opened before the server forks. Two processes on one connection would read each other's receipts."""
+    small_history(tmp_path / "data")
+    with open_worker(tmp_path / "data") as first:
+        if not holds:
+            first.append(ObservationAdded("global", "Acme", "mine"))
+        command = [sys.executable, "-c", FORKING, str(tmp_path / "data")]
+        done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=120, check=False)
+        assert (done.returncode, done.stdout) == (0, f"{holds}\n"), done
+    with closing(sqlite3.connect(tmp_path / "data" / "memory.db")) as connection:
+        (found,) = connection.execute("SELECT count(*) FROM observations WHERE content GLOB '* [0-9]*'").fetchone()
+    assert found == 61
+    assert process(tmp_path / "data", "check").returncode == 0
+
+
+def test_a_holder_that_only_serves_lets_go_of_a_log_that_takes_nothing(tmp_path: Path) -> None:
+    """The disk failed under another's request: the holder appends nothing itself, and must not stay in the way."""
+    small_history(tmp_path / "data")
+    data = tmp_path / "data"
+    with open_worker(data) as holder, open_worker(data) as other:
+        holder.append(ObservationAdded("global", "Acme", "one"))
+        other.append(ObservationAdded("global", "Acme", "two"))
+        assert isinstance(holder._writer, CoreWriter)
+        holder._writer.core.log.poison("a batch failed: EIO")
+        assert other.append(ObservationAdded("global", "Acme", "three")).seq == 14  # after the takeover's own event
+        assert not holder.holds
+
+
+def test_threads_that_see_one_failure_elect_once(tmp_path: Path) -> None:
+    """Each lets go of the writer that failed, and not of the one that another thread opened meanwhile."""
+    small_history(tmp_path / "data")
+    worker = Worker(Data.at(tmp_path / "data"))
+    worker.append(ObservationAdded("global", "Acme", "one"))
+    failed = worker._writer
+    worker._let_go(failed)
+    worker.append(ObservationAdded("global", "Acme", "two"))
+    worker._let_go(failed)
+    assert worker.holds
+    worker.close()
+    assert not worker.holds

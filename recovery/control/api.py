@@ -17,6 +17,7 @@ from functools import cached_property, partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import anyio
 import anyio.to_thread
 import msgspec
 from msgspec import UNSET
@@ -73,6 +74,7 @@ class Service:
         self.data = data
         self.writer = writer
         self.token = token
+        self.looking = anyio.CapacityLimiter(4)
 
     @cached_property
     def metrics(self) -> Metrics:
@@ -234,10 +236,14 @@ async def acknowledge(request: Request) -> Response:
 # -- reading ----------------------------------------------------------------------------------------------------------
 
 
-def health(request: Request) -> Response:
-    """503 once the log takes nothing more: only opening it again helps, so that a supervisor should restart it."""
-    writer = _service(request).writer
-    found = writer.states.health(count_pending=False)
+async def health(request: Request) -> Response:
+    """503 once the log takes nothing more: only opening it again helps, so that a supervisor should restart it.
+
+    In threads of its own: writers that wait for a rebuild may hold all the others.
+    """
+    service = _service(request)
+    writer = service.writer
+    found = await anyio.to_thread.run_sync(lambda: writer.states.health(count_pending=False), limiter=service.looking)
     poisoned = writer.core.log.poisoned
     told = Health(
         status=found.status, last_seq=found.last_seq, position=found.position, reason=poisoned,
