@@ -15,36 +15,36 @@ from typing import Protocol
 
 import msgspec
 
-from journal.errors import EnvironmentFault, JournalError, NotApplied, OutcomeUnknown, Poisoned, Refused, reason_of
+from journal.errors import (
+    EnvironmentFault,
+    JournalError,
+    NoSpace,
+    NotApplied,
+    OutcomeUnknown,
+    Poisoned,
+    Refused,
+    reason_of,
+)
 from journal.events import Event
 from journal.format import RECORD_CONTINUES_GROUP, RECORD_UNCHECKED, Record, generated_op_id
-from journal.limits import admit, check_envelope
 from journal.log import Appended, Log
 from journal.reader import LogReader
 from journal.scan import Batch
+from journal.ticket import GROUP_BYTES_MAX as GROUP_BYTES_MAX
+from journal.ticket import GROUP_RECORDS_MAX as GROUP_RECORDS_MAX
+from journal.ticket import Draft as Draft
+from journal.ticket import Receipt as Receipt
+from journal.ticket import Ticket as Ticket
+from journal.ticket import draft as draft
+from journal.ticket import encode_record as encode_record
+from journal.ticket import ticket as ticket
+from journal.waiting import WaitingRoom
 
 BATCH_RECORDS = 4096
 BATCH_BYTES = 8 << 20
-GROUP_RECORDS_MAX = 10_000
-GROUP_BYTES_MAX = 32 << 20
 OP_ID_WINDOW = 100_000
 
 _GENERATED = re.compile(r"e(\d{1,10})-(\d{1,20})")
-
-
-class Receipt(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """Proof that an event is durable: its seq, time (UTC ns), op_id, the chain (hex) after its batch, the epoch.
-
-    Not ``checked``: there was no state to hold its references against, and it is applied once that is back; should one
-    be missing then, it is a no-op.
-    """
-
-    seq: int
-    time: int
-    op_id: str
-    chain: str
-    epoch: int
-    checked: bool = True
 
 
 class CannotTell(Exception):
@@ -72,75 +72,6 @@ class StateMachine(Protocol):
         ...
 
 
-class Draft(msgspec.Struct, frozen=True, gc=False):
-    """An admitted event, encoded, with its envelope; not yet journaled."""
-
-    event: Event
-    encoded: bytes
-    agent: str | None
-    actor: str | None
-    traceparent: str | None
-
-
-class Ticket:
-    """One caller's request: a single event, or a group that is taken whole or not at all.
-
-    ``after_seq``, where given, is the last seq that the caller knew of: once the journal has gone on, it is refused.
-    Once it is ``done`` either ``receipts`` or ``error`` is set; until then neither is an answer.
-    """
-
-    __slots__ = ("after_seq", "bytes", "done", "drafts", "error", "joined", "op_id", "queued_ns", "receipts", "waiter")
-
-    def __init__(self, drafts: Sequence[Draft], op_id: str | None, after_seq: int | None = None) -> None:
-        self.drafts = drafts
-        self.op_id = op_id
-        self.after_seq = after_seq
-        self.bytes = len(drafts[0].encoded) if len(drafts) == 1 else sum(len(draft.encoded) for draft in drafts)
-        self.receipts: list[Receipt] = []
-        self.error: JournalError | None = None
-        self.joined: Ticket | None = None  # the same op_id, earlier in this batch
-        self.done = False
-        self.waiter: object = None  # the face's own
-        self.queued_ns = 0  # when it came (perf_counter), where somebody asks how long appends take
-
-    def result(self) -> list[Receipt]:
-        """The receipts, or raises the error."""
-        if self.error is not None:
-            raise self.error
-        return self.receipts
-
-
-def draft(event: Event, agent: str | None, actor: str | None, traceparent: str | None) -> Draft:
-    """Admits an event: types, sizes, names. Raises Refused. Needs no lock."""
-    if agent is not None or actor is not None or traceparent is not None:
-        check_envelope(agent, actor, None, traceparent)
-    event, encoded = admit(event)
-    return Draft(event, encoded, agent, actor, traceparent)
-
-
-def ticket(drafts: Sequence[Draft], op_id: str | None, after_seq: int | None = None) -> Ticket:
-    """A request of one or more drafts. Raises Refused for an op_id or a group beyond its limits."""
-    if not drafts:
-        raise Refused("invalid", "a group holds at least one event")
-    if op_id is not None:
-        check_envelope(None, None, op_id, None)
-    made = Ticket(drafts, op_id, after_seq)
-    if len(drafts) > GROUP_RECORDS_MAX or made.bytes > GROUP_BYTES_MAX:
-        raise Refused(
-            "too_large", f"a group holds at most {GROUP_RECORDS_MAX} events and {GROUP_BYTES_MAX >> 20} MiB"
-        )
-    return made
-
-
-_encode_envelope = msgspec.msgpack.Encoder().encode
-
-
-def encode_record(flags: int, time: int, clock: int | None, op_id: str | None, item: Draft) -> bytes:
-    """A stored record: the envelope's seven fields and the event's own bytes, as one array of eight."""
-    envelope = _encode_envelope((flags, time, clock, op_id, item.agent, item.actor, item.traceparent))
-    return b"\x98" + envelope[1:] + item.encoded
-
-
 class Committer:
     """Turns queued tickets into batches of one log.
 
@@ -158,6 +89,7 @@ class Committer:
     ) -> None:
         self.log = log
         self.machine = machine
+        self.room: WaitingRoom | None = None  # where tickets wait for room on the disk; None: they are refused
         self.unchecked = False  # whether the machine that stands in now holds no references against anything
         self._clock = clock
         self.timed = False
@@ -198,7 +130,21 @@ class Committer:
         self._queue.append(request)
 
     def __len__(self) -> int:
-        return len(self._queue) + len(self._taken)
+        return len(self._queue) + len(self._taken) + self.waiting
+
+    @property
+    def waiting(self) -> int:
+        """Tickets that wait for room on the disk."""
+        return len(self.room) if self.room is not None else 0
+
+    def refuse_waiting(self) -> list[Ticket]:
+        """Gives up on what waits for room, and lets nothing wait any more: it is told that nothing was written."""
+        room, self.room = self.room, None
+        refused = room.empty() if room is not None else []
+        for request in refused:
+            request.error = _no_room(self.log.directory)
+        _finish(refused)
+        return refused
 
     def run(self) -> list[Ticket]:
         """Commits one batch of what is queued and returns the tickets that are settled by it.
@@ -206,19 +152,39 @@ class Committer:
         Returns an empty list if nothing was queued. Errors are in the tickets; only an interrupt is raised, after
         every ticket of the batch has its outcome.
         """
+        refused = self._into_room() if self.waiting else []
         taken = self.settled = self._take()
         if taken:
             try:
                 self._settle(taken)
             finally:
-                self._taken = [request for request in taken if not request.done]
-                if self._taken:
-                    self.settled = [request for request in taken if request.done]
+                self._taken = [request for request in taken if not request.done and not request.waits]
+                self.settled = refused + [request for request in taken if request.done]
+        elif refused:
+            self.settled = refused
         return self.settled
+
+    def _into_room(self) -> list[Ticket]:
+        """While some wait for room, all others wait with them, in their order; returns those that do not fit in."""
+        room, refused = self.room, []
+        assert room is not None
+        for queue in (self._taken, self._queue):
+            while queue:
+                refused += room.admit([queue[0]])
+                del queue[0]  # last: an interrupt loses none, and the room takes none twice
+        for request in refused:
+            request.error = _no_room(self.log.directory)
+        _finish(refused)
+        self._taken = room.draw()
+        return refused
 
     def commit_now(self, request: Ticket) -> None:
         """Commits one ticket as a batch of its own, ahead of what is queued. As exclusive as `run`."""
-        self._settle([request])
+        room, self.room = self.room, None  # it is not queued, and does not wait
+        try:
+            self._settle([request])
+        finally:
+            self.room = room
         if not request.done:
             request.error = EnvironmentFault("the state cannot be asked; nothing was written", hint="send it again")
             request.done = True
@@ -236,7 +202,16 @@ class Committer:
                 raise
         finally:
             self._past = self._past_batch = None
+            for request in taken:
+                if request.joined is not None and request.joined.waits and self.room is not None:
+                    request.joined = None  # what it joined is settled by a later batch: it finds that by its op_id
+                    self._wait([request], self.room)
             _finish(taken)
+
+    def _wait(self, requests: Sequence[Ticket], room: WaitingRoom) -> None:
+        for request in room.admit(requests):
+            request.error = _no_room(self.log.directory)
+            _finish([request])
 
     def _take(self) -> list[Ticket]:
         """The next batch's tickets. An interrupt at any point loses none: what it left goes first the next time."""
@@ -314,6 +289,9 @@ class Committer:
             return
         except JournalError as error:  # not a byte of it was written: the seqs stay free
             self.machine.rollback(start)
+            if self.room is not None and isinstance(error, NoSpace):
+                self._wait(accepted, self.room)
+                return
             for request in accepted:
                 request.error = error
             return
@@ -460,3 +438,10 @@ def _finish(settled: Iterable[Ticket]) -> None:
 def _reused(op_id: str) -> Refused:
     hint = "give each operation an op_id of its own"
     return Refused("op_id_reused", f"op_id {op_id!r} was used for a different event", hint=hint)
+
+
+def _no_room(path: str) -> NoSpace:
+    return NoSpace(
+        "the disk is full, and no more writes may wait for room", path=path,
+        hint="free some disk space; degraded.queue_bytes says how many wait",
+    )  # fmt: skip

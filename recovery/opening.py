@@ -13,6 +13,8 @@ from typing import Literal
 
 from journal.commit import Ticket, draft, ticket
 from journal.errors import UsageError
+from journal.waiting import WaitingRoom
+from recovery.config_kinds import LEVELS
 from recovery.data import Data
 from recovery.decide import decide
 from recovery.diagnose import diagnose
@@ -94,6 +96,8 @@ def _open(data: Data, check: Check, progress: Progress | None, importing: bool) 
         if not importing:
             core.use_policy(data.config.degraded.memory)
         _tell_of_takeover(core)
+        if data.config.degraded.disk == "queue" and not importing:
+            core.committer.room = WaitingRoom(data.config.degraded.queue_bytes, _level_of(data))
         opened.pop_all()
     return Opened(core, recovered, kept)
 
@@ -109,6 +113,12 @@ def background_of(data: Data, core: Core, *, checkpoints: bool = False, embeddin
         checkpoints=checkpoints, embeddings=embeddings,
         parity=ParityPlace(data.parity.directory, share) if share else None,
     )  # fmt: skip
+
+
+def _level_of(data: Data) -> Callable[[str | None], int]:
+    """How soon what an agent writes is taken when room is scarce: 0 is first."""
+    policy = data.config.policy()
+    return lambda agent: LEVELS.index(policy.criticality(agent))
 
 
 def _stop_for(decisions: Iterable[Decision]) -> None:

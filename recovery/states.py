@@ -64,6 +64,7 @@ class LiveStates:
             free_bytes=self._data.storage.free_bytes(self._data.layout.journal),
             reserve_bytes=self._data.config.disk.reserve_bytes,
             lag=max(0, core.log.next_seq - 1 - state.applied_seq),
+            waiting=core.committer.waiting,
             away=core.away, refuses=core.policy == "refuse",
             unwritten=tuple(sorted(state.unwritten)),
             model=model, model_problem=problem,

@@ -303,6 +303,7 @@ class Core:
         settled: list[Ticket] = []
         with self.lock:
             try:
+                settled += self.committer.refuse_waiting()
                 while len(self.committer):
                     settled += self.commit()
             finally:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
+from time import sleep
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -28,6 +29,9 @@ from replay.waiting import Waiter, Waiting, waiting
 if TYPE_CHECKING:
     from replay.checkpoints import Shadow
     from replay.search import Hit
+
+
+FULL_PAUSE_SECONDS = 0.1  # between two tries while the disk is full and writes wait for room
 
 
 def _draft(event: Event, agent: str | None, actor: str | None, traceparent: str | None) -> Draft:
@@ -220,6 +224,12 @@ class Hook:
                 else:
                     settled = await anyio.to_thread.run_sync(core.commit_locked, limiter=self._thread)
                 self._answer(settled)
+                if core.committer.waiting and not settled:  # the disk is full, and nothing else is to be done meanwhile
+                    if self._open:
+                        await anyio.sleep(FULL_PAUSE_SECONDS)
+                    else:
+                        self._answer(core.committer.refuse_waiting())
+                    continue
                 self.background.count(settled)
                 if core.state.wants_fold:
                     await anyio.to_thread.run_sync(core.housekeeping, limiter=self._thread)
@@ -319,23 +329,33 @@ class SyncHook:
 
     def settle(self, requests: Iterable[Ticket]) -> None:
         """Commits tickets that were made elsewhere: each has receipts or an error then."""
-        for request in requests:
+        queued = list(requests)
+        for request in queued:
             self.core.committer.submit(request)
-        self._flush()
+        while True:
+            self._flush()
+            if all(request.done for request in queued):
+                return
+            sleep(FULL_PAUSE_SECONDS)
 
     def _flush(self) -> None:
         """Commits everything queued so far."""
         core = self.core
         with core.lock:
             while len(core.committer):
-                self.background.count(core.commit())
+                settled = core.commit()
+                if not settled:
+                    break  # all of them wait for room on the disk
+                self.background.count(settled)
             if core.state.wants_fold:
                 core.state.fold()
 
     def _commit(self, request: Ticket) -> list[Receipt]:
         self.core.committer.submit(request)
-        while not request.done:
-            self._flush()  # waits for the lock; the holder may have committed ours meanwhile
+        self._flush()
+        while not request.done:  # the holder of the lock may have committed ours meanwhile; or the disk is full
+            sleep(FULL_PAUSE_SECONDS)
+            self._flush()
         return request.result()
 
 
