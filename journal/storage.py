@@ -1,12 +1,7 @@
-"""The Storage protocol and the real files behind it: the only module here that touches `os`.
+"""The real files behind the Storage protocol (`journal.disk`): the only module here that touches `os`.
 
-Small enough that a simulated disk can stand in for it. What it promises is what the rest is built on:
-
-- `File.write_at` writes every byte or raises; what it wrote is durable only once `sync` has returned.
-- `File.sync` makes the file's content and length durable. An error from it is final: the caller never retries, because
-  the kernel may have dropped the dirty pages and would report success the second time.
-- A created, renamed or removed name is durable only once `sync_dir` of its directory has returned.
-- `replace` is atomic: a crash leaves the old name's target or the new one's.
+What lies in a directory of the journal's own is changed without following a link: whoever swaps the directory for one,
+in the midst of a recovery even, cannot lead a change out of the journal.
 """
 
 from __future__ import annotations
@@ -16,8 +11,12 @@ import stat as stat_module
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, Literal, Protocol
+from typing import Any
 
+from journal.disk import File as File
+from journal.disk import Kind as Kind
+from journal.disk import Lock as Lock
+from journal.disk import Storage as Storage
 from journal.errors import Corrupt, EnvironmentFault, NotAJournal
 from journal.filesystems import NETWORK_FILESYSTEMS, filesystem_type, os_fault
 
@@ -26,93 +25,8 @@ if sys.platform != "win32":
 
 FILE_MODE = 0o600
 DIRECTORY_MODE = 0o700
+OWN_DIRECTORIES = frozenset({"segments", "checkpoints", "parts", "work", "quarantine", "parity"})
 READ_BYTES_MAX = 5 << 28  # above any segment (1 GiB) with a batch behind it
-
-Kind = Literal["missing", "file", "directory", "link", "other"]
-
-
-class File(Protocol):
-    """One open file. Offsets and lengths are bytes."""
-
-    def read_at(self, offset: int, length: int) -> bytes:
-        """Up to `length` bytes; shorter only at the end of the file."""
-        ...
-
-    def write_at(self, offset: int, data: bytes) -> None:
-        """Writes all of `data`, or raises."""
-        ...
-
-    def sync(self) -> None:
-        """Content and length are durable when this returns."""
-        ...
-
-    def truncate(self, length: int) -> None: ...
-
-    def size(self) -> int: ...
-
-    def close(self) -> None: ...
-
-
-class Lock(Protocol):
-    """An exclusive, advisory lock held on a file that is never deleted."""
-
-    def read(self) -> bytes: ...
-
-    def write(self, data: bytes) -> None:
-        """Replaces the lock file's content and makes it durable."""
-        ...
-
-    def is_held(self) -> bool:
-        """False once the path no longer names the locked file (removed, replaced), and in a forked child."""
-        ...
-
-    def release(self) -> None: ...
-
-
-class Storage(Protocol):
-    """A file system, reduced to what the journal needs. Paths are absolute strings."""
-
-    def open(self, path: str, *, write: bool = False, create: bool = False) -> File:
-        """`create` makes a new file and refuses an existing one (FileExistsError)."""
-        ...
-
-    def read(self, path: str) -> bytes:
-        """The whole file. FileNotFoundError if there is none."""
-        ...
-
-    def list(self, path: str) -> list[str]:
-        """Sorted names in a directory; empty if the directory is missing."""
-        ...
-
-    def kind(self, path: str) -> Kind:
-        """What the name itself is; a symbolic link is not followed."""
-        ...
-
-    def size(self, path: str) -> int: ...
-
-    def make_directory(self, path: str) -> None:
-        """Creates it with its parents, each name synced; an existing one is fine."""
-        ...
-
-    def replace(self, source: str, target: str) -> None: ...
-
-    def remove(self, path: str) -> None: ...
-
-    def remove_directory(self, path: str) -> None: ...
-
-    def make_link(self, target: str, path: str) -> None:
-        """A symbolic link at `path`; FileExistsError if the name is taken."""
-        ...
-
-    def read_link(self, path: str) -> str: ...
-
-    def sync_dir(self, path: str) -> None: ...
-
-    def lock(self, path: str) -> Lock | None:
-        """Takes the lock, creating the file if needed; None if another process holds it."""
-        ...
-
-    def free_bytes(self, path: str) -> int: ...
 
 
 def write_file(storage: Storage, path: str, data: bytes) -> None:
@@ -295,6 +209,38 @@ def _refuse_foreign(path: str, fd: int) -> None:
         )  # fmt: skip
 
 
+@contextmanager
+def _reach(path: str) -> Iterator[tuple[str, int | None]]:
+    """A name, and the open directory that it is relative to (None: it is a whole path)."""
+    directory, name = os.path.split(path)
+    own: list[str] = []
+    while os.path.basename(directory) in OWN_DIRECTORIES:
+        directory, last = os.path.split(directory)
+        own.append(last)
+    if not own:
+        yield path, None
+        return
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+    fd = os.open(directory, flags)
+    try:
+        for each in reversed(own):
+            directory = f"{directory}/{each}"
+            try:
+                inner = os.open(each, flags | os.O_NOFOLLOW, dir_fd=fd)
+            except OSError:
+                if os.path.islink(directory):
+                    raise EnvironmentFault(
+                        "a link lies where a directory of the journal's own belongs",
+                        path=directory, hint="remove the link; paths.journal in journal.yaml says where a journal lies",
+                    ) from None  # fmt: skip
+                raise
+            _close(fd)
+            fd = inner
+        yield name, fd
+    finally:
+        _close(fd)
+
+
 class RealStorage:
     """Files of the operating system. Everything is created 0600, directories 0700.
 
@@ -311,7 +257,10 @@ class RealStorage:
         if create:
             flags |= os.O_CREAT | os.O_EXCL
         with _faults(path):
-            return RealFile(os.open(path, flags, FILE_MODE), path)
+            if not write:
+                return RealFile(os.open(path, flags), path)
+            with _reach(path) as (name, at):
+                return RealFile(os.open(name, flags, FILE_MODE, dir_fd=at), path)
 
     def read(self, path: str) -> bytes:
         file = self.open(path)
@@ -350,27 +299,28 @@ class RealStorage:
             self.make_directory(parent)
         with _faults(path):
             try:
-                os.mkdir(path, DIRECTORY_MODE)
+                with _reach(path) as (name, at):
+                    os.mkdir(name, DIRECTORY_MODE, dir_fd=at)
             except FileExistsError:
                 if not os.path.isdir(path):
                     raise NotAJournal("a file is in the way of a directory", path=path) from None
         self.sync_dir(parent)
 
     def replace(self, source: str, target: str) -> None:
-        with _faults(target):
-            os.replace(source, target)
+        with _faults(target), _reach(source) as (old, old_at), _reach(target) as (new, new_at):
+            os.replace(old, new, src_dir_fd=old_at, dst_dir_fd=new_at)
 
     def remove(self, path: str) -> None:
-        with _faults(path):
-            os.unlink(path)
+        with _faults(path), _reach(path) as (name, at):
+            os.unlink(name, dir_fd=at)
 
     def remove_directory(self, path: str) -> None:
-        with _faults(path):
-            os.rmdir(path)
+        with _faults(path), _reach(path) as (name, at):
+            os.rmdir(name, dir_fd=at)
 
     def make_link(self, target: str, path: str) -> None:
-        with _faults(path):
-            os.symlink(target, path)
+        with _faults(path), _reach(path) as (name, at):
+            os.symlink(target, name, dir_fd=at)
 
     def read_link(self, path: str) -> str:
         with _faults(path):
@@ -386,7 +336,8 @@ class RealStorage:
 
     def lock(self, path: str) -> RealLock | None:
         with _faults(path):
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, FILE_MODE)
+            with _reach(path) as (name, at):
+                fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, FILE_MODE, dir_fd=at)
             try:
                 _refuse_network(path, fd)
                 _refuse_foreign(path, fd)

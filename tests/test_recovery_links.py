@@ -142,3 +142,72 @@ def test_a_backup_of_hard_links_keeps_its_bytes(tmp_path: Path) -> None:
         names = {name for (name,) in connection.execute("SELECT name FROM entities")}
         assert "Before" in names
         assert not {"one", "two"} & names
+
+
+SWAPPER = """
+import itertools, os, sys
+data, outside = sys.argv[1:]
+names = ["journal/quarantine", "journal/checkpoints", "journal/checkpoints/parts", "journal/segments"]
+print("started", flush=True)
+for name in itertools.cycle(names):
+    path = f"{data}/{name}"
+    try:
+        os.rename(path, f"{path}.away")
+        os.symlink(f"{outside}/{os.path.basename(name)}", path)
+        for _ in range(50):
+            os.lstat(path)
+        os.unlink(path)
+        os.rename(f"{path}.away", path)
+    except OSError:
+        print(f"a directory was made anew at {path}", flush=True)
+        break
+"""
+
+
+@pytest.mark.parametrize("name", ["quarantine", "checkpoints", "checkpoints/parts", "segments", "parity"])
+def test_a_directory_of_the_journals_own_that_is_a_link_is_not_written_through(
+    tmp_path: Path, capsys, name: str
+) -> None:
+    """It leads to a copy of what was there: everything would work, outside of the journal."""
+    root = copy_of(images().closed, tmp_path)
+    outside = outside_of(root)
+    agent(root, "scribe").write_bytes(b"")
+    agent(root, "keeper").write_bytes(b"an edit")  # for the quarantine
+    assert journal(["checkpoint", "create", "--data", str(root)]) in (0, 3)
+    path = root / "journal" / name
+    path.mkdir(exist_ok=True)
+    path.rename(outside / "moved")
+    path.symlink_to(outside / "moved")
+    before = photograph(outside)
+    for words in (["recover", "all", "--yes"], ["checkpoint", "create"], ["append"], ["scrub"]):
+        code = journal([*words, "--data", str(root)])
+        assert code in (0, 1, 2, 3, 10, 12, 14), (words, code)
+        assert photograph(outside) == before, words
+    said = capsys.readouterr()
+    assert "Traceback" not in said.err
+    if name != "segments":  # behind a link none are found, and so nothing is written
+        assert "a link lies where a directory of the journal's own belongs" in said.err + said.out
+
+
+def test_directories_that_are_swapped_for_links_while_recovery_runs(tmp_path: Path, capsys) -> None:
+    root = copy_of(images().closed, tmp_path)
+    outside = outside_of(root)
+    for name in ("quarantine", "checkpoints", "parts", "segments", "checkpoints/parts"):
+        (outside / name).mkdir()
+    before = photograph(outside)
+    swapper = subprocess.Popen(
+        [sys.executable, "-c", SWAPPER, str(root), str(outside)], stdout=subprocess.PIPE, env=ENVIRONMENT
+    )
+    try:
+        assert swapper.stdout is not None
+        assert swapper.stdout.readline() == b"started\n"
+        for number in range(6):
+            agent(root, "keeper").write_bytes(b"edit %d" % number)
+            for words in (["recover", "agents", "--yes"], ["checkpoint", "create"]):
+                code = journal([*words, "--data", str(root)])
+                assert code in (0, 1, 2, 3, 10, 11, 12, 14), code
+                assert "Traceback" not in capsys.readouterr().err
+                assert photograph(outside) == before, words
+    finally:
+        swapper.kill()
+        swapper.wait()
