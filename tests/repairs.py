@@ -46,6 +46,7 @@ class Subject:
         for path, data in files_in(self.disk).items():
             if path not in self.files:
                 self.disk.remove(path)
+                self.disk.sync_dir(path.rsplit("/", 1)[0])  # what is pending is gone through at each later sync
             elif data != self.files[path]:
                 put(self.disk, path, self.files[path])
         for path, data in self.files.items():
