@@ -53,6 +53,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from replay.schema import TABLES, one_moment
+from replay.tolerant import decoded
 
 DIGEST_VERSION = 1
 BUCKET_BITS = 10
@@ -169,14 +170,8 @@ def _tolerant(
         connection.text_factory = str
         return take(cursor.execute(sql, parameters))
     except sqlite3.OperationalError:
-        connection.text_factory = _text_or_bytes
+        connection.text_factory = decoded
         return take(cursor.execute(sql, parameters))
     finally:
         connection.text_factory = text_factory
 
-
-def _text_or_bytes(raw: bytes) -> str | bytes:
-    try:
-        return raw.decode()
-    except UnicodeDecodeError:
-        return raw

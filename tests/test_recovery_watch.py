@@ -21,7 +21,7 @@ from typing import Any, get_args
 import anyio
 import pytest
 
-from journal.events import ConfigRejected, ConfigRemoved, ConfigWritten, EntityCreated, Event
+from journal.events import ConfigRejected, ConfigRemoved, ConfigWritten, EntityCreated, Event, TagCreated
 from recovery import open_server, open_server_sync
 from recovery.data import Data
 from recovery.server import ServerSyncHook
@@ -377,13 +377,17 @@ def test_the_command_watches_until_it_is_told_to_end(root: Path, sent: signal.Si
         assert "watching" in process.stderr.readline()
         (root / "agents" / "writer.md").write_bytes(ONE)
         assert read_until(process.stdout, lambda noticed: noticed["seq"] == 1)["what"] == "new"
+        beside = subprocess.run(arguments(root, "tag", "here"), env=ENVIRONMENT, text=True, capture_output=True)
+        assert beside.returncode == 0, beside.stderr  # it holds the lock, and takes what other verbs bring
         (root / "agents" / "writer.md").write_bytes(TWO)
         process.send_signal(sent)
         process.communicate(timeout=SECONDS)
     assert process.returncode == code
     reader = Data.at(root).reader()
     assert reader.tail.closed
-    written = [record.event.content for batch in reader.batches() for record in batch.records()]
+    events = [record.event for batch in reader.batches() for record in batch.records()]
+    written = [event.content for event in events if isinstance(event, ConfigWritten)]
+    assert TagCreated("here", 1) in events
     assert written[-1:] == [TWO] or code == 130
 
 

@@ -23,13 +23,16 @@ def command(app: App, once: bool) -> None:
     again; so is a file that was emptied. Writes to memory.db by other programs are found, and reported, reverted or
     adopted as watch.memory says.
 
-    This is for data without a server: it holds the journal's lock. A server watches its own with
-    open_server(..., watch=True).
+    This is for data without a server: it holds the journal's lock, and other verbs write through it. A server watches
+    its own with open_server(..., watch=True).
     """
     import signal
 
-    from recovery.opening import open_core
+    from recovery.control.listen import Control
+    from recovery.control.writer import CoreWriter
+    from recovery.opening import background_of, open_core
     from recovery.watch import Watch
+    from replay.hook import SyncHook
 
     def told(noticed: Noticed) -> None:
         if app.json:
@@ -42,16 +45,20 @@ def command(app: App, once: bool) -> None:
 
     opened = open_core(app.data)
     watch = Watch(app.data, opened.core, told)
+    background = background_of(app.data, opened.core)
     previous = signal.signal(signal.SIGTERM, lambda *_: watch.stop())
     try:
-        if once:
-            watch.scan()
-        else:
-            app.out.note(f"watching {app.data.layout.agents}; Ctrl-C ends it")
-            watch.run()
+        with (
+            SyncHook(opened.core, background) as hook,
+            Control(app.data, CoreWriter(app.data, opened.core, background, hook.settle)),
+        ):
+            if once:
+                watch.scan()
+            else:
+                app.out.note(f"watching {app.data.layout.agents}; Ctrl-C ends it")
+                watch.run()
     finally:
         signal.signal(signal.SIGTERM, previous)
-        opened.core.close()
 
 
 _DONE = {
