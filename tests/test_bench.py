@@ -16,7 +16,7 @@ TITLES = {
     "append, 1 task", "append, 32 tasks", "append, 256 tasks",
     "write-through, 1 task", "write-through, 32 tasks", "write-through, 256 tasks",
     "rebuild, 1,000 observations", "state digest", "verify", "restore, checkpoint + 50 events",
-    "catch-up of 50 events", "start of the command",
+    "catch-up of 50 events", "start of the command", "telemetry, 1 task", "telemetry, 32 tasks",
 }  # fmt: skip
 
 

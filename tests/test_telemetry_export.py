@@ -311,6 +311,64 @@ def test_a_slow_backend_gets_the_batch_again(data: Path, journal: Command) -> No
         assert len({span.span_id for span in receiver.spans}) == SMALL
 
 
+def grown(data: Path) -> int:
+    """A history of several requests; returns its last seq."""
+    with open_server_sync(data, background=False, check="quick") as hook:
+        for part in range(6):
+            hook.append_all([ObservationAdded("global", "Acme", f"fact {part} {n}") for n in range(250)])
+        return hook.core.log.next_seq - 1
+
+
+def test_a_run_that_is_killed_in_the_middle_loses_nothing(data: Path, journal: Command) -> None:
+    """Nothing in flight was remembered: the next run sends it again, and each event arrives, under one id."""
+    last = grown(data)
+    with http_receiver() as receiver:
+        receiver.script = [Told(), Told(hold=threading.Event())]
+        command = arguments(data, "trace", "export", "--endpoint", receiver.url)
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=ENVIRONMENT) as killed:
+            receiver.wait_for(lambda it: len(it.asked) == 2)
+            killed.kill()
+        assert Data.at(data).reader().last_seq == last, "it had no time to move the cursor"
+        assert journal.json("trace", "export", "--endpoint", receiver.url)["cursor"] == last
+        found = by_seq(receiver)
+        assert sorted(found) == list(range(1, last + 1))
+        assert len({span.span_id for span in receiver.spans}) == last
+        assert max(len(request.resource_spans[0].scope_spans[0].spans) for request in receiver.requests) <= 512
+
+
+def test_ctrl_c_keeps_what_was_taken(data: Path, journal: Command) -> None:
+    last = grown(data)
+    with http_receiver() as receiver:
+        held = threading.Event()
+        receiver.script = [Told(), Told(), Told(hold=held)]
+        command = arguments(data, "trace", "export", "--endpoint", receiver.url)
+        settings = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": ENVIRONMENT}
+        with subprocess.Popen(command, **settings) as cut:
+            receiver.wait_for(lambda it: len(it.asked) == 3)
+            cut.send_signal(signal.SIGINT)
+            _, err = cut.communicate(timeout=60)
+        held.set()
+        assert (cut.returncode, len(err.splitlines())) == (130, 1), err
+        told = journal.json("trace", "export", "--endpoint", receiver.url)
+        assert 1 < told["from_seq"] <= 1025, "it goes on where the backend had everything"
+        assert sorted(by_seq(receiver)) == list(range(1, last + 1))
+
+
+def test_what_is_whole_before_damage_goes_out_and_the_damage_is_told(data: Path, journal: Command) -> None:
+    last = grown(data)
+    (data / "journal.yaml").write_text("parity:\n  share: 0\n")
+    segment = max((data / "journal" / "segments").iterdir(), key=lambda path: path.stat().st_size)
+    content = bytearray(segment.read_bytes())
+    for offset in range(len(content) // 3, len(content) // 3 + 64):
+        content[offset] ^= 0xFF
+    segment.write_bytes(content)
+    with http_receiver() as receiver:
+        ran = journal("trace", "export", "--endpoint", receiver.url)
+        assert ran.code == 12, ran
+        assert SMALL < len(receiver.spans) < last
+        assert sorted(by_seq(receiver)) == list(range(1, len(receiver.spans) + 1))
+
+
 def test_a_redirect_is_not_followed_with_the_headers(data: Path, journal: Command) -> None:
     with http_receiver() as receiver:
         receiver.script = [Told(307)]

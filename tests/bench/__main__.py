@@ -16,10 +16,11 @@ from typing import Any
 
 from tests.bench.rebuilding import Place, bytes_per_event, prove, rebuild, restore
 from tests.bench.starting import start
+from tests.bench.telemetry import telemetry
 from tests.bench.timing import Result
 from tests.bench.writing import append, write_through
 
-SECTIONS = ("append", "write-through", "rebuild", "prove", "restore", "bytes", "start")
+SECTIONS = ("append", "write-through", "rebuild", "prove", "restore", "bytes", "start", "telemetry")
 
 
 def measure(root: Path, wanted: Sequence[str], *, quick: bool) -> dict[str, Any]:
@@ -35,6 +36,8 @@ def measure(root: Path, wanted: Sequence[str], *, quick: bool) -> dict[str, Any]
         keep(append(root, quick=quick))
     if "write-through" in wanted:
         keep(write_through(root, quick=quick))
+    if "telemetry" in wanted:
+        keep(telemetry(root, quick=quick))
     if "start" in wanted:
         keep(start(root, quick=quick))
     if "bytes" in wanted:
