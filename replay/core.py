@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from secrets import token_hex
-from time import monotonic
+from time import monotonic, time_ns
 from typing import TYPE_CHECKING
 
 from journal.commit import Committer, Ticket, draft, ticket
@@ -27,7 +27,7 @@ from replay.own_events import journal_event
 from replay.rebuild import check_space, generations_of, rebuild
 from replay.restore import Restored, check_target, restore_in_place
 from replay.scope import ScopeRebuilt, rebuild_scope
-from replay.tracing import Appending, Question, span
+from replay.tracing import Appending, Question, committed, span
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
@@ -111,7 +111,8 @@ class Core:
             return self.committer.run()
         state = self._state()
         state.mend(log.next_seq - 1)
-        before = log.next_seq
+        before, traced = log.next_seq, self.tracing.tracer()
+        started_ns = time_ns() if traced is not None else 0
         state.begin()
         try:
             settled = self.committer.run()
@@ -120,6 +121,8 @@ class Core:
         if state.lost is not None and self.policy is not None:
             self._leave(state.lost)
             settled = [*settled, *self.committer.run()]  # what could not be judged any more
+        if traced is not None and log.next_seq > before:
+            committed(traced, started_ns, settled, before, log.next_seq - before, log.sync_ns)
         if self.observer is not None:
             self.observer(settled, log.next_seq - before, log.sync_ns)
         self._pace.note(log.sync_ns)

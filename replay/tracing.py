@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from journal import __version__
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.trace import Span, Tracer, TracerProvider
 
-    from journal.commit import Receipt
+    from journal.commit import Receipt, Ticket
 
 NAME = "agent-journal"
 ASK_EVERY = 64
@@ -150,6 +151,32 @@ class Appending:
         if error is not None:
             self._live.failed(error)
         self._span.end()
+
+
+LINKS_MAX = 128
+
+
+def committed(
+    traced: Tracer, started_ns: int, settled: Sequence[Ticket], first_seq: int, count: int, sync_ns: int
+) -> None:
+    """The span of one batch: its sync, and the transaction of memory.db that applied it. Many callers share it, so it
+    has no parent, and links to what each came from; `started_ns` is UTC."""
+    from opentelemetry.context import Context
+    from opentelemetry.trace import Link, SpanContext, SpanKind, TraceFlags
+
+    places = dict.fromkeys(item.traceparent for request in settled if request.receipts for item in request.drafts)
+    links = []
+    for place in islice((each for each in places if each is not None), LINKS_MAX):
+        _, trace, parent, flags = place.split("-")[:4]
+        links.append(Link(SpanContext(int(trace, 16), int(parent, 16), True, TraceFlags(int(flags, 16)))))
+    attributes: dict[str, Any] = {
+        "db.system.name": "sqlite", "db.namespace": "memory.db", "db.operation.name": "apply",
+        "journal.seq": first_seq, "journal.batch.size": count, "journal.sync.seconds": sync_ns / 1e9,
+    }  # fmt: skip
+    made = traced.start_span(
+        "apply memory.db", Context(), SpanKind.CLIENT, attributes, links, start_time=started_ns
+    )
+    made.end()
 
 
 def _told_of(journal_id: bytes, event: Event) -> dict[str, str | int]:

@@ -30,6 +30,7 @@ def told():
     return [
         {"name": span.name, "id": f"{span.context.span_id:016x}", "trace": f"{span.context.trace_id:032x}",
          "parent": f"{span.parent.span_id:016x}" if span.parent else None, "attributes": dict(span.attributes),
+         "links": [f"{link.context.span_id:016x}" for link in span.links],
          "status": span.status.status_code.name, "events": len(span.events)}
         for span in exporter.get_finished_spans()
     ]
@@ -102,7 +103,11 @@ def test_what_a_server_does_is_below_its_own_span(data: Path) -> None:
     for span in spans:
         by_name.setdefault(span["name"], []).append(span)
     (request,) = by_name["request"]
-    assert {span["trace"] for span in spans} == {request["trace"]}
+    batches = by_name.pop("apply memory.db")
+    assert {span["trace"] for span in spans if span not in batches} == {request["trace"]}
+    assert all(span["parent"] is None and span["trace"] != request["trace"] for span in batches)
+    assert [span["attributes"]["journal.batch.size"] for span in batches] == [1, 3, 1]
+    assert [span["links"] for span in batches] == [[request["id"]], [request["id"]], ["00f067aa0ba902b7"]]
     parents = {name: {span["parent"] for span in found} for name, found in by_name.items()}
     for name in ("create_memory", "journal.append_all", "journal.checkpoint", "journal.restore", "journal.recovery"):
         assert parents[name] == {request["id"]}, name

@@ -17,6 +17,8 @@ LIVE_SPANS = (
     ("journal.append", "A call of `append`, from the call to its receipt. A memory's change has the name of its "
      "`gen_ai.operation.name` instead."),
     ("journal.append_all", "A call of `append_all`: a group."),
+    ("apply memory.db", "One batch: its sync, and the transaction that applied it. Callers share it: it has no parent, "
+     "and links to what each came from."),
     ("journal.checkpoint", "A checkpoint that is built and proven."),
     ("journal.replay", "A state that is built: by a recovery, a restore, a checkpoint, `journal replay`."),
     ("journal.restore", "A restore in place."),
@@ -30,6 +32,8 @@ ATTRIBUTES = {
     "journal.event.type": "The event's type, such as `memory.entity_created`.",
     "journal.op_id": "The operation's key: the caller's, or the generated one.",
     "journal.actor": "Who caused it.",
+    "journal.batch.size": "Events that shared the sync.",
+    "journal.sync.seconds": "How long writing and syncing the batch took.",
     "journal.group.size": "How many events a group holds.",
     "gen_ai.operation.name": "`create_memory`, `update_memory`, `delete_memory`, `delete_memory_store`, "
     "`search_memory`.",
