@@ -13,6 +13,7 @@ import anyio.to_thread
 from journal.commit import Receipt
 from journal.events import CursorMoved
 from replay.cursors import Message, one_place, pending, read_cursors
+from replay.faults import declared
 
 if TYPE_CHECKING:
     from replay.core import Core
@@ -61,7 +62,7 @@ class SyncMessages:
 
 def pending_of(core: Core, consumer: str, conversation_id: str | None, limit: int) -> list[Message]:
     """As `Messages.pending`, for who has the core in hand."""
-    with core.lock:
+    with declared(core.state.layout.memory_db), core.lock:
         _load(core)
         assert core.cursors is not None
         return pending(core.state.connection, core.cursors, consumer, conversation_id, limit)
@@ -69,7 +70,7 @@ def pending_of(core: Core, consumer: str, conversation_id: str | None, limit: in
 
 def is_unacknowledged(core: Core, consumer: str, message_id: str, conversation_id: str | None) -> bool:
     """True if acknowledging the message would move the cursor. Raises Refused as `Messages.ack` does."""
-    with core.lock:
+    with declared(core.state.layout.memory_db), core.lock:
         _load(core)
         assert core.cursors is not None
         conversation, seq = one_place(core.state.connection, message_id, conversation_id)

@@ -259,6 +259,66 @@ def test_a_token_file_that_holds_none(data: Path, tmp_path: Path) -> None:
     assert process(data, "serve", "--http", "127.0.0.1:0", "--token-file", str(tmp_path / "short")).returncode == 2
 
 
+def test_no_token_is_left_where_no_journal_is(tmp_path: Path) -> None:
+    done = process(tmp_path, "serve", "--http", "127.0.0.1:0")
+    assert (done.returncode, list(tmp_path.iterdir())) == (10, [])
+
+
+def test_a_token_may_be_a_link_as_mounted_secrets_are(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("a-token-of-this-test\n")
+    (tmp_path / "token").symlink_to("secret")
+    with serving(data, "--http", "127.0.0.1:0", "--token-file", str(tmp_path / "token")) as (_, line):
+        address = line.split("http://")[1].split(",")[0].strip()
+        headers = {"authorization": "Bearer a-token-of-this-test"}
+        assert httpx.get(f"http://{address}/v1/health", headers=headers, timeout=60).status_code == 200
+    assert not (data / "journal" / "token").exists()
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, -signal.SIGTERM), (signal.SIGINT, 130)])
+def test_a_signal_ends_it_while_it_still_opens(data: Path, number: int, status: int) -> None:
+    """A rebuild may take minutes. What was done by then is taken up by the next open."""
+    slow = (
+        "import sys, time, recovery.opening as opening\n"
+        "def forever(*_, **__):\n"
+        "    print('opening', flush=True)\n"
+        "    time.sleep(600)\n"
+        "opening.open_log = forever\n"
+        "from recovery.cli.app import run\n"
+        "sys.exit(run(sys.argv[1:]))\n"
+    )
+    command = [sys.executable, "-c", slow, "serve", "--data", str(data)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT) as one:
+        assert one.stdout is not None
+        assert one.stdout.readline() == "opening\n"
+        one.send_signal(number)
+        try:
+            assert one.wait(60) == status
+        finally:
+            one.kill()
+
+
+def test_damage_is_told_in_the_answer_and_at_the_end_of_lines(data: Path) -> None:
+    """memory.db is no database any more, and a record in the middle of the journal has rotted."""
+    journal = data / "journal" / "segments"
+    with serving(data), by_socket(data) as client:
+        for number in range(3):
+            event = {**ADDED, "content": f"fact {number}"}
+            assert client.post("/v1/append", json={"event": event}).status_code == 201
+        newest = max(journal.iterdir())
+        content = bytearray(newest.read_bytes())
+        content[content.index(b"fact 1")] ^= 1
+        with newest.open("r+b") as file:
+            file.write(content)
+        lines = client.get("/v1/log", headers={"accept": JSON_LINES})
+        with (data / "memory.db").open("r+b") as file:
+            file.write(b"\xff" * (data / "memory.db").stat().st_size)
+        pending = client.get("/v1/messages", params={"consumer": "mailer"})
+        acked = client.post("/v1/messages/ack", json={"consumer": "mailer", "message_id": "m"})
+    assert json.loads(lines.text.splitlines()[-1])["error"]["code"] == "corrupt"
+    for answer in (pending, acked):
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "corrupt"), answer.text
+
+
 def test_the_token_is_its_owners(client: httpx.Client, data: Path) -> None:
     assert (data / "journal" / "token").stat().st_mode & 0o777 == 0o600
     assert client.get("/v1/health").status_code == 200

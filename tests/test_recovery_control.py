@@ -24,6 +24,7 @@ from typing import Any
 import httpx
 import pytest
 
+from journal.commit import draft, ticket
 from journal.errors import EnvironmentFault, Locked, OutcomeUnknown, Refused, from_json
 from journal.events import EntityCreated, ObservationAdded
 from journal.reader import LogReader
@@ -497,3 +498,14 @@ def test_an_open_that_asyncio_gave_up_locks_nobody_out(data: Path, monkeypatch: 
         return await asyncio.wait_for(main(), 60)
 
     assert asyncio.run(bounded()) == SMALL + 1
+
+
+def test_more_than_one_request_holds_is_sent_in_several(data: Path) -> None:
+    """An import's batch of long texts: as JSON with escapes it is beyond what a request may have."""
+    requests = [
+        ticket([draft(ObservationAdded("global", "Acme", f"{number}" + "\x01" * 200_000), None, None, None)], None)
+        for number in range(120)
+    ]
+    with server(data), open_writer(Data.at(data)) as writer:
+        writer.settle(requests)
+    assert [request.result()[0].seq for request in requests] == list(range(SMALL + 1, SMALL + 121))

@@ -26,7 +26,9 @@ from recovery import open_server, open_server_sync
 from recovery.setup import initialise
 from replay.core import SLOW_SYNC_NS
 from replay.digest import state_digest
+from replay.holders import holders
 from replay.model import Model
+from replay.rebuild import rebuild
 from replay.schema import connect, read_position
 
 
@@ -193,6 +195,36 @@ def test_when_memory_db_cannot_be_written_events_are_journaled_and_applied_later
         assert position is not None
         assert position.seq == 3
     assert live_digest(data) == reference(data).digest()
+
+
+def test_readers_hear_of_a_swap_though_what_came_after_it_failed(data: Path) -> None:
+    """The next generation is in place, then the disk fails: whoever reads the old one must not go on with it."""
+    seen: list[str] = []
+    with open_server_sync(data, background=False) as hook:
+        hook.on_swap(lambda _: 1 // 0)
+        hook.on_swap(seen.append)
+        hook.append(ACME)
+        core = hook.core
+
+        def rebuild_and_fail() -> None:
+            with core.exclusively() as log:
+                rebuild(core.state.storage, core.state.layout, log.reader())
+                raise OSError("input/output error")
+
+        with pytest.raises(ZeroDivisionError):
+            rebuild_and_fail()
+        assert seen == [core.state.generation]
+        assert hook.append(ObservationAdded("global", "Acme", "one")).seq == 2
+
+
+def test_what_was_closed_is_not_opened_again_by_a_late_rebuild(data: Path) -> None:
+    """An operator's request that ran on while the server closed: memory.db stays free for the next one."""
+    with open_server_sync(data, background=False) as hook:
+        hook.append(ACME)
+    for late in (hook.core.rebuild, lambda: hook.restore(0), lambda: hook.recover_scope("global")):
+        with pytest.raises(Poisoned):
+            late()
+    assert holders([str(data / "memory.db")]) == []
 
 
 def test_a_restore_while_the_hook_is_open_swaps_and_can_be_undone(data: Path) -> None:

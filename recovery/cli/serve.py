@@ -52,17 +52,21 @@ def command(app: App, address: str | None, token_file: str | None, quick_check: 
     sockets = systemd.activated_sockets()
     if address is not None:
         sockets.append(_bind(address))
-    token = _token(data, token_file) if any(each.family != socket.AF_UNIX for each in sockets) else None
+    token = None
+    if token_file is not None:  # a link, perhaps, as mounted secrets are
+        token = _token_in(data, os.path.realpath(token_file))
+    opened = open_core(  # which a signal ends at once: a rebuild may take long, and is taken up by the next open
+        data, check="quick" if quick_check else "full", progress=lambda *_: systemd.extend_timeout(60)
+    )
     told = Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: told.set())
-    opened = open_core(
-        data, check="quick" if quick_check else "full", progress=lambda *_: systemd.extend_timeout(60)
-    )
     background = background_of(data, opened.core, checkpoints=True, embeddings=True)
     alive = Event()
     alive.set()
     with SyncHook(opened.core, background) as hook, systemd.watchdog(alive):
+        if token is None and any(each.family != socket.AF_UNIX for each in sockets):
+            token = _own_token(data)
         writer = CoreWriter(data, opened.core, background, hook.settle)
         metrics = writer.metrics = Metrics(data, opened.core)
         metrics.watch()
@@ -113,21 +117,26 @@ def _bind(address: str) -> socket.socket:
     return sock
 
 
-def _token(data: Data, path: str | None) -> str:
-    """The token of TCP clients. Raises UsageError where the named file holds none."""
+def _own_token(data: Data) -> str:
+    """The token of TCP clients in journal/token, made where there is none: by the one that holds the journal."""
     import secrets
 
-    from journal.errors import UsageError
     from journal.storage import write_file
 
-    place = os.path.abspath(path) if path is not None else f"{data.layout.journal}/token"
+    place = f"{data.layout.journal}/token"
+    if data.storage.kind(place) == "missing":
+        write_file(data.storage, place, secrets.token_urlsafe(TOKEN_BYTES).encode() + b"\n")
+    return _token_in(data, place)
+
+
+def _token_in(data: Data, place: str) -> str:
+    """Raises UsageError where the file holds no token."""
+    from journal.errors import UsageError
+
     try:
         token = data.storage.read(place).decode("ascii", errors="replace").strip()
     except FileNotFoundError:
-        if path is not None:
-            raise UsageError("there is no token file", path=place, hint="write one line into it, mode 0600") from None
-        token = secrets.token_urlsafe(TOKEN_BYTES)
-        write_file(data.storage, place, token.encode() + b"\n")
+        raise UsageError("there is no token file", path=place, hint="write one line into it, mode 0600") from None
     if len(token) < 16 or not token.isprintable() or " " in token:
         raise UsageError("a token is one word of at least 16 characters", path=place)
     return token

@@ -54,6 +54,7 @@ from recovery.control.tickets import answers_to, ticket_of_request, told_of
 from recovery.control.writer import CoreWriter, Embedded, Step
 from recovery.data import Data
 from replay.delivery import pending_of
+from replay.faults import declared
 
 if TYPE_CHECKING:
     from recovery.telemetry.gathering import Metrics
@@ -191,14 +192,18 @@ async def embed(request: Request) -> Response:
     return await _long(request, run)
 
 
-async def _long(request: Request, run: Callable[[Step], object]) -> Response:
+async def _long(request: Request, work: Callable[[Step], object]) -> Response:
     """Runs in a thread. Who accepts JSON Lines gets progress while it runs, anyone else the result at its end."""
+
+    def run(step: Step) -> object:
+        with declared(_service(request).data.layout.memory_db):
+            return work(step)
+
     if LINES not in request.headers.get("accept", ""):
-        result = await anyio.to_thread.run_sync(run, lambda *_: None)
-        return _answer(HTTPStatus.OK, result)
+        return _answer(HTTPStatus.OK, await anyio.to_thread.run_sync(run, lambda *_: None))
     told: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
 
-    def work() -> None:
+    def tell() -> None:
         try:
             told.put({"result": run(lambda label, done, total: told.put({"progress": [label, done, total]}))})
         except JournalError as error:
@@ -207,7 +212,7 @@ async def _long(request: Request, run: Callable[[Step], object]) -> Response:
             told.put({"error": {"code": "failed", "message": f"{type(error).__name__}: {error}"}})
             raise
 
-    threading.Thread(target=work, name="journal-control-work", daemon=True).start()
+    threading.Thread(target=tell, name="journal-control-work", daemon=True).start()
 
     def lines() -> Iterator[bytes]:
         while True:
@@ -293,7 +298,16 @@ def log(request: Request) -> Response:
     found = selected(reader, wanted, first, last, count)
     if not lines:
         return _answer(HTTPStatus.OK, Records([entry.to_json() for entry in found]))
-    return StreamingResponse((msgspec.json.encode(entry.to_json()) + b"\n" for entry in found), media_type=LINES)
+    return StreamingResponse(_told_in_lines(entry.to_json() for entry in found), media_type=LINES)
+
+
+def _told_in_lines(documents: Iterator[dict[str, Any]]) -> Iterator[bytes]:
+    """What ends the lines early is the last of them: the status was told before."""
+    try:
+        for each in documents:
+            yield msgspec.json.encode(each) + b"\n"
+    except JournalError as error:
+        yield msgspec.json.encode({"error": error.to_json()}) + b"\n"
 
 
 @contextmanager

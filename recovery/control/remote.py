@@ -33,6 +33,7 @@ from replay.restore import Restored
 T = TypeVar("T")
 SOCKET = "control.sock"
 CONNECT_SECONDS = 5.0
+BYTES_AT_ONCE = 16 << 20  # of events in one request, whose JSON may take six times that
 
 
 class UnixConnection(HTTPConnection):
@@ -85,6 +86,15 @@ class RemoteWriter:
         return request.result()
 
     def settle(self, requests: Sequence[Ticket]) -> None:
+        part, size = 0, 0
+        for number, request in enumerate(requests):
+            if size and size + request.bytes > BYTES_AT_ONCE:
+                self._settle(requests[part:number])
+                part, size = number, 0
+            size += request.bytes
+        self._settle(requests[part:])
+
+    def _settle(self, requests: Sequence[Ticket]) -> None:
         op_ids = [request.op_id or f"remote-{secrets.token_hex(16)}" for request in requests]
         asked = list(map(request_of, requests, op_ids))
         try:
@@ -173,10 +183,11 @@ class RemoteWriter:
         try:
             self._connection.request(method, path, body, headers)
             response = self._connection.getresponse()
+            told = response.read() if response.status >= 400 else None
         except (OSError, HTTPException) as error:
             raise _Lost(str(error) or "the connection was closed") from error
-        if response.status >= 400:
-            raise _error_of(response.read(), response.status)
+        if told is not None:
+            raise _error_of(told, response.status)
         return response
 
     def _gone(self, reason: object) -> EnvironmentFault:
