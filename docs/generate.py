@@ -34,9 +34,11 @@ from recovery.tables.memory import MEMORY  # noqa: E402
 from recovery.tables.model import MODEL, VECTORS  # noqa: E402
 from recovery.tables.reload import RELOAD, STEP_WORDS  # noqa: E402
 from recovery.tables.rescue import RESCUE  # noqa: E402
+from recovery.tables.rto import RTO  # noqa: E402
 from recovery.tables.scope import SCOPE  # noqa: E402
 from recovery.tables.serving import SERVING  # noqa: E402
 from recovery.tables.severity import SEVERITY  # noqa: E402
+from recovery.tables.standing import STANDING  # noqa: E402
 from recovery.tables.states import STATES  # noqa: E402
 from recovery.tables.surroundings import CORES, DATA, DISK, FILE_SYSTEM, OPEN_FILES, SERVER_LOG  # noqa: E402
 from recovery.tables.watch import WATCH  # noqa: E402
@@ -179,13 +181,15 @@ def _decisions() -> Iterator[str]:
     yield from ("### A file that is watched", "", *_table(("case", "when", "then"), watched), "")
     lines = ((component, *_line(row)) for component, row in DIRECTORY)
     yield from ("### The directory", "", *_table(("of", "case", "when", "then", "health", "exit"), lines), "")
-    around = (("data", DATA), ("disk", DISK), ("open files", OPEN_FILES), ("core files", CORES),
+    around = (("recovery time", RTO), ("data", DATA), ("disk", DISK), ("open files", OPEN_FILES), ("core files", CORES),
               ("server log", SERVER_LOG), ("file system", FILE_SYSTEM))  # fmt: skip
     lines = ((component, *_line(row)) for component, table in around for row in table)
     yield from ("### What surrounds the state", "", *_table(("of", *headings), lines), "")
     yield from ("### A server that was started", "", *_table(headings, map(_line, SERVING)), "")
     live = ((component, f"`{row.case}`", row.when, row.health) for component, table in STATES.items() for row in table)
     yield from ("### The parts of an open server", "", *_table(("of", "case", "when", "state"), live), "")
+    looked = ((name, f"`{row.case}`", row.when, row.health) for name, table in STANDING.items() for row in table)
+    yield from ("### The states that status tells", "", *_table(("of", "case", "when", "state"), looked), "")
     facts = ("something valid follows", "known to have been durable", "never wholly written", "one bit explains it")
     yield from ("### A bad region of the log", "", *_table((*facts, "is", "then"), _regions()), "")
 

@@ -27,6 +27,7 @@ from recovery.tables.directory import DIRECTORY
 from recovery.tables.memory import MEMORY
 from recovery.tables.model import MODEL, VECTORS
 from recovery.tables.rescue import RESCUE
+from recovery.tables.rto import RTO
 from recovery.tables.severity import grade
 from recovery.tables.surroundings import CORES, DATA, DISK, FILE_SYSTEM, OPEN_FILES, SERVER_LOG
 from replay.agents import AgentFact
@@ -107,6 +108,8 @@ def decide(facts: Facts) -> list[Decision]:
     decisions += [row.decision(component, facts) for component, row in DIRECTORY if row.holds(facts)]
     if facts.journal.error:
         return decisions
+    if facts.recovery is not None:
+        decisions.append(first(RTO, facts.recovery).decision("recovery time", facts.recovery))
     decisions.append(decide_memory(facts.memory))
     rescues = {each.name: each for each in facts.rescues}
     decisions += [decide_agent(fact, rescues.get(fact.name)) for fact in facts.agents]

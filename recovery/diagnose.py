@@ -21,6 +21,7 @@ from recovery.looking import Look, Progress
 from recovery.model_looking import Tested, look_at_model, look_at_vectors
 from recovery.reading import peek_position
 from recovery.rescue import judged
+from recovery.rto import estimate
 from recovery.surroundings import look_at_crash, look_at_room
 from recovery.telling import log_repairs
 from replay.holders import holders
@@ -76,6 +77,9 @@ def diagnose(
             rescues: list[Rescue] = []
             if asked is not None:
                 agents, rescues = judged(data, reader, agents, look.expected_agents(memory), asked)
+            if around:
+                estimated = estimate(data, reader, data.checkpoints.manifests())
+                facts = msgspec.structs.replace(facts, recovery=estimated)
             seen = look_at_model(data, reader, known, hashed=deep, tested=model) if model is not None else None
         except DataError as error:  # damage before the log's end is met where events are read
             return msgspec.structs.replace(facts, journal=_stopped_by(data, error, journal))

@@ -7,6 +7,7 @@ from typing import Literal
 import msgspec
 
 from journal.storage import Kind
+from recovery.tables.rto import Estimate
 from replay.agents import AgentFact
 from replay.deviation import Deviation
 
@@ -205,3 +206,4 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     vectors: VectorFacts | None = None
     room: RoomFacts | None = None
     crash: CrashFacts | None = None
+    recovery: Estimate | None = None

@@ -20,6 +20,8 @@ from recovery.facts import MemoryKind, PositionIs
 from recovery.landmarks import Drill, JournaledModel, last_drill, last_model
 from recovery.looking import place
 from recovery.reading import reading
+from recovery.rto import estimate
+from recovery.tables.rto import Estimate
 from replay.embeddings import pending
 from replay.encoder import Model, NoModel, is_available
 from replay.holders import holders
@@ -107,6 +109,7 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     quarantine: Quarantine
     model: JournaledModel | None
     drill: Drill | None
+    recovery: Estimate | None
     interrupted_recovery: str | None
     importing: bool
 
@@ -120,13 +123,15 @@ def standing(data: Data, now: int) -> Standing:
     if reader is not None and position is not None:
         log, memory = _placed(data, reader, position, log, memory)
     plan = data.interrupted_plan()
+    drill = last_drill(data, reader)
     return Standing(
         data=data.root, time=now, journal=log, memory=memory, agents=memory.rows.get("agents"),
         embeddings=Embeddings(
             extra_installed=is_available(), model=str(model.path) if model is not None else None, pending=pending_texts
         ),
         checkpoints=_checkpoints(manifests, damaged, now), quarantine=_quarantine(data.quarantine),
-        model=last_model(data, reader), drill=last_drill(data, reader),
+        model=last_model(data, reader), drill=drill,
+        recovery=estimate(data, reader, manifests, drill) if reader is not None and not log.problem else None,
         interrupted_recovery=plan.decode(errors="replace") if plan is not None else None,
         importing=data.is_importing,
     )  # fmt: skip

@@ -70,6 +70,7 @@ def command(app: App, scope: str | None, quick: bool, deep: bool) -> int:
                     "vectors": to_builtins(facts.vectors),
                     "room": to_builtins(facts.room),
                     "crash": to_builtins(facts.crash),
+                    "recovery": to_builtins(facts.recovery),
                     "writable": facts.writable,
                     "free_bytes": facts.free_bytes,
                     "sqlite_version": facts.sqlite_version,

@@ -23,15 +23,19 @@ def command(app: App) -> int | None:
     Takes no lock and changes nothing. Exit code: 0, or that of the damage that stops reading the journal.
     """
     from recovery.standing import standing
+    from recovery.tables.standing import states_of_standing
 
     found = standing(app.data, time.time_ns())
     if app.json:
         from msgspec import to_builtins
 
-        app.out.document(to_builtins(found))
+        app.out.document(to_builtins(found) | {"states": states_of_standing(found)})
     else:
         for label, text in _lines(found):
             app.out.styled(f"{app.out.style(f'{label:<12}', bold=True)} {app.out.style(text)}")
+        for component, state in states_of_standing(found).items():
+            if state != "healthy":
+                app.out.styled(f"{app.out.style(f'{state.upper():<12}', bold=True)} {component} - journal check")
     return found.journal.exit_code
 
 
@@ -121,6 +125,11 @@ def _beside(found: Standing) -> Iterator[tuple[str, str]]:
         yield "drill", f"{outcome} {age} ago at seq {found.drill.seq}: recovered in {found.drill.seconds:.2f} s"
     else:
         yield "drill", "none: the recovery was never rehearsed - journal drill"
+    if found.recovery is not None:
+        from recovery.rows import first
+        from recovery.tables.rto import RTO
+
+        yield "recovery", first(RTO, found.recovery).reason(found.recovery)
     kept = found.quarantine
     yield "quarantine", f"{counted(kept.files, 'file')}, {bytes_text(kept.bytes)}" if kept.files else "empty"
     if found.interrupted_recovery is not None:
