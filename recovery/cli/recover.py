@@ -110,6 +110,7 @@ def command(
     from recovery.rows import stop_error
     from recovery.serving.around import stopped, verify
     from recovery.serving.control import server_control
+    from recovery.systemd import extending
 
     control = None if no_server else server_control(app.data)
     if start and control is None:
@@ -135,10 +136,11 @@ def command(
         return 1
     asked = "all" if component == "all" and not agents else component if component != "all" else "agents"
     with app.out.progress("recovering", "events") as bar:
+        step = extending(bar.step)
         plan, run = (
-            _plan_for_scope(app, scope, bar.step)
+            _plan_for_scope(app, scope, step)
             if scope is not None
-            else recover(app.data, asked, names=agents, progress=bar.step)
+            else recover(app.data, asked, names=agents, progress=step)
         )
         if plan.stops:
             raise stop_error(plan.stops[0])
@@ -158,7 +160,7 @@ def command(
         app.out.progress("recovering", "events") as bar,
     ):
         try:
-            result = run(bar.step)
+            result = run(extending(bar.step))
         except Locked as locked:
             with connect_to(app.data, locked) as holder:  # a live server repairs itself, its callers wait meanwhile
                 result = holder.recover(asked, agents, scope, bar.step)
