@@ -211,7 +211,8 @@ def from_json(given: Mapping[str, Any]) -> JournalError:
         kinds += kind.__subclasses__()
     plain = (kind for kind in kinds if not issubclass(kind, Refused | OutcomeUnknown) and "code" in vars(kind))
     kind = next((kind for kind in plain if kind.code == code), EnvironmentFault)
-    error = kind(message, path=given.get("path"), offset=offset, seq=seq, hint=hint)
+    error = kind.__new__(kind)  # some say by themselves what happened: their own words are what was told
+    JournalError.__init__(error, message, path=given.get("path"), offset=offset, seq=seq, hint=hint)
     if kind.code != code and code:
         error.code = code
     return error

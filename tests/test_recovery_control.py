@@ -34,6 +34,7 @@ from recovery.control.remote import connect_to
 from recovery.control.writer import commit_events, open_writer
 from recovery.data import Data
 from recovery.opening import open_core
+from replay.encoder import MissingExtra
 from tests.commands import ENVIRONMENT, SMALL, arguments, process, small_history
 from tests.holders import FACES, running, server
 
@@ -275,14 +276,17 @@ def test_an_answer_that_does_not_come_leaves_the_outcome_unknown_under_an_op_id(
         listener.listen()
 
         def hang_up() -> None:
-            taken, _ = listener.accept()
-            taken.recv(1 << 16)
-            taken.close()
+            for _ in range(2):
+                taken, _ = listener.accept()
+                taken.recv(1 << 16)
+                taken.close()
 
         threading.Thread(target=hang_up, daemon=True).start()
         locked = Locked("another writer holds this journal: process 1")
         with connect_to(place, locked) as writer, pytest.raises(OutcomeUnknown) as caught:
             commit_events(writer, [EntityCreated("global", "Zoë", "person")])
+        with connect_to(place, locked) as writer, pytest.raises(EnvironmentFault, match=r"process 1 went away.*run it"):
+            writer.checkpoint()
     assert caught.value.op_id
     (data / SOCKET).unlink()
 
@@ -295,6 +299,9 @@ def test_an_error_of_another_process_is_raised_as_its_own_class() -> None:
     odd = from_json({"code": "of_the_future", "message": "m"})
     assert isinstance(odd, EnvironmentFault)
     assert odd.code == "of_the_future"
+    missing = from_json({**MissingExtra().to_json(), "path": "there"})
+    assert isinstance(missing, MissingExtra)
+    assert (missing.message, missing.path) == (MissingExtra().message, "there")
 
 
 def test_a_long_feed_lets_others_write_meanwhile(data: Path) -> None:

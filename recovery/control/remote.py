@@ -156,8 +156,8 @@ class RemoteWriter:
 
     def _run(self, path: str, body: dict[str, Any], kind: type[T], step: Step | None) -> T:
         """A long request: lines of progress, then its result or its error."""
-        response = self._send("POST", path, msgspec.json.encode(body), "application/json", stream=True)
         try:
+            response = self._send("POST", path, msgspec.json.encode(body), "application/json", stream=True)
             for line in response:
                 told = msgspec.json.decode(line)
                 if "progress" in told and step is not None:
@@ -166,7 +166,7 @@ class RemoteWriter:
                     raise from_json(told["error"])
                 elif "result" in told:
                     return msgspec.convert(told["result"], kind)
-        except (OSError, HTTPException, msgspec.DecodeError) as error:
+        except (_Lost, OSError, HTTPException, msgspec.DecodeError) as error:
             raise self._gone(error) from error
         raise self._gone("it closed the connection")
 
