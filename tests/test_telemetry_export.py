@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -463,3 +464,16 @@ def test_what_is_not_synced_is_not_told(data: Path, journal: Command, tmp_path: 
         assert SMALL + 1 in by_seq(receiver), "moving the cursor opened the journal, which settled it"
 
 
+
+
+@pytest.mark.parametrize("missing", ["opentelemetry.exporter.otlp.proto.common.trace_encoder", "requests", "grpc"])
+def test_without_the_extra_the_line_says_what_to_install(data: Path, missing: str) -> None:
+    program = f"import sys; sys.modules[{missing!r}] = None\n"
+    program += "from recovery.cli.app import run; sys.exit(run(sys.argv[1:]))"
+    words = ["--data", str(data), "trace", "export", "--endpoint", "http://127.0.0.1:1"]
+    words += ["--protocol", "grpc"] if missing == "grpc" else []
+    command = [sys.executable, "-c", program, *words]
+    ran = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=60, check=False)
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert "pip install 'agent-journal[otlp]'" in ran.stderr
+    assert len(ran.stderr.splitlines()) == 1
