@@ -7,6 +7,7 @@ whether the result is journaled is the caller's.
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from time import perf_counter
 
 import msgspec
 
-from journal.errors import NoSpace
+from journal.errors import NoSpace, NotAJournal
 from recovery.backup import back_up, bring_back
 from recovery.config import Config
 from recovery.data import Data
@@ -134,6 +135,8 @@ def _scratch(data: Data, scratch: str | None, backup: str | None) -> Iterator[st
 def _need(data: Data, backup: str | None) -> int:
     """Bytes: the copied log and checkpoints, the memory.db that is built twice at most, and the agents' files."""
     source = Data(backup, Config(), data.storage) if backup is not None else data
+    if backup is not None and not os.path.isdir(source.layout.journal):
+        raise NotAJournal("no backup there", path=backup, hint="name the directory that journal backup wrote")
     manifests = source.checkpoints.manifests()
     parts = {part.sha256: part.length for manifest in manifests for part in manifest.parts}
     log = sum(data.storage.size(segment.path) for segment in source.reader().segments)

@@ -34,7 +34,8 @@ class Step(msgspec.Struct, frozen=True):
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """What a recovery will do. ``stops`` are decisions that forbid it; then ``steps`` is empty."""
+    """What a recovery will do. ``stops`` are decisions that forbid it; then ``steps`` is empty. ``left`` is not as it
+    should be, and nothing is done about it unless somebody asks for more."""
 
     recovery_id: str
     target: str
@@ -42,6 +43,7 @@ class Plan(msgspec.Struct, frozen=True):
     stops: tuple[Decision, ...] = ()
     resumed: bool = False
     scope: str = ""  # the only one that is put right; empty for all
+    left: tuple[Decision, ...] = ()
 
     @property
     def strategy(self) -> str:
@@ -67,9 +69,9 @@ class Plan(msgspec.Struct, frozen=True):
         """The plan as text, a line a step."""
         if self.stops:
             return [f"stop: {each.component}: {each.reason}" for each in self.stops]
-        return [f"{number}. {step.words}: {step.reason}" for number, step in enumerate(self.steps, 1)] or [
-            "nothing to do"
-        ]
+        steps = [f"{number}. {step.words}: {step.reason}" for number, step in enumerate(self.steps, 1)]
+        left = [f"left as it is: {each.component}: {each.reason} - {each.hint}" for each in self.left]
+        return [*(steps or ["nothing to do"]), *left]
 
 
 COMPONENTS = ("all", "memory", "agents", "model", "journal")
@@ -95,7 +97,16 @@ def make_plan(
         words = "compute the vectors that are pending"
         steps.append(Step("embed", "vectors", "texts may wait for their vectors", words))
     steps.sort(key=lambda step: _ORDER.index(step.kind))
-    return Plan(recovery_id, target, tuple(steps), (), resumed)
+    left = (each for each in decisions if each.action == "keep" and each.health != "healthy")
+    asked = tuple(each for each in left if _is_asked(each.component, target, names))
+    return Plan(recovery_id, target, tuple(steps), (), resumed, left=asked)
+
+
+def _is_asked(component: str, target: str, names: Collection[str]) -> bool:
+    part, _, name = component.partition(" ")
+    if part == "agent":
+        return target in ("all", "agents") and (not names or name in names)
+    return target == "all" or part == target
 
 
 _ORDER: tuple[Kind, ...] = (

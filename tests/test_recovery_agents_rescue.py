@@ -283,7 +283,7 @@ def test_a_name_that_no_event_takes_is_left_alone(root: Path) -> None:
     os.mkdir(root / "agents" / "more.md")
     decisions = {each.component: each for each in decide(diagnose(Data.at(root), asked=()))}
     assert (decisions["agent  "].case, decisions["agent  "].action) == ("broken", "keep")
-    assert decisions["agent more"].case == "unjournaled", "a directory is nobody's config, unless somebody asks"
+    assert decisions["agent more"].case == "no_file", "a directory is nobody's config, unless somebody asks"
     assert recover(Data.at(root), "all")[0].steps == ()
 
 
@@ -331,4 +331,20 @@ def test_the_report_names_what_was_tried(root: Path, capsys: pytest.CaptureFixtu
     ran = command("recover", "agents", "--yes")
     assert "agent writer: journal, seq 1" in ran.out
     assert "passed over journal (seq 2): line 3" in ran.out
+    assert command("check").code == 0
+
+
+def test_what_is_left_to_a_person_is_said(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A legible config that only lacks what the schema asks for gives way to a minimal one only by name."""
+    strict(root)
+    write(root, b"---\ndescription: No name.\n---\nBody.\n")
+    command = Command(root, capsys)
+    ran = command("recover", "all", "--yes")
+    assert (ran.code, ran.out.splitlines()[0]) == (0, "nothing to do")
+    assert "left as it is: agent writer" in ran.out
+    assert ran.out.endswith(" - journal recover agents --agent writer\n")
+    assert [each["component"] for each in command.json("recover", "agents", "--dry-run")["plan"]["left"]] == [
+        "agent writer"
+    ]
+    assert command("recover", "agents", "--agent", "writer", "--yes").code == 0
     assert command("check").code == 0

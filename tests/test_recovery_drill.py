@@ -152,7 +152,7 @@ def test_a_backup_is_rehearsed_and_says_what_it_lacks(root: Path, tmp_path: Path
     code, result = drilled(root, "--from", str(tmp_path / "backup"))
     assert (code, result["error"]["code"]) == (12, "corrupt")
     code, result = drilled(root, "--from", str(tmp_path / "nowhere"))
-    assert code == 10
+    assert (code, "journal backup" in result["error"]["hint"]) == (10, True)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
