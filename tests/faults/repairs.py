@@ -38,7 +38,7 @@ def _subject(parity: bool) -> Subject:
 
 def bits(run: Run) -> Counter[str]:
     places = [
-        Place(parity, number, offset, offset % 8 if "/parity/" in path else None)
+        Place(parity, number, offset, offset % 8 if parity else None)
         for parity in (False, True)
         for number, (path, length) in enumerate(_subject(parity).places())
         if parity or "/parts/" not in path  # without parity a part is refused: the suite has that
@@ -129,8 +129,8 @@ CHECKS = (
         "repairs.bits",
         "Every flipped bit of a journal is named by `verify` and put right by `verify --repair`: the exact bytes, the "
         "damaged file in quarantine, and a second run finds nothing to do.",
-        "each bit of each segment, manifest and part of a small journal on the simulated disk, with parity and (but "
-        "for parts) without, and one bit of each byte of its parity",
+        "each bit of each segment and manifest of a small journal on the simulated disk without parity; one bit of each "
+        "byte of the same with parity, of its parts and of the parity itself",
         bits,
         None,
     ),
