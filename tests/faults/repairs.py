@@ -129,8 +129,8 @@ CHECKS = (
         "repairs.bits",
         "Every flipped bit of a journal is named by `verify` and put right by `verify --repair`: the exact bytes, the "
         "damaged file in quarantine, and a second run finds nothing to do.",
-        "each bit of each segment and manifest of a small journal on the simulated disk without parity; one bit of each "
-        "byte of the same with parity, of its parts and of the parity itself",
+        "each bit of each segment and manifest of a small journal on the simulated disk without parity; one bit of "
+        "each byte of the same with parity, of its parts and of the parity itself",
         bits,
         None,
     ),
