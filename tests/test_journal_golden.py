@@ -29,7 +29,7 @@ from tests import second_reader
 from tests.second_reader import FORMAT, TYPES, Wrong, digest_of, example, pack, read_journal, segments_in, table_value
 
 GOLDEN = Path(__file__).resolve().parent / "golden"
-JOURNALS = ("v1", "v1-torn")
+JOURNALS = ("v1", "v1-torn", "v1-unchecked")
 
 
 def expected(name: str) -> dict[str, Any]:

@@ -34,7 +34,7 @@ DIGESTS: dict[str, dict[int, str]] = {
         each["seq"]: each["digest"]
         for each in json.loads((GOLDEN / name / "expected.json").read_text(encoding="utf-8"))["digests"]
     }
-    for name in ("v1", "v1-torn")
+    for name in ("v1", "v1-torn", "v1-unchecked")
 }
 COLUMNS = {
     "entities": "id, scope, name, entity_type, metadata, confidence, created_at, updated_at",
@@ -57,7 +57,7 @@ def digest_by_the_text(path: Path) -> str:
 
 
 @pytest.mark.parametrize("use_checkpoints", [False, True])
-@pytest.mark.parametrize("name", ["v1", "v1-torn"])
+@pytest.mark.parametrize("name", ["v1", "v1-torn", "v1-unchecked"])
 def test_every_state_of_a_golden_journal_has_the_digest_that_was_noted(
     tmp_path: Path, name: str, use_checkpoints: bool
 ) -> None:
