@@ -69,7 +69,8 @@ def test_every_state_of_a_golden_journal_has_the_digest_that_was_noted(
         assert built.digest == digest == digest_by_the_text(path), seq
         unvouched = use_checkpoints and name == "v1" and seq >= CHECKPOINT_SEQ
         assert built.passed_over == (((CHECKPOINT_SEQ, UNVOUCHED),) if unvouched else ())
-        assert (built.no_ops, built.base_seq) == (0, 0)
+        no_ops = 2 if name == "v1-unchecked" and seq >= 4 else 0  # what nobody held against a state may be nothing
+        assert (built.no_ops, built.base_seq) == (no_ops, 0)
     assert seq == reader.last_seq
 
 
