@@ -219,7 +219,7 @@ MUTATIONS = (
              "            last_seq = appended.first_seq + appended.count - 1\n",
              "            last_seq = appended.first_seq + appended.count - 1\n"
              '            connection.execute("COMMIT")\n'
-             '            connection.execute("BEGIN IMMEDIATE")\n', "crashes.files", 4),
+             '            connection.execute("BEGIN IMMEDIATE")\n', "crashes.files", 20),
     Mutation("a generation is swapped in before it is synced", WORKING, "finish",
              "        file.sync()\n", "        pass\n", "crashes.files", 6),
     Mutation("memory.db is written in place of the next generation", GENERATIONS, "Generations.building_path",
