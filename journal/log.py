@@ -58,12 +58,18 @@ class Holder(msgspec.Struct):
     command: str = ""
 
 
-def create(storage: Storage, directory: str, journal_id: bytes | None = None) -> bytes:
+def create(
+    storage: Storage,
+    directory: str,
+    journal_id: bytes | None = None,
+    *,
+    entropy: Callable[[int], bytes] = secrets.token_bytes,
+) -> bytes:
     """Lays out an empty journal under `directory` and returns its id (16 bytes). Durable when it returns."""
-    journal_id = journal_id or secrets.token_bytes(16)
+    journal_id = journal_id or entropy(16)
     for folder in ("segments", "checkpoints", "quarantine"):
         storage.make_directory(f"{directory}/{folder}")
-    header = SegmentHeader(journal_id, secrets.token_bytes(8), 1, 1, 0, 0, 0, CHAIN_GENESIS)
+    header = SegmentHeader(journal_id, entropy(8), 1, 1, 0, 0, 0, CHAIN_GENESIS)
     SegmentWriter.create(storage, f"{directory}/segments", header).close_clean(1, CHAIN_GENESIS)
     return journal_id
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 from journal import segment
 from journal.commit import Draft, Receipt, Ticket, draft, ticket
-from journal.errors import AmbiguousTail, NotApplied, Refused
+from journal.errors import AmbiguousTail, NotApplied, OutcomeUnknown, Refused
 from journal.events import ConfigWritten, EntityCreated, Event, ObservationAdded, StateRestored
 from tests.crash_known import remembering
 from tests.crash_promises import Promises, Reference
@@ -107,6 +107,10 @@ class Walk:
         depth_cut()
 
 
+def _took_no_seq(request: Ticket) -> bool:
+    return request.error is not None and not isinstance(request.error, NotApplied | OutcomeUnknown)
+
+
 def content_of(event: Event) -> bytes:
     """The bytes of an event that may hold zeros."""
     return getattr(event, "content", "").encode() if not isinstance(event, ConfigWritten) else event.content
@@ -175,19 +179,39 @@ class Life:
             refused = ticket([draft(EntityCreated(scope, name, "again"), "sales", None, None)], None)
             sent.append(refused)
         self.server.hook.settle(sent)
-        receipts: list[Receipt] = []
+        if any(_took_no_seq(request) for request, _ in requests):
+            requests = self._without_refused(requests)
         for request, first in requests:
             if isinstance(request.error, NotApplied):  # "it is safe" is a promise too
                 self.promises.reaches = max(self.promises.reaches, first + len(request.drafts) - 1)
             made = request.result()
             assert [receipt.seq for receipt in made] == list(range(first, first + len(made))), "another seq"
-            receipts += made
+            self.promises.acknowledged(made)
             if request.op_id is not None:
                 self.op_ids[request.op_id] = (request.drafts, made)
-        self.promises.acknowledged(receipts)
         for request, op_id in retried:
             assert request.result() == self.op_ids[op_id][1], "a retry has another receipt"
         assert refused is None or isinstance(refused.error, Refused)
+
+    def _without_refused(self, requests: list[tuple[Ticket, int]]) -> list[tuple[Ticket, int]]:
+        """The tickets with their first seqs, where the disk failed for some of them before a byte was written.
+
+        Those took no seq, so the others of the batch have theirs, and the reference is told again what was sent. The
+        first failed one comes last, for its error to be raised after the others' receipts were taken for a promise.
+        """
+        before, start = self.promises.reference, requests[0][1]
+        reference = self.promises.reference = before.branch(start - 1)
+        kept = []
+        for request, first in requests:
+            if _took_no_seq(request):
+                continue
+            now = len(reference.sent) + 1
+            for time, agent, event in before.sent[first - 1 : first - 1 + len(request.drafts)]:
+                reference.send(time, agent, event)
+            if len(request.drafts) > 1:
+                reference.groups[now] = len(reference.sent)
+            kept.append((request, now))
+        return [*kept, next(each for each in requests if _took_no_seq(each[0]))]
 
     def event(self, seq: int) -> Event:
         model = self.promises.reference.model

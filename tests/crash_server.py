@@ -223,7 +223,7 @@ class Server:
     ) -> Server:
         """Opens the journal on `disk`, or creates one; `memory` has what the cut left of each generation."""
         if not any(name.endswith(".seg") for name in disk.list(f"{LAYOUT.journal}/segments")):
-            create(disk, LAYOUT.journal, journal_id=rng.randbytes(16))
+            create(disk, LAYOUT.journal, journal_id=rng.randbytes(16), entropy=rng.randbytes)
         generations = Generations(disk, LAYOUT.memory_db, QUARANTINE)
         current = generations.current()
         assert current.kind in ("missing", "generation"), f"a cut left the link {current.kind}"

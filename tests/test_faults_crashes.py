@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+
 import pytest
 
 from tests.crash_errors import damage, fail
 from tests.crash_files import run as run_on_files
 from tests.crash_lives import run
 from tests.faults.frame import Run
+from tests.mutations import ROOT
 from tests.simcuts import contents, images
 from tests.simdisk import SimDisk
 from tests.simtree import file_at
@@ -37,6 +43,19 @@ def test_damage_by_the_disk_is_named_or_harmless() -> None:
     counts = Run("crashes.damage", seed=0, count=100).seeds(damage)
     assert counts["damages"] == 100
     assert sum(number for what, number in counts.items() if what.endswith(": named")) > 50
+
+
+def test_a_seed_is_the_same_life_in_every_process() -> None:
+    """Else the command that a failure prints would show something else: salts, ids and hashes differ by process."""
+    told = []
+    for hashes in ("1", "2"):
+        done = subprocess.run(
+            [sys.executable, *"-m tests.faults crashes.server crashes.errors --seed 1001 --count 1".split()],
+            cwd=ROOT, env={**os.environ, "PYTHONHASHSEED": hashes}, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        told.append([check["counts"] for check in json.loads(done.stdout.splitlines()[-1])["checks"]])
+    assert told[0] == told[1]
+    assert told[0][0]["crash states"] > 100
 
 
 # -- the images that are tried are those that the rules allow, all of them where they are few -------------------------
