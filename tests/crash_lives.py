@@ -134,8 +134,14 @@ class Life:
         self.promises.opened(self.server)
 
     def reopen(self) -> None:
+        """A restart, after which a retry must still be known for one."""
         self.server.close()
         self.open()
+        if self.op_ids:
+            op_id = self.rng.choice(sorted(self.op_ids))
+            request = ticket(self.op_ids[op_id][0], op_id)
+            self.server.hook.settle([request])
+            assert request.result() == self.op_ids[op_id][1], "a retry after a restart has another receipt"
 
     def say(self, event: Event) -> None:
         self.tick()
