@@ -23,10 +23,10 @@ sys.path.insert(0, str(DOCS.parent))  # the package of this clone, installed or 
 
 from journal import regions  # noqa: E402
 from journal.events import type_dictionary  # noqa: E402
+from recovery.agents.failures import DEFAULT_PATTERNS  # noqa: E402
 from recovery.cli.app import EXIT_CODES, VERBS, App, cli, load  # noqa: E402
-from recovery.config_file import FILE_BYTES_MAX, FILE_NAME  # noqa: E402
-from recovery.config_keys import keys  # noqa: E402
-from recovery.failures import DEFAULT_PATTERNS  # noqa: E402
+from recovery.config.file import FILE_BYTES_MAX, FILE_NAME  # noqa: E402
+from recovery.config.reading import keys  # noqa: E402
 from recovery.rows import Row  # noqa: E402
 from recovery.tables.agents import AGENT  # noqa: E402
 from recovery.tables.directory import DIRECTORY  # noqa: E402

@@ -16,8 +16,8 @@ from journal.format import HEADER_BYTES_MAX, KIND_PLAN, decode_file, decode_segm
 from journal.parity_store import ParityStore
 from journal.reader import LogReader, list_segments
 from journal.storage import RealStorage, Storage, read_bounded
-from recovery.config import Config
-from recovery.config_file import load
+from recovery.config.file import load
+from recovery.config.table import Config
 from recovery.redact import Redactor
 from replay.generations import Generations
 from replay.layout import Layout

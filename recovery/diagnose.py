@@ -13,17 +13,17 @@ from journal.errors import AmbiguousTail, Corrupt, DataError, NotAJournal
 from journal.reader import LogReader
 from journal.storage import Kind
 from journal.watermark import read_watermark
+from recovery.agents.rescue import judged
 from recovery.data import Data
 from recovery.facts import Facts, JournalFacts, MemoryFacts, Rescue
 from recovery.known import Known
 from recovery.leftovers import leftovers
+from recovery.log.telling import log_repairs
 from recovery.looking import Look, Progress
-from recovery.model_looking import Tested, look_at_model, look_at_vectors
+from recovery.model.looking import Tested, look_at_model, look_at_vectors
 from recovery.reading import peek_position
-from recovery.rescue import judged
 from recovery.rto import estimate
 from recovery.surroundings import look_at_crash, look_at_room
-from recovery.telling import log_repairs
 from replay.holders import holders
 
 Repairable = Corrupt | AmbiguousTail  # not two histories, nor a newer version

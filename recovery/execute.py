@@ -27,15 +27,15 @@ from recovery.decide import decide
 from recovery.diagnose import diagnose, evidence_seq
 from recovery.facts import Facts
 from recovery.known import Known
-from recovery.model_looking import Tested
+from recovery.log.takeover import takeover_event
+from recovery.log.telling import journal_repairs, put_log_right
+from recovery.model.looking import Tested
 from recovery.plan import Plan, Step, make_plan
 from recovery.quarantine import expire
 from recovery.recovered import Recovered
 from recovery.rows import Decision, stop_error
 from recovery.serving.holding import refuse_beside_writer
 from recovery.steps import STEPS, Progress
-from recovery.takeover import takeover_event
-from recovery.telling import journal_repairs, put_log_right
 from replay.catchup import catch_up
 from replay.core import Core
 from replay.digest import state_digest

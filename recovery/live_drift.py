@@ -15,8 +15,8 @@ from typing import Literal
 import msgspec
 
 from journal.reader import LogReader
+from recovery.adopt.drift import Drift, find_drift
 from recovery.data import Data
-from recovery.drift import Drift, find_drift
 from replay.core import Core
 from replay.deviation import counts, deviations, words
 from replay.digest import state_digest
@@ -63,7 +63,7 @@ def settle_drift(data: Data, core: Core) -> MemoryDrift | None:
     place = kept[0] if kept else ""
     if not adopts:
         return MemoryDrift("reverted", words(tables), counts(tables), place)
-    from recovery.adopt_memory import journal_drift  # it opens servers itself
+    from recovery.adopt.memory import journal_drift  # it opens servers itself
 
     adopted = journal_drift(core, drift, source)
     left = f"; left out: {'; '.join(adopted.left_out)}" if adopted.left_out else ""

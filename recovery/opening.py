@@ -14,19 +14,19 @@ from typing import Literal
 from journal.commit import Ticket, draft, ticket
 from journal.errors import UsageError
 from journal.waiting import WaitingRoom
-from recovery.config_kinds import LEVELS
+from recovery.config.kinds import LEVELS
 from recovery.data import Data
 from recovery.decide import decide
 from recovery.diagnose import diagnose
 from recovery.execute import execute, open_log, plan_for
 from recovery.known import Known
-from recovery.model_seen import model_finder
+from recovery.log.takeover import takeover_event
+from recovery.log.telling import put_log_right
+from recovery.model.seen import model_finder
 from recovery.plan import Plan
 from recovery.quarantine import expire
 from recovery.recovered import Recovered
 from recovery.rows import Decision, stop_error
-from recovery.takeover import takeover_event
-from recovery.telling import put_log_right
 from replay.background import Background
 from replay.core import Core
 from replay.faults import declared

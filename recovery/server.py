@@ -18,15 +18,15 @@ import anyio.from_thread
 import anyio.to_thread
 
 from journal.commit import Ticket
+from recovery.agents.hook import ServerAgents, ServerSyncAgents
+from recovery.agents.watch import Watch
 from recovery.control.listen import Control
 from recovery.control.writer import CoreWriter
 from recovery.data import Data
 from recovery.opening import Check, Opened, Progress, background_of, open_core
-from recovery.server_agents import ServerAgents, ServerSyncAgents
 from recovery.states import LiveHealth, LiveStates
 from recovery.telemetry import meters
 from recovery.telemetry.gathering import Metrics
-from recovery.watch import Watch
 from replay.background import Background
 from replay.core import Core
 from replay.hook import Hook, SyncHook

@@ -26,8 +26,8 @@ from journal.events import (
 from journal.format import KIND_PLAN, encode_header
 from journal.log import create
 from journal.storage import write_file
-from recovery.adopt import Adoption
-from recovery.adopt_open import Attempt
+from recovery.adopt.opening import Attempt
+from recovery.adopt.stream import Adoption
 from recovery.data import Data
 from recovery.opening import open_core
 from replay import schema

@@ -13,14 +13,14 @@ from time import time_ns
 
 from journal.errors import Corrupt
 from journal.log import Log
-from recovery import model_steps
-from recovery.agent_steps import rescue_agents
+from recovery.agents.steps import rescue_agents
 from recovery.data import Data
 from recovery.leftovers import tidy
+from recovery.model import steps as model_steps
+from recovery.model.vectors import good_vectors, pending_vectors
 from recovery.plan import Step
 from recovery.recovered import Recovered
 from recovery.surroundings import core_files
-from recovery.vectors import good_vectors, pending_vectors
 from replay.agent_quarantine import set_aside
 from replay.catchup import catch_up
 from replay.rebuild import rebuild, renew_agents

@@ -26,7 +26,7 @@ from journal.events import CheckpointCreated, ConfigWritten, EpochStarted, Event
 from journal.reader import LogReader
 from journal.storage import RealStorage
 from journal.verify import verify
-from recovery.config import Config
+from recovery.config.table import Config
 from recovery.data import Data
 from recovery.opening import Opened, background_of, open_core
 from recovery.setup import initialise

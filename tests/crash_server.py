@@ -22,9 +22,9 @@ from journal.events import CheckpointCreated, EpochStarted, Event, StateRestored
 from journal.log import Log, create
 from journal.reader import LogReader
 from journal.retention import Policy, plan_prune
-from recovery.backup import back_up
-from recovery.config import Config
+from recovery.config.table import Config
 from recovery.data import Data
+from recovery.log.backup import back_up
 from replay import schema
 from replay.agents import bring_current, inspect
 from replay.background import Background

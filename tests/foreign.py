@@ -10,7 +10,7 @@ from pathlib import Path
 
 from journal.format import Record
 from journal.storage import RealStorage
-from recovery.adopt import Adopted, Adoption
+from recovery.adopt.stream import Adopted, Adoption
 from replay import schema
 from replay.memory import apply_records
 from replay.validate import Validator

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 from tests.commands import ENVIRONMENT, arguments
+
+SOCKET = "journal/control.sock"
 
 _ASYNC = """
 import sys, anyio
@@ -68,3 +72,15 @@ def serving(data: Path, *words: str, **settings: Any) -> Iterator[tuple[subproce
             if process.poll() is None:
                 process.terminate()
             process.communicate(timeout=60)
+
+
+def rows(data: Path, sql: str) -> list[tuple[object, ...]]:
+    """What the current memory.db answers."""
+    with closing(sqlite3.connect(f"file:{data}/memory.db?mode=ro", uri=True)) as connection:
+        return connection.execute(sql).fetchall()
+
+
+def observation(content: str, **envelope: str) -> str:
+    """A line for `journal append`."""
+    event = {"type": "memory.observation_added", "scope": "global", "entity": "Acme", "content": content}
+    return json.dumps({"event": event, **envelope}) + "\n"

@@ -27,7 +27,7 @@ import replay.agent_format  # noqa: F401 - the children inherit what would cost 
 from journal.errors import JournalError
 from journal.events import ImportCompleted, StateRestored
 from journal.storage import RealFile, RealLock, RealStorage
-from recovery.config_file import load
+from recovery.config.file import load
 from recovery.data import Data
 from recovery.execute import recover
 from recovery.opening import open_core

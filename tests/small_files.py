@@ -21,8 +21,8 @@ from journal.storage import write_file
 from journal.verify import verify
 from journal.watermark import Mark, encode, read_watermark
 from journal.witness import head_in, head_of, judge_head
-from recovery.config_file import parse
-from recovery.heads import head_json, parse_head
+from recovery.config.file import parse
+from recovery.log.heads import head_json, parse_head
 from tests.coroner import Coroner, WrongAnswer
 from tests.ruin import Damage
 from tests.specimen import Specimen, specimen

@@ -12,8 +12,8 @@ from journal.log import Log
 from journal.storage import RealStorage
 from recovery import open_server_sync
 from recovery.data import Data
-from recovery.pacing import Pace
-from recovery.scrub import scrub
+from recovery.log.pacing import Pace
+from recovery.log.scrub import scrub
 from tests.commands import SMALL, Command, small_history
 
 
@@ -233,7 +233,7 @@ def test_one_that_is_interrupted_goes_on(journal: Command, monkeypatch: pytest.M
     assert (journal.data / "journal" / "scrub.json").exists()
     assert journal("verify", "--json").json()["findings"][0]["path"] == str(path)
     flip(path, path.read_bytes().index(b"Acme"), 0xFF)
-    monkeypatch.setattr("recovery.scrub._journal", lambda data, result: None)
+    monkeypatch.setattr("recovery.log.scrub._journal", lambda data, result: None)
     done = scrub(data, 0)
     assert (done.resumed, [each.path for each in done.findings]) == (True, [str(path)])
     assert not (journal.data / "journal" / "scrub.json").exists()

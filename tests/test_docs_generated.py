@@ -11,9 +11,9 @@ from types import ModuleType
 import pytest
 
 from recovery.cli.app import EXIT_CODES, VERBS
-from recovery.config import Config
-from recovery.config_file import parse
-from recovery.config_keys import keys
+from recovery.config.file import parse
+from recovery.config.reading import keys
+from recovery.config.table import Config
 from recovery.tables.agents import AGENT
 from recovery.tables.directory import DIRECTORY
 from recovery.tables.memory import MEMORY

@@ -15,10 +15,10 @@ from journal.errors import Diverged
 from journal.events import EntityCreated, JournalEventLost, ObservationAdded, StateRestored, TagCreated
 from journal.reader import LogReader
 from journal.storage import RealStorage
-from recovery import accept_loss as accepting
 from recovery import open_server_sync
-from recovery.accept_loss import accept_loss
 from recovery.data import Data
+from recovery.log import accept_loss as accepting
+from recovery.log.accept_loss import accept_loss
 from recovery.reading import reading
 from recovery.setup import initialise
 from replay.digest import state_digest

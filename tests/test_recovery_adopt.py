@@ -15,7 +15,7 @@ import pytest
 from journal.errors import UsageError
 from journal.events import ConfigWritten, EntityCreated, MessageRecorded, ObservationAdded, StatusChanged
 from journal.limits import TEXT_BYTES_MAX
-from recovery.adopt import Adopted
+from recovery.adopt.stream import Adopted
 from tests.foreign import (
     CAXTON,
     MS,

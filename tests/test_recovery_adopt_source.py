@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from journal.errors import Corrupt, IOFault, Unsupported
-from recovery.adopt_source import open_foreign
+from recovery.adopt.source import open_foreign
 from replay import schema
 from tests.foreign import (
     CAXTON,

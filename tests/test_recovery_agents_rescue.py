@@ -179,7 +179,7 @@ def test_a_recovery_that_is_cut_behind_its_event_is_finished_by_the_next(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patches:
-        patches.setattr("recovery.agent_steps.renew_agents", cut)
+        patches.setattr("recovery.agents.steps.renew_agents", cut)
         with pytest.raises(KeyboardInterrupt):
             recover(Data.at(root), "all")[1](None)
     assert (root / "agents" / "writer.md").read_bytes() == b"\x00" * 40

@@ -21,7 +21,7 @@ from journal.errors import NotApplied, Refused
 from journal.events import EntityCreated, EntityDeleted, ObservationAdded, RelationCreated
 from recovery import open_server, open_server_sync
 from recovery.data import Data
-from recovery.receipts import prove
+from recovery.log.receipts import prove
 from recovery.setup import initialise
 from replay.away import MemoryAway
 from replay.schema import connect

@@ -14,9 +14,9 @@ from journal.errors import UsageError
 from journal.log import RESERVE_BYTES, SEGMENT_BYTES_MAX
 from journal.retention import WEIGHTS as POLICY_WEIGHTS
 from journal.retention import Policy
-from recovery.config import Config
-from recovery.config_file import FILE_BYTES_MAX, load, parse
-from recovery.config_keys import keys
+from recovery.config.file import FILE_BYTES_MAX, load, parse
+from recovery.config.reading import keys
+from recovery.config.table import Config
 from replay.layout import Layout
 
 EVERY_KEY = b"""

@@ -18,7 +18,7 @@ from journal.events import ConfigWritten, DrillCompleted, EntityCreated, Event, 
 from journal.storage import RealStorage
 from recovery import open_server_sync
 from recovery.data import Data
-from recovery.drill import drill
+from recovery.drill.rehearsal import drill
 from tests.command import ENVIRONMENT, ROOT, journal
 from tests.damage import tree
 
@@ -160,7 +160,7 @@ def test_interrupted_it_leaves_nothing(root: Path, number: signal.Signals) -> No
     """In the midst of it, when the scratch directory is at its fullest."""
     source = f"""
 import os, sys
-from recovery import drill
+from recovery.drill import rehearsal as drill
 from recovery.cli import main
 def interrupted(*arguments, **settings):
     os.kill(os.getpid(), {int(number)})

@@ -17,7 +17,7 @@ from journal.events import ConfigWritten, EntityCreated, ObservationAdded
 from journal.reader import LogReader
 from journal.storage import RealStorage
 from recovery import open_server_sync
-from recovery.adopt_model import see_model
+from recovery.adopt.model import see_model
 from recovery.data import Data
 from replay.digest import state_digest
 from replay.model import Model

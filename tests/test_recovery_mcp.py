@@ -140,7 +140,7 @@ def test_an_import_that_is_killed_goes_on(root: Path) -> None:
     source = """
 import os, signal, sys
 from recovery.data import Data
-from recovery.mcp_import import import_mcp
+from recovery.mcp.importing import import_mcp
 def progress(done, total):
     if done >= 2000:
         os.kill(os.getpid(), signal.SIGKILL)

@@ -18,12 +18,12 @@ import pytest
 
 from journal.events import EntityCreated, ModelReplaced, ModelVerified, ObservationAdded
 from recovery import open_server_sync
-from recovery.adopt_model import adopt_model, see_model
+from recovery.adopt.model import adopt_model, see_model
 from recovery.data import Data
 from recovery.decide import decide
 from recovery.diagnose import diagnose
 from recovery.execute import recover
-from recovery.model_looking import journaled_manifest
+from recovery.model.looking import journaled_manifest
 from recovery.rows import Decision
 from replay import probe
 from replay.embeddings import Row, store
@@ -191,7 +191,7 @@ def test_a_restoration_that_is_killed_goes_on(tmp_path: Path) -> None:
     broken = hashes(path)
     source = """
 import os, signal, sys
-from recovery import model_sources
+from recovery.model import sources as model_sources
 from recovery.data import Data
 from recovery.execute import recover
 def copy_half(source, target):

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from journal.events import ModelReplaced
-from recovery.adopt_model import see_model
+from recovery.adopt.model import see_model
 from recovery.data import Data
 from recovery.decide import decide
 from recovery.diagnose import diagnose

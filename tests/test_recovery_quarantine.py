@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from journal.errors import ReadOnly
 from recovery import open_server_sync
 from recovery.cli.app import run as journal
-from recovery.config import Config, Quarantine
+from recovery.config.table import Config, Quarantine
 from recovery.data import Data
 from recovery.quarantine import DAY_NS, LEDGER, Entry, expire, plan_expiry
 from recovery.setup import initialise

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from journal.errors import Corrupt, UsageError
-from recovery.config_file import load_rules, parse
+from recovery.config.file import load_rules, parse
 from recovery.redact import MARK, Redactor
 from tests.commands import Command, process, small_history
 from tests.journals import segment_files

@@ -31,9 +31,7 @@ from journal.events import (
     StatusChanged,
 )
 from recovery import open_server, open_server_sync
-from recovery.config_kinds import FAILURE_NAMES, Failure
-from recovery.data import Data
-from recovery.failures import (
+from recovery.agents.failures import (
     DEFAULT_PATTERNS,
     ConversationStateLoss,
     MemoryCorruption,
@@ -43,6 +41,8 @@ from recovery.failures import (
     failure_in,
     failure_of,
 )
+from recovery.config.kinds import FAILURE_NAMES, Failure
+from recovery.data import Data
 from recovery.server import ServerSyncHook
 from recovery.setup import initialise
 from recovery.tables.reload import RELOAD, STEP_WORDS, remedy_for

@@ -24,8 +24,8 @@ from journal.events import (
     RecoveryStarted,
     RecoveryStepCompleted,
 )
-from recovery.salvage import Salvaged, salvage
-from recovery.salvage_pages import rows_on_pages, shape_of
+from recovery.adopt.salvage import Salvaged, salvage
+from recovery.adopt.salvage_pages import rows_on_pages, shape_of
 from tests.commands import Command
 from tests.damage import assert_recovered, model_of, records
 from tests.foreign import CAXTON, build, entity, published, relation

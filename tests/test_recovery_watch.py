@@ -23,11 +23,11 @@ import pytest
 
 from journal.events import ConfigRejected, ConfigRemoved, ConfigWritten, EntityCreated, Event, TagCreated
 from recovery import open_server, open_server_sync
+from recovery.agents.watch import Noticed
 from recovery.data import Data
 from recovery.server import ServerSyncHook
 from recovery.setup import initialise
 from recovery.tables.watch import WATCH, Lies, WatchFact, watch_case, watch_row
-from recovery.watch import Noticed
 from tests.commands import ENVIRONMENT, arguments
 from tests.damage import files
 

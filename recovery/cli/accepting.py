@@ -9,8 +9,8 @@ from recovery.cli.app import App
 
 if TYPE_CHECKING:
     from journal.commit import Receipt
-    from recovery.accept_loss import Loss, Succeeded
     from recovery.data import Data
+    from recovery.log.accept_loss import Loss, Succeeded
 
 
 def accept(app: App, *, tail: bool, loss: bool, given: str | None, dry_run: bool, yes: bool) -> int | None:
@@ -18,7 +18,7 @@ def accept(app: App, *, tail: bool, loss: bool, given: str | None, dry_run: bool
     from journal.errors import UsageError
     from recovery.cli.verify import text_of
     from recovery.data import Data
-    from recovery.receipts import parse_receipts
+    from recovery.log.receipts import parse_receipts
 
     if tail and loss:
         raise UsageError("--accept-tail and --accept-loss are two answers", hint="give the one that check asks for")
@@ -75,7 +75,7 @@ def _accept_tail(app: App, data: Data, receipts: list[Receipt], accepted: bool, 
 
 def _refuse_foreign(data: Data, receipts: list[Receipt]) -> None:
     """A receipt that the readable part contradicts is another journal's, and no evidence about this one's end."""
-    from recovery.receipts import prove_all
+    from recovery.log.receipts import prove_all
 
     reader = data.reader()
     for proof in prove_all(reader, [receipt for receipt in receipts if receipt.seq <= reader.last_seq]):
@@ -87,7 +87,7 @@ def _refuse_foreign(data: Data, receipts: list[Receipt]) -> None:
 
 
 def _accept_loss(app: App, data: Data, receipts: list[Receipt], dry_run: bool, yes: bool) -> int | None:
-    from recovery.accept_loss import accept_loss, assess, finish
+    from recovery.log.accept_loss import accept_loss, assess, finish
 
     finished = None if dry_run else finish(data)
     _refuse_foreign_readable(data, receipts)
@@ -131,7 +131,7 @@ def _refuse_foreign_readable(data: Data, receipts: list[Receipt]) -> None:
         reader = data.reader()
     except DataError:
         return
-    from recovery.receipts import prove_all
+    from recovery.log.receipts import prove_all
 
     for proof in prove_all(reader, [receipt for receipt in receipts if receipt.seq <= reader.last_seq]):
         if proof.error is not None and proof.error.exit_code == 2:

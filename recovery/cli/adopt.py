@@ -10,7 +10,7 @@ from recovery.cli.app import App, Verb
 from recovery.cli.names import AGENT_NAME
 
 if TYPE_CHECKING:
-    from recovery.adopt_memory import AdoptedMemory
+    from recovery.adopt.memory import AdoptedMemory
 
 LISTED_MAX = 50
 
@@ -50,7 +50,7 @@ def command(app: App, component: str, names: tuple[str, ...], dry_run: bool, yes
         return _adopt_memory(app, names, dry_run, yes)
     if component == "model":
         return _adopt_model(app, names, dry_run)
-    from recovery.adopt_agents import adopt_agents
+    from recovery.adopt.agents import adopt_agents
 
     adopted = adopt_agents(app.data, names, dry_run=dry_run)
     if app.json:
@@ -70,7 +70,7 @@ def command(app: App, component: str, names: tuple[str, ...], dry_run: bool, yes
 
 def _adopt_memory(app: App, names: tuple[str, ...], dry_run: bool, yes: bool) -> int | None:
     from journal.errors import Locked, UsageError
-    from recovery.adopt_memory import adopt_memory, look_for_drift
+    from recovery.adopt.memory import adopt_memory, look_for_drift
     from recovery.control.remote import connect_to
 
     if names:
@@ -124,7 +124,7 @@ def _list(app: App, mark: str, each: list[str]) -> None:
 
 def _adopt_model(app: App, names: tuple[str, ...], dry_run: bool) -> int | None:
     from journal.errors import UsageError
-    from recovery.adopt_model import adopt_model
+    from recovery.adopt.model import adopt_model
 
     if names:
         raise UsageError("the model has no names to choose by", hint="journal adopt model")

@@ -11,7 +11,7 @@ from recovery.cli.app import App, VerbGroup
 from recovery.cli.names import AGENT_NAME, no_agent
 
 if TYPE_CHECKING:
-    from recovery.agent_states import AgentRow
+    from recovery.agents.states import AgentRow
     from recovery.data import Data
     from replay.agent_format import Finding
 
@@ -36,7 +36,7 @@ def list_(app: App) -> int | None:
     Files of no agent are listed too. Takes no lock and changes nothing. Exit code: 3 if a damaged journal keeps the
     files from being compared.
     """
-    from recovery.agent_states import agents_at, judgement
+    from recovery.agents.states import agents_at, judgement
     from recovery.diagnose import diagnose
 
     app.out.is_content = True
@@ -91,7 +91,7 @@ def list_(app: App) -> int | None:
 @click.pass_obj
 def show(app: App, name: str, at: str) -> None:
     """Print the config of NAME, now or at any moment, byte for byte. Takes no lock and changes nothing."""
-    from recovery.agent_states import agents_at, judgement
+    from recovery.agents.states import agents_at, judgement
     from recovery.moments import resolve_moment
 
     app.out.is_content = True
@@ -138,7 +138,7 @@ def history(app: App, name: str) -> None:
     """
     from msgspec import to_builtins
 
-    from recovery.agent_states import agents_at, history_of
+    from recovery.agents.states import agents_at, history_of
     from recovery.cli.words import time_text
 
     app.out.is_content = True
@@ -173,7 +173,7 @@ def validate(app: App, what: tuple[str, ...]) -> int | None:
     NAME is an agent, whose file in agents/ is read; FILE is a path, told by a slash or an ending in .md. Default: every
     file in agents/. Exit code: 0 if all are valid, 1 if one is not. Notes are no errors. Changes nothing.
     """
-    from recovery.agent_states import judgement
+    from recovery.agents.states import judgement
 
     data = app.data
     judged: list[dict[str, Any]] = []
@@ -256,7 +256,7 @@ def resume(app: App, names: tuple[str, ...], reason: str) -> None:
 
 def _set_status(app: App, names: Sequence[str], status: str, reason: str) -> None:
     from journal.events import StatusChanged
-    from recovery.agent_states import agents_at
+    from recovery.agents.states import agents_at
     from recovery.appending import append_groups
 
     data = app.data

@@ -105,7 +105,7 @@ class App:
 
     def _redaction(self) -> Redactor:
         """The rules of the configuration that holds here; those that can be read, where it cannot be wholly."""
-        from recovery.config_file import load_rules
+        from recovery.config.file import load_rules
 
         try:
             return load_rules(self.place, self.config_option)

@@ -59,7 +59,7 @@ def command(app: App, quick_check: bool) -> int | None:
 
 def _tell(app: App, writer: CoreWriter) -> None:
     """What opening repaired, and what it left for a person to decide."""
-    from recovery.takeover import takeover_lines
+    from recovery.log.takeover import takeover_lines
 
     recovered = writer.recovered
     if recovered is not None and (recovered.rebuilt or recovered.agents_written):

@@ -17,8 +17,8 @@ def command(app: App, directory: str) -> int | None:
     a consistent prefix of its journal. The copy is read back and verified. `journal recover --from DIRECTORY` brings
     it back; it refuses to if that would lose events.
     """
-    from recovery.backup import back_up
     from recovery.cli.words import bytes_text, counted
+    from recovery.log.backup import back_up
 
     with app.out.progress("backing up", "bytes") as bar:
         made = back_up(app.data, directory, bar.advance)

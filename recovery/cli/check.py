@@ -41,7 +41,7 @@ def command(app: App, scope: str | None, quick: bool, deep: bool) -> int:
     from recovery.cli.words import counted
     from recovery.decide import decide, exit_code, states_of
     from recovery.diagnose import diagnose
-    from recovery.model_looking import Tested
+    from recovery.model.looking import Tested
 
     if quick and deep:
         raise UsageError("--quick and --deep exclude each other", hint="leave one out")

@@ -13,7 +13,7 @@ from recovery.cli.app import App, Verb
 
 if TYPE_CHECKING:
     from recovery.data import Data
-    from recovery.drill import Drilled
+    from recovery.drill.rehearsal import Drilled
 
 
 @click.command(
@@ -34,7 +34,7 @@ def command(app: App, backup: str | None, scratch: str | None) -> int | None:
     last one. Exit code: 0 the same, 1 not the same, 12 a damaged journal or backup.
     """
     from recovery.cli.words import counted
-    from recovery.drill import drill
+    from recovery.drill.rehearsal import drill
 
     data = app.data
     with _ended_by_sigterm(), app.out.progress("rehearsing", "events") as bar:

@@ -24,7 +24,7 @@ def mcp(app: App, scope: str) -> None:
     """
     from journal.errors import Refused, UsageError
     from journal.limits import check_scope
-    from recovery.mcp_export import export_mcp
+    from recovery.mcp.exporting import export_mcp
 
     try:
         check_scope("scope", scope)

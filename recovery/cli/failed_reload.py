@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from recovery.cli.app import App
 
 if TYPE_CHECKING:
-    from recovery.config_kinds import Failure
-    from recovery.hot_reload import Reloaded
+    from recovery.agents.hot_reload import Reloaded
+    from recovery.config.kinds import Failure
 
 
 def recover_from_failure(
@@ -19,7 +19,7 @@ def recover_from_failure(
     from msgspec import to_builtins
 
     from journal.errors import UsageError
-    from recovery.agent_states import agents_at
+    from recovery.agents.states import agents_at
     from recovery.cli.names import no_agent
     from recovery.control.writer import open_writer
 
@@ -57,9 +57,9 @@ def recover_from_failure(
 
 def _type_of(app: App, name: str, failure: str, tools: Sequence[str]) -> tuple[Failure, tuple[str, ...], str]:
     """The type of failure as it was said, or with `auto` as the configured log says; the tools; and the log's line."""
-    from recovery.config_kinds import FAILURE_NAMES
-    from recovery.failures import failure_in
-    from recovery.hot_reload import log_of
+    from recovery.agents.failures import failure_in
+    from recovery.agents.hot_reload import log_of
+    from recovery.config.kinds import FAILURE_NAMES
 
     if failure != "auto":
         kind = next(each for each in FAILURE_NAMES if each == failure)

@@ -29,7 +29,7 @@ def mcp(app: App, file: str, scope: str, dry_run: bool) -> int | None:
     from journal.errors import Refused, UsageError
     from journal.limits import check_scope
     from recovery.cli.words import counted
-    from recovery.mcp_import import import_mcp
+    from recovery.mcp.importing import import_mcp
 
     try:
         check_scope("scope", scope)

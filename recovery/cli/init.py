@@ -40,7 +40,7 @@ def command(app: App, adopt: bool, backup: str | None) -> int | None:
     document: dict[str, object] = {"data": data.root, "journal_id": data.reader().journal_id.hex(), "created": created}
     if not adopt:
         if created:
-            from recovery.adopt_model import see_model
+            from recovery.adopt.model import see_model
 
             see_model(data)  # one that lies there before the first event is journaled as it is
         if app.json:

@@ -8,7 +8,7 @@ import click
 
 from recovery.cli.app import App, Verb
 from recovery.cli.names import AGENT_NAME
-from recovery.config_kinds import FAILURE_NAMES
+from recovery.config.kinds import FAILURE_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -224,8 +224,8 @@ def _plan_for_scope(app: App, scope: str, step: Progress) -> tuple[Plan, Callabl
 def _bring_back(app: App, backup: str, dry_run: bool, yes: bool) -> bool:
     """The journal of a backup takes the place of the one here, which is kept beside it; False where nobody said yes."""
     from journal.errors import UsageError
-    from recovery.backup import bring_back
     from recovery.data import Data
+    from recovery.log.backup import bring_back
 
     if dry_run:
         raise UsageError("--from has no dry run", hint="journal verify --data DIR says what a backup holds")

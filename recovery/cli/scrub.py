@@ -21,7 +21,7 @@ def command(app: App, rate: float | None, anew: bool) -> int:
     parity: that is journal verify --repair. Exit code: 0, or that of the first damage.
     """
     from recovery.cli.words import bytes_text, counted
-    from recovery.scrub import scrub
+    from recovery.log.scrub import scrub
 
     data = app.data
     speed = data.config.scrub.bytes_per_second if rate is None else rate * (1 << 20)

@@ -12,7 +12,7 @@ from recovery.cli.app import App, Verb
 if TYPE_CHECKING:
     from journal.verify import Finding, Verified
     from recovery.data import Data
-    from recovery.deep import Deep
+    from recovery.log.deep import Deep
 
 LOOKS = {"damage": "red", "note": "yellow"}
 
@@ -80,7 +80,7 @@ def _repair(app: App, data: Data, dry_run: bool) -> dict[str, object]:
     """Puts right what can be, tells it, and returns the same for --json."""
     from msgspec import to_builtins
 
-    from recovery.repairs import plan, run
+    from recovery.log.repairs import plan, run
 
     with app.out.progress("looking for repairs", "segments") as bar:
         planned = plan(data, bar.advance)
@@ -101,7 +101,7 @@ def _repair(app: App, data: Data, dry_run: bool) -> dict[str, object]:
 def _verify(app: App, data: Data, deep: bool, given: str | None, repaired: dict[str, object] | None) -> int:
     from journal.verify import verify
     from recovery.diagnose import evidence_seq
-    from recovery.heads import parse_head
+    from recovery.log.heads import parse_head
 
     head = parse_head(text_of(given, "journal head")) if given is not None else None
     evidence = evidence_seq(data)
@@ -137,7 +137,7 @@ def _verify(app: App, data: Data, deep: bool, given: str | None, repaired: dict[
 def _deep(app: App, data: Data, evidence: int, report: Verified) -> Deep | None:
     """Adds what replaying found to the report; None where the log is too damaged to be opened."""
     from journal.errors import DataError
-    from recovery.deep import verify_deep
+    from recovery.log.deep import verify_deep
 
     try:
         reader = data.reader(evidence)
@@ -181,7 +181,7 @@ def _summary(report: Verified) -> str:
 def _compare(app: App, data: Data, other: str) -> int:
     from journal.compare import compare, diverged_error
     from journal.reader import LogReader
-    from recovery.copies import journal_of
+    from recovery.log.copies import journal_of
 
     there = LogReader(data.storage, journal_of(data.storage, other))
     found = compare(data.reader(), there)
@@ -209,7 +209,7 @@ def _compare(app: App, data: Data, other: str) -> int:
 
 
 def _prove(app: App, data: Data, given: str) -> int:
-    from recovery.receipts import parse_receipts, prove_all
+    from recovery.log.receipts import parse_receipts, prove_all
 
     receipts = parse_receipts(text_of(given, "journal append"))
     proofs = prove_all(data.reader(), receipts)

@@ -9,7 +9,7 @@ import click
 from recovery.cli.app import App, Verb
 
 if TYPE_CHECKING:
-    from recovery.watch import Noticed
+    from recovery.agents.watch import Noticed
 
 
 @click.command(cls=Verb, examples=("journal watch", "journal watch --once", "journal watch --json"))
@@ -28,10 +28,10 @@ def command(app: App, once: bool) -> None:
     """
     import signal
 
+    from recovery.agents.watch import Watch
     from recovery.control.listen import Control
     from recovery.control.writer import CoreWriter
     from recovery.opening import background_of, open_core
-    from recovery.watch import Watch
     from replay.hook import SyncHook
 
     def told(noticed: Noticed) -> None:

@@ -8,7 +8,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from journal.commit import Receipt
-from recovery import config_kinds
+from recovery.config import kinds as config_kinds
 from recovery.plan import Plan
 from recovery.states import ComponentState
 from replay.cursors import Message

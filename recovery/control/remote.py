@@ -18,14 +18,14 @@ import msgspec
 
 from journal.commit import Receipt, Ticket
 from journal.errors import EnvironmentFault, JournalError, Locked, OutcomeUnknown, from_json
-from recovery.adopt_memory import AdoptedMemory
+from recovery.adopt.memory import AdoptedMemory
+from recovery.agents.hot_reload import Reloaded
 from recovery.append_line import too_long
-from recovery.config_kinds import Failure
+from recovery.config.kinds import Failure
 from recovery.control.messages import Acked
 from recovery.control.tickets import Answer, answer_of, request_of
 from recovery.control.writer import Embedded, Step, Tick
 from recovery.data import Data
-from recovery.hot_reload import Reloaded
 from recovery.recovered import Recovered
 from replay.checkpoints import Shadow
 from replay.restore import Restored

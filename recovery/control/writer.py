@@ -15,10 +15,10 @@ import msgspec
 from journal.commit import Receipt, Ticket, draft, ticket
 from journal.errors import Locked
 from journal.events import CursorMoved, Event
+from recovery.agents.hot_reload import Reloaded, Reloader
 from recovery.control.tickets import Answer, commit_lines
 from recovery.data import Data
 from recovery.execute import open_log
-from recovery.hot_reload import Reloaded, Reloader
 from recovery.opening import Check, background_of, open_core
 from recovery.states import LiveStates
 from replay.delivery import is_unacknowledged
@@ -27,8 +27,8 @@ from replay.own_events import journal_event
 from replay.restore import check_target
 
 if TYPE_CHECKING:
-    from recovery.adopt_memory import AdoptedMemory
-    from recovery.config_kinds import Failure
+    from recovery.adopt.memory import AdoptedMemory
+    from recovery.config.kinds import Failure
     from recovery.recovered import Recovered
     from recovery.rows import Decision
     from recovery.telemetry.gathering import Metrics
@@ -154,7 +154,7 @@ class CoreWriter:
             return Embedded(done, pending(connection, model.fingerprint), model.fingerprint)
 
     def adopt_memory(self, step: Step | None = None) -> AdoptedMemory:
-        from recovery.adopt_memory import adopt_drift
+        from recovery.adopt.memory import adopt_drift
 
         with self.core.exclusively() as log:
             return adopt_drift(self._data, log, step)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from recovery.config_kinds import Failure
+from recovery.config.kinds import Failure
 
 StepName = Literal[
     "suspend", "roll_back", "validate", "rebuild_scope", "verify_scope", "reduce_tools", "rebuild_messages", "reload",

@@ -16,10 +16,10 @@ from pathlib import Path
 
 from journal.events import EntityCreated, Event, ObservationAdded
 from recovery import open_server_sync
-from recovery.adopt_model import see_model
+from recovery.adopt.model import see_model
 from recovery.data import Data
 from recovery.execute import open_log
-from recovery.model_restore import restore_model
+from recovery.model.restore import restore_model
 from recovery.setup import initialise
 from replay.rebuild import rebuild
 from tests.model_place import NAME, copy_of_the_model

@@ -15,7 +15,7 @@ from journal.errors import JournalError, UsageError
 from journal.log import Log
 from journal.reader import LogReader
 from journal.verify import verify
-from recovery.config_file import load_rules, parse
+from recovery.config.file import load_rules, parse
 from replay.agent_format import validate
 from replay.engine import build_state
 from replay.history import read_history

@@ -15,10 +15,10 @@ from journal.errors import Refused
 from journal.events import ConfigWritten
 from journal.limits import CONFIG_BYTES_MAX, check_agent_name
 from journal.reader import LogReader
-from recovery.agent_git import versions
+from recovery.agents.git import versions
+from recovery.agents.measure import Measure
 from recovery.data import Data
 from recovery.facts import Rescue, Strategy, Try
-from recovery.measure import Measure
 from replay.agents import SUFFIX, AgentFact, Agents, look
 
 

@@ -24,16 +24,16 @@ from journal.event_json import event_from_json, event_to_json
 from journal.events import ConfigRemoved, ConfigWritten, Event, ImportCompleted, ImportStarted, StatusChanged
 from journal.log import Log
 from journal.reader import LogReader
+from recovery.adopt.drift import Drift, find_drift
 from recovery.data import Data
 from recovery.decide import decide_journal, decide_memory
 from recovery.diagnose import read_journal
-from recovery.drift import Drift, find_drift
 from recovery.execute import open_log
 from recovery.known import Known
 from recovery.looking import Look
+from recovery.model.vectors import good_vectors
 from recovery.reading import reading
 from recovery.rows import stop_error
-from recovery.vectors import good_vectors
 from replay import schema
 from replay.core import Core
 from replay.digest import state_digest

@@ -1,6 +1,6 @@
 """`hook.agents` of an opened server: write and remove as ever, and hot reload with recovery.
 
-The faces of `recovery.hot_reload` for tasks and for threads; must not know what a failure leads to.
+The faces of `recovery.agents.hot_reload` for tasks and for threads; must not know what a failure leads to.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import Any
 import anyio.from_thread
 import anyio.to_thread
 
-from recovery.config_kinds import Failure
+from recovery.agents.failures import ReloadFailed
+from recovery.agents.hot_reload import Callback, Reloaded, Reloader
+from recovery.config.kinds import Failure
 from recovery.data import Data
-from recovery.failures import ReloadFailed
-from recovery.hot_reload import Callback, Reloaded, Reloader
 from replay.hook import Agents, Hook, SyncAgents, SyncHook
 
 

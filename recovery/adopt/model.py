@@ -9,8 +9,8 @@ import msgspec
 from journal.events import ModelVerified
 from recovery.control.writer import journal_beside
 from recovery.data import Data
-from recovery.model_looking import journaled_manifest, model_name
-from recovery.model_seen import FIRST_SIGHT
+from recovery.model.looking import journaled_manifest, model_name
+from recovery.model.seen import FIRST_SIGHT
 from replay.encoder import Model
 from replay.model_files import fault_of
 from replay.probe import probe

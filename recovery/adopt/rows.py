@@ -19,7 +19,7 @@ import msgspec
 from journal.errors import Refused
 from journal.events import EntityCreated, Event, MessageRecorded, ObservationAdded, RelationCreated
 from journal.limits import admit, check_envelope
-from recovery.adopt_source import TEXT_COLUMNS, ForeignDatabase, Row
+from recovery.adopt.source import TEXT_COLUMNS, ForeignDatabase, Row
 from replay.agent_quarantine import printable
 
 IMPORTED = "imported"

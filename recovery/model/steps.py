@@ -11,8 +11,8 @@ from contextlib import closing
 
 from journal.log import Log
 from recovery.data import Data
-from recovery.model_looking import dimensions, journaled_manifest
-from recovery.model_restore import NotRestored, restore_model
+from recovery.model.looking import dimensions, journaled_manifest
+from recovery.model.restore import NotRestored, restore_model
 from recovery.plan import Step
 from recovery.recovered import Recovered
 from replay.embeddings import Embedder, Row, bad_rows, drop_rows, store

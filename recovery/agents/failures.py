@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from journal.errors import EnvironmentFault
-from recovery.config_kinds import FAILURE_NAMES as FAILURES
-from recovery.config_kinds import Failure
+from recovery.config.kinds import FAILURE_NAMES as FAILURES
+from recovery.config.kinds import Failure
 
 DEFAULT_PATTERNS: Mapping[Failure, str] = {
     "validation_failure": r"validation_failed\b.*{agent}",

@@ -17,12 +17,12 @@ from time import perf_counter
 import msgspec
 
 from journal.errors import NoSpace, NotAJournal
-from recovery.backup import back_up, bring_back
-from recovery.config import Config
+from recovery.config.table import Config
 from recovery.data import Data
-from recovery.drill_compare import Compared, Verdict, compare
+from recovery.drill.comparison import Compared, Verdict, compare
 from recovery.execute import recover
-from recovery.model_looking import look_at_model
+from recovery.log.backup import back_up, bring_back
+from recovery.model.looking import look_at_model
 from recovery.places import lies_on_live_data, place_of
 
 Progress = Callable[[str, int, int], None]

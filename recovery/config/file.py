@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from journal.errors import UsageError
-from recovery.config import Config
-from recovery.config_keys import BadKey, from_mapping
+from recovery.config.reading import BadKey, from_mapping
+from recovery.config.table import Config
 from recovery.redact import NOTHING, Redactor, rules_of
 
 if TYPE_CHECKING:

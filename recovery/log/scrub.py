@@ -22,7 +22,7 @@ from journal.storage import write_file
 from recovery.control.writer import journal_beside
 from recovery.data import Data
 from recovery.diagnose import evidence_seq
-from recovery.pacing import Pace, PacedStorage
+from recovery.log.pacing import Pace, PacedStorage
 
 Progress = Callable[[int, int], None]
 

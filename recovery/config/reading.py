@@ -1,4 +1,4 @@
-"""A parsed journal.yaml held against the table of `recovery.config`: a `Config`, or one line on what is wrong with it.
+"""A parsed journal.yaml held against the table of its keys: a `Config`, or one line on what is wrong with it.
 
 Pure. Also lists the table's keys, for whoever documents them or looks for what was likely meant.
 """
@@ -10,9 +10,9 @@ from dataclasses import MISSING, dataclass, fields, is_dataclass
 from difflib import get_close_matches
 from typing import Any, TypeVar, get_type_hints
 
-from recovery.config import Config, Paths
-from recovery.config_kinds import Kind
-from recovery.config_server import Server
+from recovery.config.kinds import Kind
+from recovery.config.server import Server
+from recovery.config.table import Config, Paths
 
 T = TypeVar("T")
 

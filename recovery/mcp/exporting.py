@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 from journal.errors import EnvironmentFault
 from recovery.data import Data
-from recovery.mcp import entity_line, relation_line
+from recovery.mcp.lines import entity_line, relation_line
 from recovery.reading import reading
 
 Told = Callable[[str], None]

@@ -1,5 +1,5 @@
 """The keys of journal.yaml about the server around the journal: how it is stopped, started and asked, what its crash
-leaves, and what it does while a part of its state is gone. A part of the table in `recovery.config`.
+leaves, and what it does while a part of its state is gone. A part of the table in `recovery.config.table`.
 """
 
 from __future__ import annotations
@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from recovery.config_kinds import (
+from recovery.config.kinds import (
     BOOLEAN,
     COMMAND,
     GLOBS,

@@ -30,12 +30,12 @@ from journal.events import (
     StatusChanged,
 )
 from journal.reader import LogReader
-from recovery.config_kinds import Failure
+from recovery.agents.failures import failure_in, failure_of
+from recovery.agents.measure import Measure
+from recovery.agents.messages import recover_messages
+from recovery.agents.rescue import Rescuer
+from recovery.config.kinds import Failure
 from recovery.data import Data
-from recovery.failures import failure_in, failure_of
-from recovery.live_messages import recover_messages
-from recovery.measure import Measure
-from recovery.rescue import Rescuer
 from recovery.tables.reload import StepName, remedy_for
 from replay.agent_tools import without_tools
 from replay.core import Core
@@ -213,7 +213,7 @@ class Reloader:
         return source, (rejected, ConfigWritten(name, content, origin="recovery"))
 
     def _last_good(self, run: _Run) -> tuple[bytes, str]:
-        """The version in force before, if nothing speaks against it; else what the ladder of `recovery.rescue` gives:
+        """The version in force before, if nothing speaks against it; else what the ladder of `agents.rescue` gives:
         valid in every respect if there is such a one, else as the configuration asks."""
         name, config = run.result.name, self.data.config.agents
         previous = run.previous

@@ -14,8 +14,8 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
-from recovery.adopt_source import TABLES, connect_foreign, quoted
-from recovery.salvage_pages import PageRow, Shape, rows_on_pages, shape_of
+from recovery.adopt.salvage_pages import PageRow, Shape, rows_on_pages, shape_of
+from recovery.adopt.source import TABLES, connect_foreign, quoted
 from replay.tolerant import Gap, walk
 
 Row = tuple[Any, ...]

@@ -17,9 +17,9 @@ from journal.errors import Refused, UsageError
 from journal.events import ConfigWritten, Event, StatusChanged
 from journal.limits import admit
 from journal.storage import Storage
-from recovery.adopt_open import open_best
-from recovery.adopt_rows import Adopted, LeftOut, Report, RowReader
-from recovery.adopt_source import TABLES, ForeignDatabase, Row
+from recovery.adopt.opening import open_best
+from recovery.adopt.rows import Adopted, LeftOut, Report, RowReader
+from recovery.adopt.source import TABLES, ForeignDatabase, Row
 from replay.agent_quarantine import printable
 from replay.agents import SUFFIX, look
 

@@ -11,11 +11,11 @@ from time import time_ns
 from journal.errors import EnvironmentFault
 from journal.events import ConfigWritten, RecoveryStepCompleted
 from journal.log import Log
+from recovery.agents.measure import Measure
+from recovery.agents.rescue import Rescuer
 from recovery.data import Data
-from recovery.measure import Measure
 from recovery.plan import Step
 from recovery.recovered import Recovered, Rescued
-from recovery.rescue import Rescuer
 from replay.catchup import catch_up
 from replay.own_events import journal_events
 from replay.rebuild import renew_agents

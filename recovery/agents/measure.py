@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from replay.agents import damage_in
 
 if TYPE_CHECKING:
-    from recovery.config import Agents
+    from recovery.config.table import Agents
     from replay.agent_format import Mode, Schema
 
 

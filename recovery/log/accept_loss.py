@@ -24,12 +24,12 @@ from journal.salvage import Spot, Survey, survey
 from journal.storage import Lock, Storage
 from journal.successor import Built, build_successor
 from journal.watermark import read_watermark
-from recovery.backup import remove_tree
 from recovery.data import Data, journal_ids
 from recovery.diagnose import evidence_seq
-from recovery.exchange import exchange
+from recovery.log.backup import remove_tree
+from recovery.log.exchange import exchange
+from recovery.log.telling import log_repairs
 from recovery.reading import peek_position, reading
-from recovery.telling import log_repairs
 from replay.diff import diff
 from replay.engine import build_state
 from replay.schema import TABLES, connect

@@ -21,8 +21,8 @@ from journal.commit import draft, ticket
 from journal.errors import JournalError, Poisoned, Refused, UsageError
 from journal.events import ConfigRejected, ConfigRemoved, ConfigWritten, Event
 from journal.limits import CONFIG_BYTES_MAX, check_agent_name
+from recovery.agents.measure import Measure
 from recovery.data import Data
-from recovery.measure import Measure
 from recovery.tables.watch import Lies, WatchFact, watch_row
 from replay.agent_quarantine import printable
 from replay.agents import SUFFIX, Seen, bring_current, damage_in, inspect, look

@@ -21,10 +21,10 @@ from journal.commit import Ticket, draft, ticket
 from journal.errors import Refused
 from journal.events import EntityCreated, Event, ImportCompleted, ImportStarted, ObservationAdded, RelationCreated
 from journal.limits import admit
-from recovery.adopt_rows import IMPORTED, LeftOut
+from recovery.adopt.rows import IMPORTED, LeftOut
 from recovery.control.writer import Writer, open_writer
 from recovery.data import Data
-from recovery.mcp import BadLine, Entity, Relation, read_file
+from recovery.mcp.lines import BadLine, Entity, Relation, read_file
 from replay.history import read_history
 from replay.schema import connect
 

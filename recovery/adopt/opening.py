@@ -9,8 +9,8 @@ import os
 from typing import NamedTuple
 
 from journal.errors import Corrupt
-from recovery.adopt_source import ForeignDatabase, open_foreign
-from recovery.salvage import Salvaged, salvage
+from recovery.adopt.salvage import Salvaged, salvage
+from recovery.adopt.source import ForeignDatabase, open_foreign
 
 
 class Attempt(NamedTuple):

@@ -1,6 +1,6 @@
 """journal.yaml: every key, its default and what it means, in one table; what its value may be is a kind's to say.
 
-Pure. Must not know YAML or files (that is `recovery.config_file`) or what uses a key. `docs/config.md` is written from
+Pure. Must not know YAML or files (that is `recovery.config.file`) or what uses a key. `docs/config.md` is written from
 this table, so a key cannot be there and not be documented.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from recovery.config_kinds import (
+from recovery.config.kinds import (
     AGENT_LEVELS,
     BOOLEAN,
     FAILURE_PATTERNS,
@@ -32,9 +32,9 @@ from recovery.config_kinds import (
     choice,
     whole,
 )
-from recovery.config_kinds import key as _key
-from recovery.config_kinds import section as _section
-from recovery.config_server import Crash, Degraded, Server
+from recovery.config.kinds import key as _key
+from recovery.config.kinds import section as _section
+from recovery.config.server import Crash, Degraded, Server
 
 if TYPE_CHECKING:
     from journal.retention import Policy
@@ -144,7 +144,7 @@ class Reload:
 
     @property
     def all_patterns(self) -> Mapping[Failure, str]:
-        from recovery.failures import DEFAULT_PATTERNS
+        from recovery.agents.failures import DEFAULT_PATTERNS
 
         return {**DEFAULT_PATTERNS, **self.patterns}
 

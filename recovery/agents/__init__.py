@@ -1,0 +1,1 @@
+"""Agent configs beyond bytes and files: their states, valid versions from elsewhere, hot reload, edits by hand."""

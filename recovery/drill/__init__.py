@@ -1,0 +1,1 @@
+"""A rehearsal of the whole recovery beside the live state, and the comparison with it."""
