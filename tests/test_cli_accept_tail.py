@@ -142,3 +142,22 @@ def test_where_one_bit_explains_it_nothing_is_given_up(data: Path) -> None:
         "memory.observation_added", "recovery.started", "recovery.step_completed", "recovery.completed",
     ]  # fmt: skip
     assert not (data / "journal" / "repairs.json").exists()
+
+
+def test_damage_before_the_end_is_no_tail_to_accept(tmp_path: Path) -> None:
+    """The first event is wrong, in the midst of a log that goes on: the owner's word is about its end alone."""
+    initialise(tmp_path)
+    log = Log.open(RealStorage(), str(tmp_path / "journal"))
+    append(log, 1)
+    append(log, 2)
+    log.close()
+    later = Log.open(RealStorage(), str(tmp_path / "journal"))
+    append(later, 3)
+    later.close()
+    path = next(each for each in segment_files(str(tmp_path / "journal")) if b"fact 1" in each.read_bytes())
+    path.write_bytes(path.read_bytes().replace(b"fact 1", b"nobody"))
+    before = tree(tmp_path)
+    done = journal("recover", "journal", "--accept-tail", "--data", str(tmp_path))
+    assert done.returncode == 12, done.stdout + done.stderr
+    assert "nothing to accept" not in done.stdout
+    assert tree(tmp_path) == before

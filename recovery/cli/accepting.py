@@ -48,7 +48,7 @@ def _accept_tail(app: App, data: Data, receipts: list[Receipt], accepted: bool, 
         if not accepted or region is None:
             raise
         found = error
-    if found is None and not accepted:
+    if found is None:
         for _ in reader.batches():  # damage before the end is no question of accepting a tail: it is told
             pass
     if found is None or region is None or dry_run:

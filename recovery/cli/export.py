@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import nullcontext
+
 import click
 
 from recovery.cli.app import App, VerbGroup
+from recovery.cli.output import Bar
+
+_TOLD_EVERY = 1000
 
 
 @click.group(cls=VerbGroup, examples=("journal export mcp > memory.jsonl",))
@@ -31,7 +37,10 @@ def mcp(app: App, scope: str) -> None:
     except Refused as error:
         raise UsageError(error.message, hint="global, workspace:NAME or agent:NAME") from None
     notes: list[str] = []
-    for number, line in enumerate(export_mcp(app.data, scope, notes.append)):
-        app.out.raw(("\n" * bool(number) + line).encode())
+    with app.out.progress("writing", "lines") if not sys.stdout.isatty() else nullcontext(Bar()) as bar:
+        for number, line in enumerate(export_mcp(app.data, scope, notes.append)):
+            app.out.raw(("\n" * bool(number) + line).encode())
+            if number % _TOLD_EVERY == 0:
+                bar.advance(number, 0)
     for note in notes:
         app.out.note(f"not held by this format: {note}")
