@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -145,7 +146,7 @@ def test_a_file_in_the_place_of_the_data_directory(tmp_path: Path, place: str, v
 
 
 def test_a_closed_stdin_is_told_of(data: Path) -> None:
-    command = f"exec {sys.executable} -m recovery append --data {data} <&-"
+    command = f"exec {shlex.quote(sys.executable)} -m recovery append --data {shlex.quote(str(data))} <&-"
     done = subprocess.run(
         ["sh", "-c", command], check=False, capture_output=True, text=True, env=ENVIRONMENT, timeout=60
     )

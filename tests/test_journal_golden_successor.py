@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from journal.event_json import event_from_json, event_to_json
 from journal.events import type_dictionary
 from journal.log import Log
 from journal.reader import LogReader
@@ -29,6 +30,11 @@ def read_both() -> list[list[dict[str, Any]]]:
     return [read_with_the_project(DIRECTORY)[1], [spelled(each) for each in read_journal(DIRECTORY).records]]
 
 
+def in_full(record: dict[str, Any]) -> dict[str, Any]:
+    """The record with the fields that its type got since, at their defaults."""
+    return {**record, "event": event_to_json(event_from_json(record["event"]))}
+
+
 def test_both_readers_find_what_survived_and_a_mark_in_the_place_of_what_did_not() -> None:
     wanted = expected()
     for records in read_both():
@@ -39,7 +45,7 @@ def test_both_readers_find_what_survived_and_a_mark_in_the_place_of_what_did_not
                 assert record["event"]["type"] == "journal.event_lost"
                 assert record["event"]["first_seq"] <= seq <= record["event"]["last_seq"]
             else:
-                assert record == was
+                assert in_full(record) == in_full(was)
         forked = records[-1]["event"]
         assert (forked["type"], forked["parent_journal_id"]) == ("journal.forked", wanted["parent_journal_id"])
         assert [seq for first, last in forked["lost"] for seq in range(first, last + 1)] == wanted["lost"]

@@ -81,7 +81,7 @@ def test_the_line_of_a_unit_lets_a_missing_model_pass_and_damage_not(root: Path,
     docs = (ROOT / "docs" / "recovery.md").read_text()
     line = next(each.strip() for each in docs.splitlines() if each.startswith("    ExecStartPre=/bin/sh"))
     command = shlex.split(line.partition("=")[2].replace("$$", "$"))
-    (tmp_path / "journal").write_text(f'#!/bin/sh\nexec {sys.executable} -m recovery "$@"\n')
+    (tmp_path / "journal").write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m recovery "$@"\n')
     (tmp_path / "journal").chmod(0o755)
     environment = {**ENVIRONMENT, "PATH": f"{tmp_path}:{os.environ['PATH']}", "JOURNAL_DATA": str(root)}
 

@@ -65,7 +65,7 @@ def _wait_until_scraped(client: httpx.Client, running: subprocess.Popen[str]) ->
         try:
             if query(client, "up") == [1.0]:
                 return
-        except httpx.TransportError:
+        except (httpx.TransportError, ValueError):  # not listening yet, or 503 while it starts
             pass
         time.sleep(0.2)
     raise AssertionError(f"nothing was scraped: {client.get('/api/v1/targets').text}")

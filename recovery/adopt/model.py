@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from journal.events import ModelVerified
-from recovery.control.writer import journal_beside
+from recovery.control.writer import commit_events, open_writer
 from recovery.data import Data
 from recovery.model.looking import journaled_manifest, model_name
 from recovery.model.seen import FIRST_SIGHT
@@ -33,7 +33,7 @@ def see_model(data: Data) -> int | None:
     if not path.is_dir() or fault_of(path) is not None or journaled_manifest(data, data.reader()) is not None:
         return None
     model = Model(path)
-    return journal_beside(data, ModelVerified(model_name(data), model.files, FIRST_SIGHT)).seq
+    return _journal(data, ModelVerified(model_name(data), model.files, FIRST_SIGHT))
 
 
 def adopt_model(data: Data, *, dry_run: bool = False, source: str = "adopted") -> AdoptedModel:
@@ -57,5 +57,10 @@ def adopt_model(data: Data, *, dry_run: bool = False, source: str = "adopted") -
         adopted.refused = f"it fails its test: {found.reason}"
         return adopted
     if not dry_run:
-        adopted.seq = journal_beside(data, ModelVerified(name, model.files, source)).seq
+        adopted.seq = _journal(data, ModelVerified(name, model.files, source))
     return adopted
+
+
+def _journal(data: Data, event: ModelVerified) -> int:
+    with open_writer(data) as writer:
+        return commit_events(writer, [event], actor="journal")[0].seq

@@ -173,7 +173,8 @@ def _why(error: BaseException) -> str:
     """The innermost reason: the library's own line repeats the URL, which may hold a password."""
     inner: BaseException = error
     while True:
-        deeper = inner.__cause__ or inner.__context__ or next(
+        context = inner.__context__ if isinstance(inner.__context__, OSError) else None  # or it may be the caller's
+        deeper = inner.__cause__ or context or next(
             (each for each in inner.args if isinstance(each, BaseException)), None
         ) or getattr(inner, "reason", None)  # fmt: skip
         if not isinstance(deeper, BaseException):
