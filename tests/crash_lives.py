@@ -113,7 +113,8 @@ def _took_no_seq(request: Ticket) -> bool:
 
 def content_of(event: Event) -> bytes:
     """The bytes of an event that may hold zeros."""
-    return getattr(event, "content", "").encode() if not isinstance(event, ConfigWritten) else event.content
+    content = getattr(event, "content", "")  # of a config, accepted or rejected, it is bytes
+    return content if isinstance(content, bytes) else content.encode()
 
 
 class Life:
