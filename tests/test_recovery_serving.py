@@ -86,6 +86,10 @@ def test_a_server_is_killed_its_memory_damaged_and_a_command_brings_it_back(jour
         assert told["server"]["health"]["agents"] == 1
         assert daemons.pid_of(pid_file) not in (0, first_pid)
         assert "stopping the server" in ran.err
+    steps = [each["event"] for each in journal("log", "--type", "recovery.step_completed", "--json").json_lines()]
+    assert steps[-1]["component"] == "server"
+    assert steps[-1]["counts"] == {"stopped": 1, "started": 1}
+    assert steps[-1]["recovery_id"] == told["result"]["recovery_id"]
     assert journal("check").code == 0
 
 

@@ -104,11 +104,11 @@ def command(
     """
     from msgspec import to_builtins
 
-    from journal.errors import Locked, UsageError
+    from journal.errors import JournalError, Locked, UsageError
     from recovery.control.remote import connect_to
     from recovery.execute import recover
     from recovery.rows import stop_error
-    from recovery.serving.around import stopped, verify
+    from recovery.serving.around import leave_word, stopped, verify
     from recovery.serving.control import server_control
     from recovery.systemd import extending
 
@@ -166,6 +166,10 @@ def command(
                 result = holder.recover(asked, agents, scope, bar.step)
     with app.out.progress("waiting", "seconds") as bar:
         verify(app.data, server, step=bar.step)
+    try:
+        leave_word(app.data, server, result.recovery_id)
+    except JournalError as error:
+        app.out.note(f"what was done to the server is not journaled: {error}")
     code = server.exit_code or (3 if result.problems else None)
     if app.json:
         document = {"plan": to_builtins(plan), "done": True, "result": to_builtins(result)}

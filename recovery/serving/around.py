@@ -10,7 +10,8 @@ from contextlib import contextmanager
 
 import msgspec
 
-from recovery.control.writer import Step
+from journal.events import RecoveryStepCompleted
+from recovery.control.writer import Step, journal_beside
 from recovery.data import Data
 from recovery.rows import Decision
 from recovery.serving.control import ControlFailed, ServerControl
@@ -91,6 +92,19 @@ def verify(data: Data, around: Around, check: HealthCheck | None = None, step: S
         check or health_check(data), expected(data), seconds=server.timeout_seconds, interval=server.interval_seconds,
         tick=tick,
     )  # fmt: skip
+
+
+def leave_word(data: Data, around: Around, recovery_id: str) -> None:
+    """Journals what was done to the server, as a step of that recovery; the server does it where it holds the journal.
+
+    Nothing where it was left alone. Raises what keeps it from being journaled.
+    """
+    if not (around.stopped or around.started):
+        return
+    verdict = around.verdict.reason if around.verdict is not None else ""
+    counts = {"stopped": int(around.stopped), "started": int(around.started)}
+    step = RecoveryStepCompleted(recovery_id, "server", "stop and start", counts, (around.problem or verdict)[:2000])
+    journal_beside(data, step)
 
 
 def expected(data: Data) -> ServingFacts:
