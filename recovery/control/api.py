@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import replace as replace_fields
 from functools import cached_property, partial
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.to_thread
@@ -29,7 +29,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from journal.commit import Ticket
-from journal.errors import CallerError, JournalError, NoSpace, NotApplied, OutcomeUnknown, Refused, UsageError
+from journal.errors import JournalError, UsageError
 from journal.reader import LogReader
 from recovery.append_line import ticket_of
 from recovery.control import traced
@@ -51,6 +51,19 @@ from recovery.control.messages import (
     WouldRestore,
 )
 from recovery.control.tickets import answers_to, ticket_of_request, told_of
+from recovery.control.web import (
+    LINES,
+    Absent,
+    answer,
+    body_as,
+    body_bytes,
+    declared_error,
+    http_error,
+    kind_of,
+    must_be_json,
+    must_be_local,
+    query_as,
+)
 from recovery.control.writer import CoreWriter, Embedded, Step
 from recovery.data import Data
 from replay.delivery import pending_of
@@ -58,14 +71,6 @@ from replay.faults import declared
 
 if TYPE_CHECKING:
     from recovery.telemetry.gathering import Metrics
-
-T = TypeVar("T")
-BODY_BYTES_MAX = 128 << 20
-LINES = "application/x-ndjson"
-
-
-class Absent(UsageError):
-    """What a request names is not there: a tag, a seq beyond the end, an agent, a type of event."""
 
 
 class Service:
@@ -85,54 +90,57 @@ class Service:
         return self.writer.metrics or Metrics(self.data, self.writer.core)
 
 
+def _service(request: Request) -> Service:
+    service = request.app.state.service
+    assert isinstance(service, Service)
+    return service
+
+
 # -- writing ----------------------------------------------------------------------------------------------------------
 
 
 async def append(request: Request) -> Response:
     """One event or a group; or JSON Lines, each answered in its place as `journal append` does."""
-    if _kind_of(request) == LINES:
+    if kind_of(request) == LINES:
         return await _append_lines(request)
-    _must_be_json(request)
-    return await _commit(request, ticket_of(await _bytes(request) or b"{}"))
+    must_be_json(request)
+    return await _commit(request, ticket_of(await body_bytes(request) or b"{}"))
 
 
 async def operator_append(request: Request) -> Response:
     """The same for an operator's verb, which may journal the journal's own events."""
-    if not _is_local(request):
-        raise HTTPException(HTTPStatus.NOT_FOUND)
-    writer, asked = _service(request).writer, (await _body(request, OperatorAppend)).requests
+    must_be_local(request)
+    writer, asked = _service(request).writer, (await body_as(request, OperatorAppend)).requests
     tickets = [ticket_of_request(each.drafts, each.op_id, each.after_seq) for each in asked]
     await anyio.to_thread.run_sync(writer.settle, tickets)
-    return _answer(HTTPStatus.OK, {"answers": list(map(told_of, answers_to(tickets)))})
+    return answer(HTTPStatus.OK, {"answers": list(map(told_of, answers_to(tickets)))})
 
 
 async def adopt_memory(request: Request) -> Response:
-    if not _is_local(request):
-        raise HTTPException(HTTPStatus.NOT_FOUND)
-    await _body(request, Nothing)
+    must_be_local(request)
+    await body_as(request, Nothing)
     writer = _service(request).writer
     return await _long(request, lambda step: writer.adopt_memory(step).to_json())
 
 
 async def recover_reload(request: Request) -> Response:
-    if not _is_local(request):
-        raise HTTPException(HTTPStatus.NOT_FOUND)
-    writer, asked = _service(request).writer, await _body(request, FailedReload)
+    must_be_local(request)
+    writer, asked = _service(request).writer, await body_as(request, FailedReload)
     return await _long(request, lambda _: writer.recover_reload(asked.name, asked.failure, asked.tools, asked.line))
 
 
 async def _commit(request: Request, asked: Ticket) -> Response:
     writer = _service(request).writer
     receipts = await anyio.to_thread.run_sync(traced.commit, writer.core, writer.commit, asked, request.headers)
-    return _answer(HTTPStatus.CREATED, Acknowledged(receipts))
+    return answer(HTTPStatus.CREATED, Acknowledged(receipts))
 
 
 async def _append_lines(request: Request) -> Response:
-    writer, lines = _service(request).writer, (await _bytes(request)).split(b"\n")
+    writer, lines = _service(request).writer, (await body_bytes(request)).split(b"\n")
     answers = await anyio.to_thread.run_sync(writer.append_lines, [line for line in lines if line.strip()])
     told = (
-        {"error": {**answer.to_json(), "line": number}} if isinstance(answer, JournalError) else Acknowledged(answer)
-        for number, answer in enumerate(answers, 1)
+        {"error": {**each.to_json(), "line": number}} if isinstance(each, JournalError) else Acknowledged(each)
+        for number, each in enumerate(answers, 1)
     )
     return Response(b"".join(msgspec.json.encode(each) + b"\n" for each in told), media_type=LINES)
 
@@ -141,14 +149,14 @@ async def _append_lines(request: Request) -> Response:
 
 
 async def checkpoint(request: Request) -> Response:
-    await _body(request, Nothing)
+    await body_as(request, Nothing)
     writer = _service(request).writer
     return await _long(request, lambda step: writer.checkpoint(_ticking("checkpoint", step)))
 
 
 async def replay(request: Request) -> Response:
     """A restore in place; with `dry_run` only what it would change."""
-    service, asked = _service(request), await _body(request, Replay)
+    service, asked = _service(request), await body_as(request, Replay)
 
     def run(step: Step) -> object:
         from recovery.restore import compare_with_end
@@ -166,7 +174,7 @@ async def replay(request: Request) -> Response:
 
 async def recover(request: Request) -> Response:
     """Repairs what is damaged; with `dry_run` only the plan."""
-    service, asked = _service(request), await _body(request, Recover)
+    service, asked = _service(request), await body_as(request, Recover)
 
     def run(step: Step) -> object:
         from recovery.execute import planner
@@ -183,7 +191,7 @@ async def recover(request: Request) -> Response:
 
 
 async def embed(request: Request) -> Response:
-    await _body(request, Nothing)
+    await body_as(request, Nothing)
     writer = _service(request).writer
 
     def run(step: Step) -> Embedded:
@@ -200,7 +208,7 @@ async def _long(request: Request, work: Callable[[Step], object]) -> Response:
             return work(step)
 
     if LINES not in request.headers.get("accept", ""):
-        return _answer(HTTPStatus.OK, await anyio.to_thread.run_sync(run, lambda *_: None))
+        return answer(HTTPStatus.OK, await anyio.to_thread.run_sync(run, lambda *_: None))
     told: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
 
     def tell() -> None:
@@ -230,7 +238,7 @@ def _ticking(label: str, step: Step) -> Callable[[int, int], None]:
 
 async def acknowledge(request: Request) -> Response:
     """Moves a consumer's cursor: what it has dealt with is not handed out again."""
-    writer, asked = _service(request).writer, await _body(request, Ack)
+    writer, asked = _service(request).writer, await body_as(request, Ack)
 
     def run(_: Step) -> Acked:
         return Acked(writer.acknowledge(asked.consumer, asked.message_id, asked.conversation_id))
@@ -254,7 +262,7 @@ async def health(request: Request) -> Response:
         status=found.status, last_seq=found.last_seq, position=found.position, reason=poisoned,
         memory_backend="embedded", agents=found.agents, model=found.model, components=found.components,
     )  # fmt: skip
-    return _answer(HTTPStatus.SERVICE_UNAVAILABLE if poisoned else HTTPStatus.OK, told)
+    return answer(HTTPStatus.SERVICE_UNAVAILABLE if poisoned else HTTPStatus.OK, told)
 
 
 def status(request: Request) -> Response:
@@ -262,14 +270,14 @@ def status(request: Request) -> Response:
 
     from recovery.standing import standing
 
-    return _answer(HTTPStatus.OK, standing(_service(request).data, time.time_ns()))
+    return answer(HTTPStatus.OK, standing(_service(request).data, time.time_ns()))
 
 
 def messages(request: Request) -> Response:
     """The oldest messages that a consumer has not acknowledged."""
-    asked, core = _query(request, Pending), _service(request).writer.core
+    asked, core = query_as(request, Pending), _service(request).writer.core
     conversation = asked.conversation_id if asked.conversation_id is not UNSET else None
-    return _answer(HTTPStatus.OK, Handed(pending_of(core, asked.consumer, conversation, asked.limit)))
+    return answer(HTTPStatus.OK, Handed(pending_of(core, asked.consumer, conversation, asked.limit)))
 
 
 def metrics(request: Request) -> Response:
@@ -284,7 +292,7 @@ def log(request: Request) -> Response:
     from recovery.moments import weigh_end
     from recovery.records import Filter, selected
 
-    asked = _query(request, LogQuery)
+    asked = query_as(request, LogQuery)
     data = _service(request).data
     reader = data.reader()
     weigh_end(data, reader)
@@ -297,7 +305,7 @@ def log(request: Request) -> Response:
     count = asked.n if asked.n is not UNSET else None if lines else 100
     found = selected(reader, wanted, first, last, count)
     if not lines:
-        return _answer(HTTPStatus.OK, Records([entry.to_json() for entry in found]))
+        return answer(HTTPStatus.OK, Records([entry.to_json() for entry in found]))
     return StreamingResponse(_told_in_lines(entry.to_json() for entry in found), media_type=LINES)
 
 
@@ -331,106 +339,7 @@ def _moment(data: Data, reader: LogReader, text: str, exclusive: bool = False) -
 def openapi(request: Request) -> Response:
     from recovery.control.openapi import document
 
-    return _answer(HTTPStatus.OK, document())
-
-
-# -- requests and answers ---------------------------------------------------------------------------------------------
-
-
-def _service(request: Request) -> Service:
-    service = request.app.state.service
-    assert isinstance(service, Service)
-    return service
-
-
-def _is_local(request: Request) -> bool:
-    """True of a request that came through the control socket: a unix peer has no host and port."""
-    return request.scope.get("client") is None
-
-
-def _kind_of(request: Request) -> str:
-    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
-
-
-def _must_be_json(request: Request) -> None:
-    if _kind_of(request) not in ("application/json", ""):
-        raise HTTPException(HTTPStatus.UNSUPPORTED_MEDIA_TYPE)
-
-
-async def _bytes(request: Request) -> bytes:
-    """The body, bounded before it is kept."""
-    parts, size = [], 0
-    async for part in request.stream():
-        size += len(part)
-        if size > BODY_BYTES_MAX:
-            raise Refused("too_large", f"a request has at most {BODY_BYTES_MAX >> 20} MiB")
-        parts.append(part)
-    return b"".join(parts)
-
-
-async def _body(request: Request, kind: type[T]) -> T:
-    _must_be_json(request)
-    try:
-        return msgspec.json.decode(await _bytes(request) or b"{}", type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise Refused("invalid", f"the body is not what is taken here: {error}") from None
-
-
-def _query(request: Request, kind: type[T]) -> T:
-    given: dict[str, list[str]] = {}
-    for key, value in request.query_params.multi_items():
-        given.setdefault(key, []).append(value)
-    lists = {field for field, of in kind.__annotations__.items() if "tuple" in str(of)}
-    single = next((key for key, values in given.items() if key not in lists and len(values) > 1), None)
-    if single is not None:
-        raise UsageError(f"{single} is given twice")
-    try:
-        return msgspec.convert(
-            {key: values if key in lists else values[0] for key, values in given.items()}, kind, strict=False
-        )
-    except msgspec.ValidationError as error:
-        raise UsageError(f"the query is not what is taken here: {error}") from None
-
-
-def _answer(status: int, document: object) -> Response:
-    return Response(msgspec.json.encode(document), status, media_type="application/json")
-
-
-STATUS = {
-    "not_found": 404, "already_exists": 409, "op_id_reused": 409, "too_large": 413, "no_model": 409,
-    "missing_extra": 409, "moved_on": 409,
-}  # fmt: skip
-
-
-def status_of(error: JournalError) -> int:
-    """The HTTP status of a declared error; its JSON says what, where and what to do next."""
-    if error.code in STATUS:
-        return STATUS[error.code]
-    match error:
-        case Absent():
-            return 404
-        case CallerError():
-            return 422
-        case NotApplied():
-            return 202  # durable: it shows up once memory.db has caught up
-        case NoSpace():
-            return 507  # nothing was written; the same request works once there is room
-        case OutcomeUnknown():
-            return 504  # it may have been written: to be sent again under the same op_id once the holder is back
-    return 503
-
-
-def _declared(request: Request, error: Exception) -> Response:
-    assert isinstance(error, JournalError)
-    return _answer(status_of(error), {"error": error.to_json()})
-
-
-def _http(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    told = {"code": HTTPStatus(error.status_code).name.lower(), "message": HTTPStatus(error.status_code).phrase}
-    response = _answer(error.status_code, {"error": told})
-    response.headers.update(error.headers or {})
-    return response
+    return answer(HTTPStatus.OK, document())
 
 
 class _Guard:
@@ -446,7 +355,7 @@ class _Guard:
             wanted = f"Bearer {self._service.token}".encode()
             if not self._service.token or not hmac.compare_digest(given, wanted):
                 error = {"code": "unauthorized", "message": "a token is needed", "hint": "Authorization: Bearer TOKEN"}
-                response = _answer(HTTPStatus.UNAUTHORIZED, {"error": error})
+                response = answer(HTTPStatus.UNAUTHORIZED, {"error": error})
                 response.headers["www-authenticate"] = "Bearer"
                 await response(scope, receive, send)
                 return
@@ -459,7 +368,7 @@ class _Guard:
 def application(service: Service) -> Callable[..., Any]:
     """The ASGI application over `service`."""
     app = Starlette(
-        exception_handlers={JournalError: _declared, HTTPException: _http},
+        exception_handlers={JournalError: declared_error, HTTPException: http_error},
         routes=[
             Route("/v1/append", append, methods=["POST"]),
             Route("/v1/operator/append", operator_append, methods=["POST"]),

@@ -28,14 +28,12 @@ from recovery.control.messages import (
     Replay,
     WouldRestore,
 )
+from recovery.control.web import JSON, LINES
 from recovery.control.writer import Embedded
 from recovery.recovered import Recovered
 from recovery.standing import Standing
 from replay.checkpoints import Shadow
 from replay.restore import Restored
-
-JSON = "application/json"
-LINES = "application/x-ndjson"
 
 # path, method, operation, what it does, body, answers; the errors that each may answer with besides 401
 _OPERATIONS: tuple[tuple[str, str, str, str, type | None, dict[int, tuple[Any, ...]], tuple[int, ...]], ...] = (
