@@ -210,8 +210,9 @@ def assert_tidy(root: Path) -> None:
     assert beside == {"memory.db", generation, "agents", "journal"}
     journal = set(os.listdir(root / "journal")) - {"quarantine", "checkpoints", "parity"}
     assert journal - {"lock"} == {"segments"}
-    half = [name for name in files(root) if name.endswith(".tmp")]
-    assert not [name for name in half if not name.startswith(("journal/quarantine/", "journal/checkpoints/"))]
+    # A checkpoint's process outlives the server that was killed: what it has half written is swept by the next one.
+    at_work = ("journal/quarantine/", "journal/checkpoints/", "journal/parity/")
+    assert not [name for name in files(root) if name.endswith(".tmp") and not name.startswith(at_work)]
 
 
 # -- what happens to memory.db ----------------------------------------------------------------------------------------
