@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from time import perf_counter_ns
-from typing import Annotated
 
 import msgspec
 
@@ -21,13 +20,13 @@ from journal.format import (
     BATCH_HEADER_BYTES,
     CHAIN_GENESIS,
     PAYLOAD_BYTES_MAX,
-    SECTOR_BYTES,
     TRAILER_BYTES,
     SegmentHeader,
     array_of,
     encode_batch,
     next_chain,
 )
+from journal.holder import LOCK_BYTES_MAX, Holder, encode_holder, read_holder
 from journal.opening import Opening, settle
 from journal.reader import LogReader, Tail
 from journal.segment import SegmentWriter, segment_key, segment_name
@@ -36,7 +35,6 @@ from journal.watermark import Mark, Watermark, read_watermark
 
 SEGMENT_BYTES_MAX = 16 << 20
 RESERVE_BYTES = 16 << 20
-LOCK_BYTES_MAX = 65536
 EPOCH_MAX = (1 << 32) - 2
 CLAIM_MAX = 1 << 31  # an epoch above it in the lock file is nobody's: believed, it would leave the journal none
 
@@ -48,14 +46,6 @@ class Appended(msgspec.Struct, frozen=True, gc=False):
     count: int
     chain: bytes
     epoch: int
-
-
-class Holder(msgspec.Struct):
-    """What the lock file says of the process that holds it, or held it last."""
-
-    epoch: Annotated[int, msgspec.Meta(ge=0, lt=(1 << 32) - 1)] = 0
-    pid: int = 0
-    command: str = ""
 
 
 def create(
@@ -72,23 +62,6 @@ def create(
     header = SegmentHeader(journal_id, entropy(8), 1, 1, 0, 0, 0, CHAIN_GENESIS)
     SegmentWriter.create(storage, f"{directory}/segments", header).close_clean(1, CHAIN_GENESIS)
     return journal_id
-
-
-def encode_holder(holder: Holder) -> bytes:
-    """The lock file's content: one sector, always of the same length, so that a cut leaves the old claim or the new."""
-    command = holder.command.encode(errors="replace")[:200].decode(errors="ignore")
-    data = msgspec.json.encode(msgspec.structs.replace(holder, command=command.replace("\0", "")))
-    if len(data) >= SECTOR_BYTES:
-        data = msgspec.json.encode(Holder(holder.epoch, holder.pid))
-    return data.ljust(SECTOR_BYTES - 1) + b"\n"
-
-
-def read_holder(data: bytes) -> Holder:
-    """The lock file's content; an empty or foreign one tells nothing."""
-    try:
-        return msgspec.json.decode(data, type=Holder)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return Holder()
 
 
 class Log:

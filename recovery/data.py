@@ -9,11 +9,11 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from journal.checkpoint import CheckpointStore
 from journal.errors import DataError, JournalError, UsageError
 from journal.format import HEADER_BYTES_MAX, KIND_PLAN, decode_file, decode_segment_header
-from journal.parity_store import ParityStore
 from journal.reader import LogReader, list_segments
 from journal.storage import RealStorage, Storage, read_bounded
 from recovery.config.file import load
@@ -21,6 +21,9 @@ from recovery.config.table import Config
 from recovery.redact import Redactor
 from replay.generations import Generations
 from replay.layout import Layout
+
+if TYPE_CHECKING:
+    from journal.parity_store import ParityStore
 
 
 @dataclass
@@ -57,6 +60,8 @@ class Data:
     @property
     def parity(self) -> ParityStore:
         """Where the parity of this journal's files lies, as configured."""
+        from journal.parity_store import ParityStore  # most verbs have no use for it
+
         share, directory = self.config.parity.share, self.config.parity.directory
         journal_id = self.journal_id() if directory else None
         if journal_id is None:

@@ -19,12 +19,14 @@ import msgspec
 from journal.errors import JournalError, Locked, UsageError
 from journal.events import RecoveryCompleted, RecoveryFailed, RecoveryStarted, RecoveryStepCompleted
 from journal.format import KIND_PLAN, encode_header
-from journal.log import Holder, Log
+from journal.holder import Holder
+from journal.log import Log
 from journal.repaired import Repair
 from journal.storage import write_file
 from recovery.data import Data
 from recovery.decide import decide
-from recovery.diagnose import diagnose, evidence_seq
+from recovery.diagnose import diagnose
+from recovery.evidence import evidence_seq
 from recovery.facts import Facts
 from recovery.known import Known
 from recovery.log.takeover import takeover_event

@@ -7,6 +7,7 @@ from typing import Literal
 import msgspec
 
 from journal.storage import Kind
+from recovery.placing import MemoryKind, PositionIs
 from recovery.tables.rto import Estimate
 from replay.agents import AgentFact
 from replay.deviation import Deviation
@@ -32,10 +33,6 @@ class JournalFacts(msgspec.Struct, frozen=True, kw_only=True):
     proven_at: int | None = None  # UTC ns: when a checkpoint last proved restorable
     damaged_checkpoints: tuple[str, ...] = ()
     damaged_watermark: str = ""
-
-
-MemoryKind = Literal["generation", "missing", "dangling", "foreign_link", "file", "other"]
-PositionIs = Literal["unknown", "here", "behind", "beyond", "other_history", "restore_pending"]
 
 
 class MemoryFacts(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,7 +8,7 @@ from journal.errors import DataError
 from journal.events import DrillCompleted
 from journal.reader import LogReader
 from recovery.data import Data
-from recovery.model.looking import journaled_manifest, model_name
+from recovery.model.journaled import journaled_manifest, model_name
 from replay.latest import DRILL, event_at, read_latest
 
 

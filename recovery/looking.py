@@ -17,15 +17,15 @@ import msgspec
 from journal.reader import LogReader
 from journal.storage import Kind
 from recovery.data import Data
-from recovery.facts import MemoryFacts, PositionIs
+from recovery.facts import MemoryFacts
 from recovery.known import Known, Scan
+from recovery.placing import place
 from recovery.reading import identity, reading
 from replay.agents import AgentFact, Agents, inspect
 from replay.deviation import Deviation, deviations
 from replay.digest import state_digest
 from replay.engine import build_state
 from replay.generations import Current
-from replay.history import read_history
 from replay.holders import holders
 from replay.rebuild import journaled_versions
 from replay.schema import APPLICATION_ID, Position, connect, read_position, read_projection_version
@@ -34,20 +34,6 @@ Progress = Callable[[str, int, int], None]
 """Called with a step's name, done and total."""
 
 _WRITER_SECONDS = 0.1  # a writer journals a config first, and writes its file a moment later
-
-
-def place(data: Data, reader: LogReader, position: Position) -> PositionIs:
-    """Where a position lies, by its seq and its chain: the same seq with another chain is another history."""
-    if position.seq < 0:
-        return "unknown"
-    if position.seq > reader.last_seq:
-        return "beyond"
-    if reader.chain_at(position.seq).hex() != position.chain:
-        return "other_history"
-    if position.seq == reader.last_seq:
-        return "here"
-    restores = read_history(reader, data.checkpoints).restores
-    return "restore_pending" if any(restore.seq > position.seq for restore in restores) else "behind"
 
 
 class Look:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from journal.reader import LogReader
 from recovery.data import Data
+from recovery.evidence import evidence_seq
 from replay.history import read_history
 from replay.moment import AtSeq, AtTag, parse, resolve
 
@@ -54,8 +55,6 @@ def weigh_end(data: Data, reader: LogReader) -> None:
     Without it, an acknowledged batch that lost its last sectors would pass for one that was never finished, and an
     older copy of the last segment for the journal.
     """
-    from recovery.diagnose import evidence_seq
-
     known = evidence_seq(data)
     if known > reader.last_seq:
         reader.refresh()  # a writer at work: what was applied was durable before

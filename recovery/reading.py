@@ -7,9 +7,7 @@ holds is never opened where it lies with more than its own bytes to go by.
 from __future__ import annotations
 
 import os
-import shutil
 import sqlite3
-import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from urllib.parse import quote
@@ -38,6 +36,9 @@ def reading(path: str) -> Iterator[sqlite3.Connection]:
         with _snapshot(connect(path, read_only=True)) as connection:
             yield connection
     elif beside:
+        import shutil
+        import tempfile
+
         with tempfile.TemporaryDirectory(prefix="journal-read-") as scratch:
             copy = f"{scratch}/memory.db"
             for suffix in ("", *beside):

@@ -12,13 +12,12 @@ import msgspec
 
 from journal.checkpoint import Damaged, Manifest
 from journal.errors import DataError, NotAJournal
-from journal.log import LOCK_BYTES_MAX, read_holder
+from journal.holder import LOCK_BYTES_MAX, read_holder
 from journal.reader import LogReader
 from journal.storage import read_bounded
 from recovery.data import Data
-from recovery.facts import MemoryKind, PositionIs
 from recovery.landmarks import Drill, JournaledModel, last_drill, last_model
-from recovery.looking import place
+from recovery.placing import MemoryKind, PositionIs, place
 from recovery.reading import reading
 from recovery.rto import estimate
 from recovery.tables.rto import Estimate

@@ -98,7 +98,7 @@ class LiveStates:
         return ("loaded" if background.has_model else "available"), ""
 
     def _was_journaled(self) -> bool:
-        from recovery.model.looking import journaled_manifest
+        from recovery.model.journaled import journaled_manifest
 
         if self._journaled is None or monotonic() - self._journaled[0] > _AGAIN_SECONDS:
             try:

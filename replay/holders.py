@@ -7,7 +7,6 @@ open-and-close beside a live connection lets another process write in mid-transa
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -90,6 +89,8 @@ def _command(pid: int) -> str:
 
 
 def _ask_lsof(paths: Iterable[str]) -> list[Holder] | None:
+    import subprocess  # where there is /proc, nothing else needs it
+
     there = [path for path in paths if os.path.exists(path)]
     try:
         result = subprocess.run(["lsof", "-Fpc", "--", *there], capture_output=True, text=True, check=False, timeout=30)

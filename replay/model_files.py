@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import zipfile
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
@@ -165,6 +164,8 @@ def _torch_fault(path: Path) -> str | None:
     with path.open("rb") as file:
         if file.read(len(_PICKLE_MAGIC)) == _PICKLE_MAGIC:
             return None
+    import zipfile  # and all that it imports, for one kind of file
+
     try:
         with zipfile.ZipFile(path) as archive:
             pickled = any(name.endswith("data.pkl") for name in archive.namelist())

@@ -19,7 +19,8 @@ import msgspec
 from journal.checkpoint import KIND_EMBEDDINGS, CheckpointStore, Manifest
 from journal.events import ConfigWritten
 from journal.format import KIND_PLAN, encode_header
-from journal.log import Holder, Log
+from journal.holder import Holder
+from journal.log import Log
 from journal.reader import LogReader
 from journal.segment import segment_key
 from replay.checkpoints import make_checkpoint

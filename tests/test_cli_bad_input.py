@@ -17,7 +17,8 @@ from zlib import crc32
 
 import pytest
 
-from journal.log import Holder, Log
+from journal.holder import Holder
+from journal.log import Log
 from journal.reader import LogReader
 from journal.storage import RealStorage
 from recovery import open_server_sync

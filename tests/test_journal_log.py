@@ -11,7 +11,8 @@ import pytest
 
 from journal.errors import AmbiguousTail, Corrupt, IOFault, JournalError, Locked, NoSpace, NotAJournal, Poisoned
 from journal.format import PAYLOAD_BYTES_MAX
-from journal.log import Holder, Log, create
+from journal.holder import Holder
+from journal.log import Log, create
 from journal.reader import LogReader
 from journal.storage import RealLock, RealStorage
 from tests.journals import START, abandon, append, journal_in, segment_files

@@ -12,7 +12,8 @@ import msgspec
 import pytest
 
 from recovery.decide import decide, decide_agent, decide_memory, exit_code
-from recovery.facts import Facts, JournalFacts, MemoryFacts, MemoryKind, PositionIs, Rescue, Strategy, Try
+from recovery.facts import Facts, JournalFacts, MemoryFacts, Rescue, Strategy, Try
+from recovery.placing import MemoryKind, PositionIs
 from recovery.plan import Kind, make_plan
 from recovery.rows import Action, Decision, first
 from recovery.tables.agents import AGENT

@@ -23,7 +23,7 @@ from recovery.data import Data
 from recovery.decide import decide
 from recovery.diagnose import diagnose
 from recovery.execute import recover
-from recovery.model.looking import journaled_manifest
+from recovery.model.journaled import journaled_manifest
 from recovery.rows import Decision
 from replay import probe
 from replay.embeddings import Row, store

@@ -9,7 +9,7 @@ import msgspec
 from journal.events import ModelVerified
 from recovery.control.writer import commit_events, open_writer
 from recovery.data import Data
-from recovery.model.looking import journaled_manifest, model_name
+from recovery.model.journaled import journaled_manifest, model_name
 from recovery.model.seen import FIRST_SIGHT
 from replay.encoder import Model
 from replay.model_files import fault_of

@@ -34,7 +34,7 @@ def accept(app: App, *, tail: bool, loss: bool, given: str | None, dry_run: bool
 def _accept_tail(app: App, data: Data, receipts: list[Receipt], accepted: bool, dry_run: bool) -> int | None:
     """Opens the log with its owner's word that an ambiguous tail was never acknowledged."""
     from journal.errors import AmbiguousTail
-    from recovery.diagnose import evidence_seq
+    from recovery.evidence import evidence_seq
     from recovery.execute import open_log
 
     evidence = max([evidence_seq(data), *(receipt.seq for receipt in receipts)])

@@ -100,7 +100,7 @@ def _repair(app: App, data: Data, dry_run: bool) -> dict[str, object]:
 
 def _verify(app: App, data: Data, deep: bool, given: str | None, repaired: dict[str, object] | None) -> int:
     from journal.verify import verify
-    from recovery.diagnose import evidence_seq
+    from recovery.evidence import evidence_seq
     from recovery.log.heads import parse_head
 
     head = parse_head(text_of(given, "journal head")) if given is not None else None

@@ -18,14 +18,15 @@ import msgspec
 
 from journal.commit import Receipt
 from journal.errors import Corrupt, DataError, JournalError, Locked, NoSpace, UsageError
-from journal.log import Holder, encode_holder, read_holder, take_lock
+from journal.holder import Holder, encode_holder, read_holder
+from journal.log import take_lock
 from journal.reader import LogReader
 from journal.salvage import Spot, Survey, survey
 from journal.storage import Lock, Storage
 from journal.successor import Built, build_successor
 from journal.watermark import read_watermark
 from recovery.data import Data, journal_ids
-from recovery.diagnose import evidence_seq
+from recovery.evidence import evidence_seq
 from recovery.log.backup import remove_tree
 from recovery.log.exchange import exchange
 from recovery.log.telling import log_repairs

@@ -21,7 +21,7 @@ from journal.verify import Finding
 from recovery.data import Data
 from recovery.decide import decide_memory
 from recovery.facts import MemoryFacts
-from recovery.looking import place
+from recovery.placing import place
 from recovery.reading import reading
 from replay.digest import DIGEST_VERSION, state_digest
 from replay.engine import build_state

@@ -21,7 +21,7 @@ from journal.scrub import Unit, units
 from journal.storage import write_file
 from recovery.control.writer import journal_beside
 from recovery.data import Data
-from recovery.diagnose import evidence_seq
+from recovery.evidence import evidence_seq
 from recovery.log.pacing import Pace, PacedStorage
 
 Progress = Callable[[int, int], None]

@@ -9,46 +9,18 @@ import os
 import sqlite3
 from collections import Counter
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
-from journal.events import ModelReplaced, ModelVerified
 from journal.reader import LogReader
 from recovery.data import Data
 from recovery.facts import ModelFacts, VectorFacts, Works
 from recovery.known import Known
+from recovery.model.journaled import Manifest, journaled_manifest, model_name
 from recovery.reading import reading
 from replay.embeddings import bad_rows
-from replay.encoder import Model, NoModel, fingerprint_of
-from replay.latest import event_at, model_key, read_latest
+from replay.encoder import Model, NoModel
 from replay.model_files import ModelDamaged, determining_files, fault_of, sha256_of
 from replay.probe import Probed, probe
-
-
-class Manifest(NamedTuple):
-    """What the journal last said of a model: its files' sha256 (hex) by name, and where they came from."""
-
-    seq: int
-    files: dict[str, str]
-    source: str
-
-    @property
-    def fingerprint(self) -> str:
-        return fingerprint_of(self.files)
-
-
-def model_name(data: Data) -> str:
-    """The last part of the configured path."""
-    return os.path.basename(data.config.model_path(data.root))
-
-
-def journaled_manifest(data: Data, reader: LogReader) -> Manifest | None:
-    """The last event about the configured model; None if it was never journaled."""
-    seq = read_latest(reader, data.checkpoints).get(model_key(model_name(data)))
-    event = event_at(reader, seq) if seq is not None else None
-    if seq is None or not isinstance(event, ModelVerified | ModelReplaced):
-        return None
-    return Manifest(seq, event.files, event.source)
-
 
 Tested = Literal["never", "unjournaled", "always"]
 """Which models encode a sentence: of one with a manifest, hashes say enough for recovery."""

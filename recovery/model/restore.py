@@ -17,7 +17,7 @@ from journal.errors import EnvironmentFault, IOFault
 from journal.events import ModelReplaced
 from journal.log import Log
 from recovery.data import Data
-from recovery.model.looking import Manifest, journaled_manifest, model_name
+from recovery.model.journaled import Manifest, journaled_manifest, model_name
 from recovery.model.sources import (
     Progress,
     Source,

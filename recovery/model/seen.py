@@ -12,7 +12,7 @@ from time import monotonic
 from journal.commit import draft, ticket
 from journal.events import ModelVerified
 from recovery.data import Data
-from recovery.model.looking import journaled_manifest, model_name
+from recovery.model.journaled import journaled_manifest, model_name
 from replay.core import Core
 from replay.encoder import Model, NoModel, is_available
 from replay.model_files import ModelDamaged, fault_of

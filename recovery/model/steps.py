@@ -11,7 +11,8 @@ from contextlib import closing
 
 from journal.log import Log
 from recovery.data import Data
-from recovery.model.looking import dimensions, journaled_manifest
+from recovery.model.journaled import journaled_manifest
+from recovery.model.looking import dimensions
 from recovery.model.restore import NotRestored, restore_model
 from recovery.plan import Step
 from recovery.recovered import Recovered

@@ -19,7 +19,7 @@ from journal.follow import Follower
 from journal.reader import LogReader
 from journal.scan import Batch
 from recovery.data import Data
-from recovery.diagnose import evidence_seq
+from recovery.evidence import evidence_seq
 from recovery.moments import weigh_end
 from recovery.telemetry import cursor
 from recovery.telemetry.convert import Conversion
