@@ -9,6 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from journal.events import CheckpointCreated
+from journal.format import encode_record
+from journal.reader import LogReader
+from journal.storage import RealStorage
+from replay.engine import build_state
+from tests.bench.lengthy import OBSERVATIONS, RARE, RARE_EVENTS, RELATIONS, make_lengthy
 from tests.bench.timing import Contender, CountMismatch, Sample, compare
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -55,3 +61,21 @@ def test_a_run_that_lost_something_fails() -> None:
     lost = Contender("lost", lambda: Sample(3, 1.0, 2))
     with pytest.raises(CountMismatch, match="lost: 3 done, 2 found"):
         compare([kept, lost], 1, "events/s")
+
+
+def test_the_long_history_is_one_that_a_validator_takes_and_its_state_stays_small(tmp_path: Path) -> None:
+    """What it is measured for is that cost follows the tail: a state that grew, or no-ops, would measure another."""
+    layout, shape = make_lengthy(str(tmp_path / "long"), 80_000, tail=500)
+    storage = RealStorage()
+    reader = LogReader(storage, layout.journal)
+    assert reader.last_seq == 80_000
+    records = [record for batch in reader.batches() for record in batch.records()]
+    told = [seq for seq, record in enumerate(records, 1) if encode_record(record) != encode_record(shape.record(seq))]
+    assert [type(records[seq - 1].event) for seq in told] == [CheckpointCreated]
+    assert sum(record.agent == RARE for record in records) == RARE_EVENTS
+    built = build_state(storage, layout.journal, reader, 80_000, str(tmp_path / "state.db"))
+    assert (built.base_seq, built.no_ops) == (79_500, 0)
+    counts = build_state(storage, layout.journal, reader, 40_000, str(tmp_path / "half.db")).counts
+    assert built.counts["entities"] == counts["entities"] == 1000
+    assert built.counts["observations"] == counts["observations"] == OBSERVATIONS
+    assert RELATIONS <= built.counts["relations"] <= RELATIONS + 2 >= counts["relations"] >= RELATIONS
