@@ -75,7 +75,7 @@ def test_the_long_history_is_one_that_a_validator_takes_and_its_state_stays_smal
     assert sum(record.agent == RARE for record in records) == RARE_EVENTS
     built = build_state(storage, layout.journal, reader, 80_000, str(tmp_path / "state.db"))
     assert (built.base_seq, built.no_ops) == (79_500, 0)
-    counts = build_state(storage, layout.journal, reader, 40_000, str(tmp_path / "half.db")).counts
+    counts = build_state(storage, layout.journal, reader, 60_000, str(tmp_path / "sooner.db")).counts
     assert built.counts["entities"] == counts["entities"] == 1000
     assert built.counts["observations"] == counts["observations"] == OBSERVATIONS
     assert RELATIONS <= built.counts["relations"] <= RELATIONS + 2 >= counts["relations"] >= RELATIONS
