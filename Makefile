@@ -27,13 +27,14 @@ BENCH ?=
 FAULTS ?=
 TEST_WORKERS ?= auto
 
-.PHONY: help venv test faults demo bench lint docs clean
+.PHONY: help venv test faults demo bench bench-peers bench-scale lint docs clean
 
 help:
 	@echo "make demo   the main job on real input, in under a minute (installs the core only)"
 	@echo "make test   the whole suite; sets up all that it needs, the real model included"
 	@echo "make faults tries to break every promise, for hours if let; see docs/reliability.md"
 	@echo "make bench  timed runs, as ratios; see docs/performance.md"
+	@echo "make bench-peers  what bench compares with, into .venv-peers; make bench-scale: growth, as a picture"
 	@echo "make lint   ruff and mypy --strict"
 	@echo "make docs   writes what is generated in docs/ anew"
 	@echo "make venv   .venv with the package (core only)"
@@ -72,6 +73,17 @@ demo: .venv/.core
 bench: .venv/.core
 	$(RUN) -m tests.bench $(BENCH)
 
+bench-peers: .venv-peers/.done
+
+# Other projects, each at the version that the page names. A working .recover is built from SQLite's source (npm and a C
+# compiler); without these the rest is installed all the same, and the benchmark says what is missing.
+.venv-peers/.done: tests/bench/peers.txt tests/bench/peer_recover.sh
+	'$(PYTHON)' -m venv .venv-peers
+	.venv-peers/bin/python -m pip --disable-pip-version-check install --quiet -r tests/bench/peers.txt
+	sh tests/bench/peer_recover.sh "$$PWD/.venv-peers/bin/sqlite3-recover" \
+		|| echo "make: no sqlite3 with a working .recover could be built: npm, tar and cc are needed" >&2
+	@touch $@
+
 lint: .venv/.dev
 	$(PY) -m ruff check .
 	$(PY) -m mypy
@@ -80,5 +92,5 @@ docs: .venv/.core
 	$(PY) docs/generate.py
 
 clean:
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+	rm -rf .venv .venv-peers .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,5 +1,5 @@
 """Writes docs/cli.md from the tree of verbs, docs/config.md from the table of keys, the tables of docs/recovery.md and
-docs/telemetry.md, and that of docs/reliability.md from what the fault runs recorded.
+docs/telemetry.md, and those of docs/reliability.md and docs/performance.md from what their runs recorded.
 
     python docs/generate.py            writes them
     python docs/generate.py --check    writes nothing; says which is stale, and exits 1 if one is
@@ -46,6 +46,8 @@ from recovery.telemetry import conventions  # noqa: E402
 from recovery.telemetry.metrics import FOLDED, METRICS  # noqa: E402
 from recovery.telemetry.resource import RESOURCE  # noqa: E402
 from replay.conventions import span_name  # noqa: E402
+from tests.bench.recorded import Recorded  # noqa: E402
+from tests.bench.tables import markdown_of_figures, markdown_of_targets  # noqa: E402
 from tests.faults.record import results  # noqa: E402
 from tests.faults.registry import checks  # noqa: E402
 
@@ -249,6 +251,31 @@ def _results() -> Iterator[tuple[str, ...]]:
         yield check.claim, check.how, f"`{found['command']}`", f"{said}; {where}"
 
 
+# -- performance.md ---------------------------------------------------------------------------------------------------
+
+TARGETS = (
+    "<!-- targets: made by docs/generate.py (make docs) from docs/performance.json and tests/bench/targets.py -->",
+    "<!-- end of targets -->",
+)
+FIGURES = (
+    "<!-- figures: made by docs/generate.py (make docs) from docs/performance.json -->",
+    "<!-- end of figures -->",
+)
+
+
+def performance_md() -> str:
+    """The prose as it stands, with what was to be reached and what was measured between its marks."""
+    text = (SOURCES / "performance.md").read_text(encoding="utf-8")
+    recorded = Recorded.load(SOURCES / "performance.json")
+    for marks, lines in (
+        (TARGETS, markdown_of_targets(recorded.figures())),
+        (FIGURES, markdown_of_figures(recorded.figures(), recorded.machine, recorded.peers)),
+    ):
+        before, _, rest = text.partition(marks[0])
+        text = "\n".join((before + marks[0], "", *lines, "", marks[1])) + rest.partition(marks[1])[2]
+    return text
+
+
 # -- telemetry.md -----------------------------------------------------------------------------------------------------
 
 TELEMETRY = (
@@ -290,8 +317,8 @@ def _metrics() -> Iterator[tuple[str, ...]]:
 # -- writing ----------------------------------------------------------------------------------------------------------
 
 FILES: dict[str, Callable[[], str]] = {
-    "cli.md": cli_md, "config.md": config_md, "recovery.md": recovery_md, "reliability.md": reliability_md,
-    "telemetry.md": telemetry_md,
+    "cli.md": cli_md, "config.md": config_md, "recovery.md": recovery_md, "performance.md": performance_md,
+    "reliability.md": reliability_md, "telemetry.md": telemetry_md,
 }  # fmt: skip
 
 

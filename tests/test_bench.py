@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,15 +15,19 @@ from journal.format import encode_record
 from journal.reader import LogReader
 from journal.storage import RealStorage
 from replay.engine import build_state
+from tests.bench.foreign import LIBRARIES, Peers
 from tests.bench.lengthy import OBSERVATIONS, RARE, RARE_EVENTS, RELATIONS, make_lengthy
+from tests.bench.recorded import Recorded
+from tests.bench.tables import markdown_of_figures, markdown_of_targets
+from tests.bench.targets import TARGETS, Target, faster, rate, wait_ratio
 from tests.bench.timing import Contender, CountMismatch, Sample, compare
 
 ROOT = Path(__file__).resolve().parent.parent
 TITLES = {
     "append, 1 task", "append, 32 tasks", "append, 256 tasks",
     "write-through, 1 task", "write-through, 32 tasks", "write-through, 256 tasks",
-    "rebuild, 1,000 observations", "state digest", "verify", "restore, checkpoint + 50 events",
-    "catch-up of 50 events", "start of the command", "telemetry, 1 task", "telemetry, 32 tasks",
+    "rebuild", "state digest", "verify", "restore", "catch-up", "start of the command",
+    "telemetry, 1 task", "telemetry, 32 tasks",
 }  # fmt: skip
 
 
@@ -31,11 +36,12 @@ def test_the_quick_run_counts_everything_again_and_reports_it(tmp_path: Path) ->
     command = [sys.executable, "-m", "tests.bench", "--quick", "--json", str(report_path), "--dir", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    report = json.loads(report_path.read_text())
+    report = Recorded.load(report_path)
 
-    assert set(report["sections"]) == TITLES
-    assert report["machine"].keys() >= {"when", "system", "cores", "python", "sqlite", "load"}
-    for title, rows in report["sections"].items():
+    assert report.sections.keys() == TITLES
+    assert report.machine.keys() >= {"system", "cores", "python", "sqlite"}
+    for title, section in report.sections.items():
+        rows = section["rows"]
         others = {row["name"] for row in rows if not row["ratios"]}
         for row in rows:
             assert row["counted"] == row["operations"] * len(row["rounds"]) > 0, (title, row["name"])
@@ -43,12 +49,24 @@ def test_the_quick_run_counts_everything_again_and_reports_it(tmp_path: Path) ->
             assert f"{title}\n" in done.stdout
             assert row["name"] in done.stdout
     for tasks in (1, 32, 256):
-        assert [row["operations"] for row in report["sections"][_title("append", tasks)]] == [
+        assert [row["operations"] for row in report.sections[_title("append", tasks)]["rows"]] == [
             8 * tasks, 8 * tasks, 16, 8 * tasks,
         ]  # fmt: skip
-    assert [row["operations"] for row in report["sections"]["rebuild, 1,000 observations"]] == [1400] * 4
-    assert set(report["bytes"]) == {"1", "32", "256"}
+    assert {row["operations"] for row in report.sections["rebuild"]["rows"]} == {1400}
     assert list(tmp_path.iterdir()) == [report_path]
+
+    # Whatever peer is there took part, and whatever is not was told of, loudly.
+    assert report.missing == Peers().missing()
+    for name in LIBRARIES:
+        took_part = name in {row["name"] for row in report.sections["write-through, 32 tasks"]["rows"]}
+        assert took_part == (name not in report.missing) == (name in report.peers)
+    for name, how in report.missing.items():
+        assert f"{name:<36} {how}" in done.stderr
+    assert ("NOT COMPARED WITH" in done.stderr) == bool(report.missing)
+
+    # Everything that is to be reached is measured, but for what needs a missing peer.
+    lacking = [target for target in TARGETS if target.found(report.figures()) is None]
+    assert bool(lacking) <= bool(report.missing), lacking
 
 
 def _title(section: str, tasks: int) -> str:
@@ -79,3 +97,82 @@ def test_the_long_history_is_one_that_a_validator_takes_and_its_state_stays_smal
     assert built.counts["entities"] == counts["entities"] == 1000
     assert built.counts["observations"] == counts["observations"] == OBSERVATIONS
     assert RELATIONS <= built.counts["relations"] <= RELATIONS + 2 >= counts["relations"] >= RELATIONS
+
+
+# -- what is to be reached --------------------------------------------------------------------------------------------
+
+
+def _row(name: str, rate: float, ratios: dict[str, float] | None = None, **waits: float) -> dict[str, Any]:
+    return {
+        "name": name, "rate": rate, "unit": "events/s", "seconds": 1 / rate, "ratios": ratios or {},
+        "p50_us": None, "p99_us": None, **waits,
+    }  # fmt: skip
+
+
+FIGURES = {
+    "writes": {
+        "command": "`bench`", "when": "today", "load": 0.1, "commit": "abc",
+        "rows": [
+            _row("ours", 50.0, {"slow": 5.0, "quick | piped": 2.0}, p50_us=90.0, p99_us=700.0),
+            _row("slow", 10.0, p50_us=100.0, p99_us=100.0), _row("quick | piped", 25.0),
+        ],
+    }
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("find", "text", "reached"),
+    [
+        (faster("writes", "ours", "slow", 5.0), "5.00×", True),
+        (faster("writes", "ours", "slow", 5.1), "5.00×", False),
+        (faster("writes", "ours", ("slow", "quick | piped", "absent"), 3.0), "2.00× (quick | piped)", False),
+        (wait_ratio("writes", "ours", "slow", 0.9), "0.90× (90 of 100 µs)", True),
+        (wait_ratio("writes", "ours", "slow", 6, ours_at="p99_us"), "7.00× (700 of 100 µs)", False),
+        (rate("writes", "ours", 50), "50/s", True),
+        (rate("writes", "ours", 51), "50/s", False),
+        (rate("writes", "ours", 51, where=("slow", 150)), "50/s where a sync takes 0.10 ms", False),
+        (rate("writes", "ours", 51, where=("slow", 99)), "50/s where a sync takes 0.10 ms", None),
+    ],
+)
+def test_a_target_is_reached_or_not_by_the_figures_alone(find: Any, text: str, reached: bool | None) -> None:
+    assert Target("s", "w", "a", "r", find).found(FIGURES) == (text, reached)
+
+
+@pytest.mark.parametrize("find", [faster("writes", "ours", "absent", 1), rate("absent", "ours", 1)])
+def test_what_was_not_measured_is_said_to_be_so_and_never_reached(find: Any) -> None:
+    target = Target("s", "w", "a", "r", find)
+    assert target.found(FIGURES) is None
+    assert list(markdown_of_targets(FIGURES, [target]))[-1] == "| w | a | r | not measured | — |"
+
+
+def test_a_pipe_in_a_name_ends_no_cell() -> None:
+    lines = list(markdown_of_figures(FIGURES, {"system": "Linux"}, {".dump | sqlite3": "3.40.1"}))
+    assert r"| .dump \| sqlite3 | 3.40.1 |" in lines
+    assert next(line for line in lines if line.startswith("| ours")).count(" | ") == 5
+
+
+def test_a_run_of_some_sections_leaves_the_recorded_figures_of_the_others(tmp_path: Path) -> None:
+    path = tmp_path / "performance.json"
+    assert Recorded.load(path) == Recorded()
+    Recorded({"cores": 1}, sections={"one": {"rows": []}, "two": {"rows": [1]}}, values={"a": 1.0}).save(path)
+    newer = Recorded({"cores": 2}, sections={"two": {"rows": [2]}}, peers={"litestream": "0.5"})
+    Recorded.load(path).merged(newer).save(path)
+    assert json.loads(path.read_text()) == {
+        "machine": {"cores": 2}, "quick": False, "sections": {"one": {"rows": []}, "two": {"rows": [2]}},
+        "values": {"a": 1.0}, "peers": {"litestream": "0.5"}, "missing": {},
+    }  # fmt: skip
+
+
+def test_a_peer_that_fails_is_an_error_and_no_figure(tmp_path: Path) -> None:
+    """Scenario: the environment of the peers is there, and one of them raises."""
+    from tests.bench.foreign import PeerFailed
+
+    place = tmp_path / "peers"
+    (place / "lib/python3.11/site-packages/persist_queue-1.0.dist-info").mkdir(parents=True)
+    (place / "bin").mkdir()
+    (place / "bin/python").write_text("#!/bin/sh\necho 'OSError: no' >&2\nexit 1\n")
+    (place / "bin/python").chmod(0o755)
+    (contender,) = Peers(place).writers(tmp_path, 2, 4)
+    with pytest.raises(PeerFailed, match="exit code 1: OSError: no"):
+        contender.run()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["peers"]

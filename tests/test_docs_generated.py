@@ -31,7 +31,9 @@ def generate() -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("name", ["cli.md", "config.md", "recovery.md", "reliability.md", "telemetry.md"])
+@pytest.mark.parametrize(
+    "name", ["cli.md", "config.md", "performance.md", "recovery.md", "reliability.md", "telemetry.md"]
+)
 def test_the_file_is_current(generate: ModuleType, name: str):
     assert (DOCS / name).read_text(encoding="utf-8") == generate.FILES[name](), "run: make docs"
 
@@ -68,6 +70,7 @@ def test_a_stale_file_is_named(generate: ModuleType, tmp_path: Path, monkeypatch
     assert capsys.readouterr().err.splitlines() == [
         "docs/cli.md is stale: run make docs",
         "docs/config.md is stale: run make docs",
+        "docs/performance.md is stale: run make docs",
         "docs/recovery.md is stale: run make docs",
         "docs/reliability.md is stale: run make docs",
         "docs/telemetry.md is stale: run make docs",

@@ -85,15 +85,17 @@ def write_history(directory: str, shape: Shape, together: int) -> Rows:
     return rows
 
 
+def more(events: int, count: int, seed: int = 5) -> list[tuple[int, str]]:
+    """Number of an entity among those of the first `events`, and a text about it that is not there yet."""
+    rng = random.Random(4)
+    return [(rng.randrange(events // PER_ENTITY or 1), f"more: {text}") for text in texts(count, seed=seed)]
+
+
 def write_more(directory: str, count: int, together: int) -> None:
     """`count` more observations about the entities that are there."""
-    rng = random.Random(4)
     with closing(Log.open(RealStorage(), directory)) as log:
         first = log.next_seq
-        events = [
-            ObservationAdded(SCOPE, f"customer {rng.randrange(first // PER_ENTITY)}", f"more: {text}")
-            for text in texts(count, seed=5)
-        ]
+        events = [ObservationAdded(SCOPE, f"customer {number}", text) for number, text in more(first, count)]
         for start in range(0, count, together):
             numbered = enumerate(events[start : start + together], first + start)
             records = [Record(0, START + seq, None, None, AGENT, None, None, event) for seq, event in numbered]

@@ -15,7 +15,7 @@ from tests.bench.work import entities
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def start(root: Path, *, quick: bool) -> dict[str, list[Result]]:
+def start(root: Path, *, rounds: int) -> dict[str, list[Result]]:
     """`--help` and `status` of a small journal; one operation is one process."""
     place = root / "small"
     initialise(str(place))
@@ -40,4 +40,4 @@ def start(root: Path, *, quick: bool) -> dict[str, list[Result]]:
         run("journal status", *journal, "status"),
         run("bare interpreter", "-c", "pass", ours=False),
     ]
-    return {"start of the command": compare(contenders, 2 if quick else 21, "starts/s")}
+    return {"start of the command": compare(contenders, rounds, "starts/s")}

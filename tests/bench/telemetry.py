@@ -12,7 +12,7 @@ from tests.bench.timing import Contender, Result, Sample, compare
 COUNTS = {1: 2000, 32: 20_000}
 
 
-def telemetry(root: Path, *, quick: bool) -> dict[str, list[Result]]:
+def telemetry(root: Path, *, quick: bool, rounds: int) -> dict[str, list[Result]]:
     """Durable append through the hook, memory.db not applied, so that nothing hides the difference."""
     import opentelemetry.trace  # noqa: F401 - as a server has that uses the API, or a library that does
 
@@ -24,7 +24,7 @@ def telemetry(root: Path, *, quick: bool) -> dict[str, list[Result]]:
             Contender("hook.append, never asked", _without(_run(root, tasks, operations))),
         ]
         title = f"telemetry, {tasks} task{'s' if tasks > 1 else ''}"
-        sections[title] = compare(contenders, 2 if quick else 7, "events/s")
+        sections[title] = compare(contenders, rounds, "events/s")
     return sections
 
 

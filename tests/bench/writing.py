@@ -5,15 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 from journal.commit import draft, encode_record
+from tests.bench.foreign import Peers
 from tests.bench.peers import START, run_grouped_log, run_raw, run_sqlite_log, run_sqlite_memory
 from tests.bench.servers import run_hook
 from tests.bench.timing import Contender, Result, compare
 from tests.bench.work import AGENT, observations
 
 TASKS = (1, 32, 256)
+PEER_WRITERS = 32
 
 
-def append(root: Path, *, quick: bool) -> dict[str, list[Result]]:
+def append(root: Path, *, quick: bool, rounds: int) -> dict[str, list[Result]]:
     """Durable append through the hook, memory.db not applied, against raw writes and SQLite."""
     sections = {}
     size = _record_bytes()
@@ -28,12 +30,13 @@ def append(root: Path, *, quick: bool) -> dict[str, list[Result]]:
             Contender("SQLite WAL FULL, one connection", lambda t=tasks, n=single: run_sqlite_log(root, t, n)),
             Contender("SQLite WAL FULL, group-commit thread", lambda t=tasks, n=ours: run_grouped_log(root, t, n)),
         ]
-        sections[f"append, {_tasks(tasks)}"] = compare(contenders, 2 if quick else 7, "events/s")
+        sections[f"append, {_tasks(tasks)}"] = compare(contenders, rounds, "events/s")
     return sections
 
 
-def write_through(root: Path, *, quick: bool) -> dict[str, list[Result]]:
-    """Journal and memory.db, both before the receipt, against the bare commit of the same row."""
+def write_through(root: Path, peers: Peers, *, quick: bool, rounds: int) -> dict[str, list[Result]]:
+    """Journal and memory.db, both before the receipt, against the bare commit of the same row; with many tasks, other
+    libraries with as many writers."""
     sections = {}
     for tasks in TASKS:
         ours, single = _counts(tasks, quick)
@@ -41,7 +44,9 @@ def write_through(root: Path, *, quick: bool) -> dict[str, list[Result]]:
             Contender("hook.append, applied", lambda t=tasks, n=ours: run_hook(root, t, n, apply=True), ours=True),
             Contender("SQLite WAL FULL, the same row", lambda t=tasks, n=single: run_sqlite_memory(root, t, n)),
         ]
-        sections[f"write-through, {_tasks(tasks)}"] = compare(contenders, 2 if quick else 7, "events/s")
+        if tasks == PEER_WRITERS:
+            contenders += peers.writers(root, tasks, single)
+        sections[f"write-through, {_tasks(tasks)}"] = compare(contenders, rounds, "events/s")
     return sections
 
 
