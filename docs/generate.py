@@ -317,7 +317,7 @@ def _metrics() -> Iterator[tuple[str, ...]]:
 # -- writing ----------------------------------------------------------------------------------------------------------
 
 FILES: dict[str, Callable[[], str]] = {
-    "cli.md": cli_md, "config.md": config_md, "recovery.md": recovery_md, "performance.md": performance_md,
+    "cli.md": cli_md, "config.md": config_md, "performance.md": performance_md, "recovery.md": recovery_md,
     "reliability.md": reliability_md, "telemetry.md": telemetry_md,
 }  # fmt: skip
 
