@@ -23,6 +23,8 @@ TORCH ?= torch==2.13.0
 PYTEST ?=
 # ... and for the benchmark: make bench BENCH='append --json figures.json'
 BENCH ?=
+# ... and for the growth: make bench-scale SCALE='--max 1e6'
+SCALE ?=
 # ... and for the fault runs: make faults FAULTS='crashes --seed 7 --minutes 30'
 FAULTS ?=
 TEST_WORKERS ?= auto
@@ -90,6 +92,9 @@ lint: .venv/.dev
 
 docs: .venv/.core
 	$(PY) docs/generate.py
+
+bench-scale: .venv/.core
+	$(RUN) -m tests.bench.scale $(SCALE)
 
 clean:
 	rm -rf .venv .venv-peers .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist

@@ -46,7 +46,7 @@ from recovery.telemetry import conventions  # noqa: E402
 from recovery.telemetry.metrics import FOLDED, METRICS  # noqa: E402
 from recovery.telemetry.resource import RESOURCE  # noqa: E402
 from replay.conventions import span_name  # noqa: E402
-from tests.bench.recorded import Recorded  # noqa: E402
+from tests.bench.recorded import Recorded, growth  # noqa: E402
 from tests.bench.tables import markdown_of_figures, markdown_of_targets  # noqa: E402
 from tests.faults.record import results  # noqa: E402
 from tests.faults.registry import checks  # noqa: E402
@@ -268,7 +268,7 @@ def performance_md() -> str:
     text = (SOURCES / "performance.md").read_text(encoding="utf-8")
     recorded = Recorded.load(SOURCES / "performance.json")
     for marks, lines in (
-        (TARGETS, markdown_of_targets(recorded.figures())),
+        (TARGETS, markdown_of_targets({**recorded.figures(), "values": {**recorded.values, **growth()}})),
         (FIGURES, markdown_of_figures(recorded.figures(), recorded.machine, recorded.peers)),
     ):
         before, _, rest = text.partition(marks[0])

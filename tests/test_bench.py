@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
@@ -15,9 +16,12 @@ from journal.format import encode_record
 from journal.reader import LogReader
 from journal.storage import RealStorage
 from replay.engine import build_state
+from tests.bench.child import ChildFailed, run_child
 from tests.bench.foreign import LIBRARIES, Peers
 from tests.bench.lengthy import OBSERVATIONS, RARE, RARE_EVENTS, RELATIONS, make_lengthy
-from tests.bench.recorded import Recorded
+from tests.bench.plot import HEIGHT, WIDTH, Panel, Series, picture
+from tests.bench.recorded import Recorded, growth
+from tests.bench.scale import RUNS
 from tests.bench.tables import markdown_of_figures, markdown_of_targets
 from tests.bench.targets import TARGETS, Target, faster, rate, wait_ratio
 from tests.bench.timing import Contender, CountMismatch, Sample, compare
@@ -65,7 +69,8 @@ def test_the_quick_run_counts_everything_again_and_reports_it(tmp_path: Path) ->
     assert ("NOT COMPARED WITH" in done.stderr) == bool(report.missing)
 
     # Everything that is to be reached is measured, but for what needs a missing peer.
-    lacking = [target for target in TARGETS if target.found(report.figures()) is None]
+    here = [target for target in TARGETS if target.section != "scale"]
+    lacking = [target for target in here if target.found(report.figures()) is None]
     assert bool(lacking) <= bool(report.missing), lacking
 
 
@@ -176,3 +181,60 @@ def test_a_peer_that_fails_is_an_error_and_no_figure(tmp_path: Path) -> None:
     with pytest.raises(PeerFailed, match="exit code 1: OSError: no"):
         contender.run()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["peers"]
+
+
+# -- growth -----------------------------------------------------------------------------------------------------------
+
+
+def test_growth_is_measured_by_real_processes_and_drawn(tmp_path: Path) -> None:
+    """The shortest history, each run once; a second run of another length leaves the first one's figures."""
+    figures, drawn = tmp_path / "scale.json", tmp_path / "scale.svg"
+    longer = {**dict.fromkeys((run.name for run in RUNS), _TOOK), "bytes": 9}
+    figures.write_text(json.dumps({"sizes": {"100000": longer}}))
+    command = [sys.executable, "-m", "tests.bench.scale", "--once", "--max", "1e4", "--dir", str(tmp_path)]
+    done = subprocess.run(
+        [*command, "--json", str(figures), "--svg", str(drawn)], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    sizes = json.loads(figures.read_text())["sizes"]
+    assert list(sizes) == ["10000", "100000"]
+    for run in RUNS:
+        assert run.name in done.stdout
+        assert 10 << 20 < sizes["10000"][run.name]["peak_bytes"] < 1 << 30, run.name
+    root = ElementTree.fromstring(drawn.read_text())
+    assert len(root.findall(".//{*}polyline")) == 2 * len(RUNS) + 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["scale.json", "scale.svg"]
+
+
+_TOOK = {"seconds": 0.5, "peak_bytes": 50 << 20}
+
+
+def test_a_line_of_equal_factors_is_straight_on_logarithmic_axes() -> None:
+    drawn = picture([Panel("t", "events", "seconds", [Series("a < b", [(10, 0.1), (100, 1), (1000, 10)])])])
+    line = ElementTree.fromstring(drawn).find(".//{*}polyline")
+    assert line is not None
+    points = [tuple(map(float, point.split(","))) for point in line.attrib["points"].split()]
+    assert points == [(0, HEIGHT), (WIDTH / 2, HEIGHT / 2), (WIDTH, 0)]
+    with pytest.raises(ValueError, match="above 0"):
+        picture([Panel("t", "events", "seconds", [Series("a", [(10, 0.0)])])])
+
+
+def test_the_peak_of_a_process_is_its_own_and_not_its_parents(tmp_path: Path) -> None:
+    """Scenario: the parent holds a long history in memory, and a child reads a little."""
+    held = b"x" * (200 << 20)
+    took = run_child("json.tool", [], "[1]")
+    assert len(held) > 2 * took.peak_bytes
+    assert took.stdout.split() == ["[", "1", "]"]
+    with pytest.raises(ChildFailed, match="exit code 1"):
+        run_child("json.tool", [], "[1")
+
+
+def test_what_is_to_be_reached_by_growth_is_read_from_its_figures(tmp_path: Path) -> None:
+    path = tmp_path / "scale.json"
+    took = {run.name: {"seconds": 0.25, "peak_bytes": 100 << 20} for run in RUNS}
+    slower = {**took, "replay --until": {"seconds": 0.5, "peak_bytes": 500 << 20}}
+    path.write_text(json.dumps({"sizes": {"1000000": took, "10000000": slower}}))
+    found = {target.reach: target.found({"values": growth(path)}) for target in TARGETS if target.section == "scale"}
+    assert found["equal within noise (≤ 1.25×)"] == ("2.00×", False)
+    assert found["memory ≤ 300 MB"] == ("500 MiB", False)
+    assert found["≤ 0.3 s"] == ("0.250 s", True)

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
-import sqlite3
 import sys
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from tests.bench.foreign import Peers
 from tests.bench.place import Place
 from tests.bench.rebuilding import prove, rebuild
-from tests.bench.recorded import PATH, Recorded, commit
+from tests.bench.recorded import PATH, Recorded, commit, machine, when
 from tests.bench.restoring import restore
 from tests.bench.sizes import bytes_per_event
 from tests.bench.starting import start
@@ -84,19 +80,6 @@ def measure(bench: Bench, wanted: Sequence[str], command: str) -> Recorded:
         for name, number in found.values.items():
             print(f"  {number:>10.3f}  {name}")
     return found
-
-
-def machine() -> dict[str, Any]:
-    return {
-        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "sqlite": sqlite3.sqlite_version,
-    }
-
-
-def when() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def tell_missing(missing: dict[str, str], wanted: Sequence[str]) -> None:

@@ -190,6 +190,21 @@ TARGETS = (
     ),
     Target("prove", "`verify`", "—", "≥ 1.5 M events/s, chain and CRC", rate("verify", "verify", 1.5e6)),
     Target(
+        "scale", "`replay --until` on a journal of 10 M events", "the same on 1 M", "equal within noise (≤ 1.25×)",
+        value("replay --until, 10^7 events to 10^6", "{:.2f}×", at_most=1.25),
+    ),
+    Target(
+        "scale", "the same", "—", "memory ≤ 300 MB",
+        value("replay --until, 10^7 events, MiB at the peak", "{:.0f} MiB", at_most=300e6 / (1 << 20)),
+    ),
+    *(
+        Target(
+            "scale", f"`journal {verb}` on 10 M events", "—", "≤ 0.3 s",
+            value(f"{verb}, 10^7 events, seconds", "{:.3f} s", at_most=0.3),
+        )
+        for verb in ("log -n 20", "show SEQ", "log --agent X -n 20")
+    ),
+    Target(
         "start", "`--help`", "—", "≤ 0.15 s", seconds("start of the command", "journal --help", 0.15)
     ),
     Target("start", "`status`", "—", "≤ 0.15 s", seconds("start of the command", "journal status", 0.15)),
