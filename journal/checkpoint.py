@@ -26,7 +26,8 @@ from journal.storage import Storage, read_bounded, write_file
 
 PART_BYTES = 1 << 20
 PART_BYTES_MAX = 1 << 26
-KIND_MEMORY = "memory.db"  # consecutive chunks of one SQLite file, in order
+KIND_MEMORY = "memory.db"  # consecutive pieces of one SQLite file, in order: all of it, or the base of a delta
+KIND_PAGES = "memory.db.pages"  # the delta: groups of pages that differ from the base (`journal.delta`)
 KIND_EMBEDDINGS = "embeddings"
 MANIFEST_SUFFIX = ".manifest"
 
@@ -34,6 +35,7 @@ _WHEN = ("time", "state", "verified_at")  # the keys that a later proof may chan
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Hex32 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+Digest = Annotated[str, msgspec.Meta(pattern="^([0-9a-f]{64})?$")]
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -42,9 +44,22 @@ class Part(msgspec.Struct, frozen=True):
     length: Annotated[int, msgspec.Meta(ge=0, le=PART_BYTES_MAX)]
 
 
-class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """What one checkpoint is. ``written`` until a scan of its parts gave ``digest`` again, then ``verified``.
+class Whole(msgspec.Struct, frozen=True):
+    """The file that the parts make: its length, and the SHA-256 of the SHA-256 of each of its pieces (`PART_BYTES`)."""
 
+    length: Count
+    sha256: Hex32
+
+
+def whole_of(length: int, pieces: Iterable[bytes]) -> Whole:
+    """`pieces` are the 32 bytes of each piece's SHA-256, in order."""
+    return Whole(length, hashlib.sha256(b"".join(pieces)).hexdigest())
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """What one checkpoint is. ``written`` until a scan of what its parts make gave ``digest``, then ``verified``.
+
+    ``digest`` is empty while it is only written: nothing has been proven, and no time was taken to prove it.
     ``restores`` (seq, to_seq) and ``tags`` are all of those up to ``seq``, so that nobody scans the log for them
     again; ``latest`` are the last events about what is no part of the state (None in a manifest from before they were
     listed). ``time`` is when it was written and ``verified_at`` when it last proved restorable, both UTC ns.
@@ -55,7 +70,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     chain: Hex32
     epoch: Count
     time: int
-    digest: Hex32
+    digest: Digest
     digest_version: int
     projection_version: int
     state: Literal["written", "verified"] = "written"
@@ -65,9 +80,15 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     latest: dict[str, Count] | None = None
     counts: dict[str, Count] = {}
     parts: list[Part] = []
+    whole: Whole | msgspec.UnsetType = msgspec.UNSET  # unset in a manifest from before there were deltas
 
     def of_kind(self, kind: str) -> list[Part]:
         return [part for part in self.parts if part.kind == kind]
+
+    @property
+    def memory_parts(self) -> list[Part]:
+        """Those that its memory.db is made of."""
+        return [part for part in self.parts if part.kind in (KIND_MEMORY, KIND_PAGES)]
 
     @property
     def fingerprint(self) -> str:
@@ -260,6 +281,8 @@ def decode_manifest(data: bytes, path: str) -> Manifest:
         raise Corrupt(f"manifest cannot be decoded: {error}", path=path, offset=PROLOGUE_BYTES) from error
     if path.rsplit("/", 1)[1] != f"{manifest.seq:016d}{MANIFEST_SUFFIX}":
         raise Corrupt(f"manifest of seq {manifest.seq} under another name", path=path, hint=_HINT)
+    if manifest.state == "verified" and not manifest.digest:
+        raise Corrupt("a verified checkpoint without a digest", path=path, hint=_HINT)
     return manifest
 
 

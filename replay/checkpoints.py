@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from time import perf_counter
 
 import msgspec
 
-from journal.checkpoint import KIND_EMBEDDINGS, KIND_MEMORY, PART_BYTES, CheckpointStore, Manifest, Part, PassedOver
+from journal.checkpoint import KIND_EMBEDDINGS, CheckpointStore, Manifest, Part, PassedOver
 from journal.errors import Corrupt, DataError, EnvironmentFault
 from journal.reader import LogReader
 from journal.storage import Storage
@@ -26,10 +26,11 @@ from replay.faults import sqlite_fault
 from replay.history import read_history
 from replay.latest import read_latest
 from replay.layout import Layout
+from replay.memory_parts import assemble, cut
 from replay.reader import open_reader
 from replay.schema import PROJECTION_VERSION, Position, read_position
 from replay.vouching import refusal
-from replay.working import assemble, connect_finished, discard
+from replay.working import connect_finished, discard
 
 
 class Shadow(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,14 +57,17 @@ class Shadow(msgspec.Struct, frozen=True, kw_only=True):
     parity_bytes: int = 0
     parity_problem: str | None = None  # why some is missing: the checkpoint is none the worse
     passed_over: list[PassedOver] = []
+    written_seconds: float = 0.0  # until its bytes were durable; the rest is proof
     seconds: float = 0.0
 
 
 class _Live(msgspec.Struct):
-    """What a look at memory.db found, at one moment."""
+    """What a look at memory.db found, at one moment, which lasts until the look is over."""
 
+    vectors: list[Part]
     claims: int = 0  # the position it states, right or wrong
     seq: int | None = None  # the same, once it is known to lie in this journal's history
+    new_bytes: int = 0
     digest: str | None = None
     problem: str | None = None
     missing: bool = False
@@ -87,42 +91,51 @@ def make_checkpoint(
         verified = checkpoints.manifests()
         last = next((each for each in verified if refusal(each, reader, verified) is None), None)
         before = last.of_kind(KIND_EMBEDDINGS) if last is not None else []
-        live, vectors, new_bytes = _look_at(reader, layout, checkpoints, before)
-        ours = reader.journal_id.hex()
-        reader.evidence_seq = max(live.claims, *(each.seq for each in verified if each.journal_id == ours), 0)
-        reader.raise_for_end()  # a checkpoint that ends where the damage begins would pass for the journal's end
-        target_seq = reader.last_seq if live.seq is None else live.seq
-        history = read_history(reader, checkpoints, target_seq)
-        built = build_state(
-            storage, layout.journal, reader, target_seq, f"{work}/next.db", progress,
-            history=history, embeddings=False, journal_mode="delete",
-        )  # fmt: skip
-        parts, written = _cut(checkpoints, built.path)
-        seq = built.position.seq
-        manifest = Manifest(
-            journal_id=built.position.journal_id, seq=seq, chain=built.position.chain, epoch=built.position.epoch,
-            time=clock(), digest=built.digest, digest_version=DIGEST_VERSION, projection_version=PROJECTION_VERSION,
-            restores=[(restore.seq, restore.to_seq) for restore in history.restores], tags=history.tags,
-            latest=read_latest(reader, checkpoints, seq), counts=built.counts, parts=[*parts, *vectors],
-        )  # fmt: skip
-        if built.base_seq != seq or all(each.seq != seq for each in verified):
-            checkpoints.publish(manifest)  # else one of this seq is on the ladder, and stays there until replaced
-        _prove(checkpoints, manifest, f"{work}/proof.db")
-        checkpoints.mark_verified(manifest, clock())
-        differs = live.digest is not None and live.digest != built.digest
+        with _look_at(reader, layout, checkpoints, before) as (live, scan_live):
+            ours = reader.journal_id.hex()
+            reader.evidence_seq = max(live.claims, *(each.seq for each in verified if each.journal_id == ours), 0)
+            reader.raise_for_end()  # a checkpoint that ends where the damage begins would pass for the journal's end
+            target_seq = reader.last_seq if live.seq is None else live.seq
+            history = read_history(reader, checkpoints, target_seq)
+            built = build_state(
+                storage, layout.journal, reader, target_seq, f"{work}/next.db", progress,
+                history=history, embeddings=False, draft=True,
+            )  # fmt: skip
+            seq = built.position.seq
+            base = next((each for each in verified if each.seq == built.base_seq), None)
+            parts, whole, written = cut(checkpoints, built.path, base)
+            manifest = Manifest(
+                journal_id=built.position.journal_id, seq=seq, chain=built.position.chain, epoch=built.position.epoch,
+                time=clock(), digest="", digest_version=DIGEST_VERSION, projection_version=PROJECTION_VERSION,
+                restores=[(restore.seq, restore.to_seq) for restore in history.restores], tags=history.tags,
+                latest=read_latest(reader, checkpoints, seq), counts=built.counts, parts=[*parts, *live.vectors],
+                whole=whole,
+            )  # fmt: skip
+            if base is None or base.seq != seq:
+                checkpoints.publish(manifest)  # else one of this seq is on the ladder, and stays there until replaced
+            written_seconds = perf_counter() - started
+            discard(storage, built.path)
+            scan_live()
+        digest = _prove(checkpoints, manifest, f"{work}/proof.db")
+        if base is not None and base.seq == seq and digest != base.digest:
+            raise _unproven(checkpoints, manifest, f"the checkpoint reads back with digest {digest}")
+        manifest = checkpoints.mark_verified(msgspec.structs.replace(manifest, digest=digest), clock())
+        differs = live.digest is not None and live.digest != digest
         return Shadow(
-            seq=seq, digest=built.digest, manifest=manifest.fingerprint, bytes=manifest.bytes,
-            new_bytes=new_bytes + written, parts=len(manifest.parts), base_seq=built.base_seq, events=built.events,
-            drift=differs or (live.problem is not None and not live.missing), live_digest=live.digest,
-            live_problem=live.problem, embeddings_parts=len(vectors), passed_over=list(built.passed_over),
-            seconds=perf_counter() - started,
+            seq=seq, digest=digest, manifest=manifest.fingerprint, bytes=manifest.bytes,
+            new_bytes=live.new_bytes + written, parts=len(manifest.parts), base_seq=built.base_seq,
+            events=built.events, drift=differs or (live.problem is not None and not live.missing),
+            live_digest=live.digest, live_problem=live.problem, embeddings_parts=len(live.vectors),
+            passed_over=list(built.passed_over), written_seconds=written_seconds, seconds=perf_counter() - started,
         )  # fmt: skip
 
 
 def verify_checkpoint(checkpoints: CheckpointStore, manifest: Manifest, clock: Callable[[], int]) -> Manifest:
     """Proves once more that a checkpoint restores, by a scan of its parts as they lie on disk. Raises Corrupt."""
     with checkpoints.exclusive(), _work_directory(checkpoints) as work:
-        _prove(checkpoints, manifest, f"{work}/proof.db")
+        digest = _prove(checkpoints, manifest, f"{work}/proof.db")
+        if digest != manifest.digest:
+            raise _unproven(checkpoints, manifest, f"the checkpoint reads back with digest {digest}")
         for part in manifest.of_kind(KIND_EMBEDDINGS):
             checkpoints.read_part(part)
         return checkpoints.mark_verified(manifest, clock())
@@ -146,59 +159,62 @@ def _work_directory(checkpoints: CheckpointStore) -> Iterator[str]:
         storage.remove_directory(work)
 
 
+@contextmanager
 def _look_at(
     reader: LogReader, layout: Layout, checkpoints: CheckpointStore, before: Sequence[Part]
-) -> tuple[_Live, list[Part], int]:
-    """The live state at one moment: where it stands, its digest, and the parts of its vectors.
+) -> Iterator[tuple[_Live, Callable[[], None]]]:
+    """The live state at one moment: where it stands, the parts of its vectors, and on demand its digest.
 
-    All in one read transaction, which ends before the long work begins: an open one keeps the write-ahead log growing.
+    All in one read transaction, so that the digest is that of the position. What is asked for before the digest should
+    not take long: while the transaction is open the write-ahead log grows.
     """
-    live = _Live(missing=reader.storage.kind(layout.memory_db) == "missing")
-    try:
-        with open_reader(layout.memory_db) as memory, memory.transaction() as connection:
+    live = _Live(list(before), missing=reader.storage.kind(layout.memory_db) == "missing")
+
+    @contextmanager
+    def noted() -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            live.problem = str(sqlite_fault(error, layout.memory_db))
+        except (DataError, EnvironmentFault) as error:
+            live.problem = str(error)
+
+    with ExitStack() as stack:
+        connection: sqlite3.Connection | None = None
+        with noted():
+            memory = stack.enter_context(open_reader(layout.memory_db))
+            connection = stack.enter_context(memory.transaction())
             stated = read_position(connection)
             live.claims = stated.seq if stated is not None and stated.journal_id == reader.journal_id.hex() else 0
             reader.refresh()  # what memory.db holds was in the journal before
             position = check_position(connection, reader)
-            live.digest = state_digest(connection)
-            parts, written = save_embeddings(connection, checkpoints, before)
+            live.vectors, live.new_bytes = save_embeddings(connection, checkpoints, before)
             live.seq = position.seq
-            return live, parts, written
-    except sqlite3.Error as error:
-        live.problem = str(sqlite_fault(error, layout.memory_db))
-    except (DataError, EnvironmentFault) as error:
-        live.problem = str(error)
-    live.digest = None
-    return live, list(before), 0
+
+        def scan() -> None:
+            if connection is not None and live.seq is not None:
+                with noted():
+                    live.digest = state_digest(connection)
+            stack.close()
+
+        yield live, scan
 
 
-def _cut(checkpoints: CheckpointStore, path: str) -> tuple[list[Part], int]:
-    """Puts the file's parts; returns them and the bytes that no earlier checkpoint had."""
-    parts: list[Part] = []
-    written = 0
-    file = checkpoints.storage.open(path)
-    try:
-        while data := file.read_at(len(parts) * PART_BYTES, PART_BYTES):
-            part, new = checkpoints.put_part(KIND_MEMORY, data)
-            parts.append(part)
-            written += part.length if new else 0
-    finally:
-        file.close()
-    return parts, written
-
-
-def _prove(checkpoints: CheckpointStore, manifest: Manifest, path: str) -> None:
-    """Assembles the parts from disk and scans them. Raises Corrupt unless digest and position are the manifest's."""
-    where = checkpoints.manifest_path(manifest.seq)
-    hint = "it is on no ladder; check the disk, then run: journal checkpoint create"
+def _prove(checkpoints: CheckpointStore, manifest: Manifest, path: str) -> str:
+    """Assembles the parts from disk and scans them: the digest. Raises Corrupt unless they make the file, and stand at
+    the position, that the manifest says."""
     discard(checkpoints.storage, path)
     assemble(checkpoints, manifest, path)
     try:
         with closing(connect_finished(path)) as connection:
             digest, position = state_digest(connection), read_position(connection)
     except sqlite3.Error as error:
-        raise Corrupt(f"the checkpoint is no sound database: {error}", path=where, hint=hint) from error
-    if digest != manifest.digest:
-        raise Corrupt(f"the checkpoint reads back with digest {digest}", path=where, hint=hint)
+        raise _unproven(checkpoints, manifest, f"the checkpoint is no sound database: {error}") from error
     if position != Position(manifest.seq, manifest.journal_id, manifest.epoch, manifest.chain):
-        raise Corrupt("the checkpoint reads back with another position", path=where, hint=hint)
+        raise _unproven(checkpoints, manifest, "the checkpoint reads back with another position")
+    return digest
+
+
+def _unproven(checkpoints: CheckpointStore, manifest: Manifest, why: str) -> Corrupt:
+    hint = "it is on no ladder; check the disk, then run: journal checkpoint create"
+    return Corrupt(why, path=checkpoints.manifest_path(manifest.seq), hint=hint)

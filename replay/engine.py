@@ -13,7 +13,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from time import perf_counter
 
-from journal.checkpoint import KIND_EMBEDDINGS, KIND_MEMORY, CheckpointStore, Manifest, PassedOver, ladder
+from journal.checkpoint import KIND_EMBEDDINGS, CheckpointStore, Manifest, PassedOver, ladder
 from journal.errors import Corrupt, UsageError
 from journal.format import Record
 from journal.reader import LogReader
@@ -25,12 +25,13 @@ from replay.embeddings import Row
 from replay.faults import sqlite_fault
 from replay.history import History, extend, recorded_history
 from replay.memory import Applied, apply_records
+from replay.memory_parts import assemble
 from replay.records import jump_in, position_at, records_of, total_of
 from replay.schema import PROJECTION_VERSION, TABLES, Position, read_position, write_position
 from replay.timeline import Range, event_count, lineage_from
 from replay.tracing import span
 from replay.vouching import refusal
-from replay.working import JournalMode, assemble, connect_finished, connect_private, discard, finish
+from replay.working import JournalMode, connect_finished, connect_private, discard, finish
 
 Progress = Callable[[int, int], None]
 """Called with (done, total) in events; a part of a checkpoint counts as `PART_EVENTS`."""
@@ -88,12 +89,14 @@ def build_state(
     embeddings: bool = True,
     vectors: Vectors | None = None,
     journal_mode: JournalMode = "wal",
+    draft: bool = False,
 ) -> Built:
     """Makes state(target_seq) in a new file at `destination`, with the digest of a scan of the finished file.
 
     `directory` is the journal's. `embeddings` takes vectors from a checkpoint, where one has any, and those that
     `vectors` gives; of both, only vectors of texts that the state holds. `journal_mode` is
-    what the file will be opened in: "wal" for a generation, "delete" for a copy that stands alone. Raises UsageError
+    what the file will be opened in: "wal" for a generation, "delete" for a copy that stands alone. A `draft` is
+    neither scanned nor synced: its digest is "", and whoever takes its pages has to prove them. Raises UsageError
     beyond the journal's end, Corrupt where events that are needed are damaged, NoSpace; then nothing is left at
     `destination`.
     """
@@ -102,7 +105,7 @@ def build_state(
     told = {"journal.replay.seq": target_seq, "db.system.name": "sqlite", "db.operation.name": "rebuild"}
     with span("journal.replay", told) as live:
         built = _build_state(storage, directory, reader, target_seq, destination, progress, use_checkpoints, history,
-                             embeddings, vectors, journal_mode)  # fmt: skip
+                             embeddings, vectors, journal_mode, draft)  # fmt: skip
         live.set(journal__replay__events=built.events, journal__recovery__checkpoint=built.base_seq)
     return built
 
@@ -119,6 +122,7 @@ def _build_state(
     embeddings: bool,
     vectors: Vectors | None,
     journal_mode: JournalMode,
+    draft: bool,
 ) -> Built:
     started = perf_counter()
     checkpoints = CheckpointStore(storage, f"{directory}/checkpoints")
@@ -126,10 +130,12 @@ def _build_state(
     known = history or recorded_history(reader, manifests, target_seq)
     while True:
         passed_over = [PassedOver(each.seq or 0, str(each.error)) for each in damaged if (each.seq or 0) <= target_seq]
-        build = _Build(checkpoints, reader, known, manifests, target_seq, destination, progress, embeddings, vectors)
+        build = _Build(checkpoints, reader, known, manifests, target_seq, destination, progress, embeddings, vectors,
+                       draft)  # fmt: skip
         try:
             result = build.climb(passed_over)
-            finish(storage, destination, journal_mode)
+            if not draft:
+                finish(storage, destination, journal_mode)
         except _RestoreAhead:
             discard(storage, destination)
             known = extend(known, reader, target_seq)
@@ -174,6 +180,7 @@ class _Build:
         progress: Progress | None,
         embeddings: bool,
         vectors: Vectors | None,
+        draft: bool,
     ) -> None:
         self.checkpoints = checkpoints
         self.reader = reader
@@ -185,6 +192,7 @@ class _Build:
         self.progress = progress or (lambda done, total: None)
         self.embeddings = embeddings
         self.vectors = vectors
+        self.draft = draft
 
     def climb(self, passed_over: list[PassedOver]) -> _Result:
         """The state on the first rung that holds; those that do not are added to `passed_over`."""
@@ -211,7 +219,7 @@ class _Build:
         """Raises _Unusable where the base is at fault."""
         ranges = lineage_from(self.restores, self.target_seq, base.seq if base else 0)
         assert ranges is not None
-        before = len(base.of_kind(KIND_MEMORY)) * PART_EVENTS if base else 0
+        before = len(base.memory_parts) * PART_EVENTS if base else 0
         total = before + event_count(ranges)
         if base is not None:
             self._take_parts(base, total)
@@ -235,14 +243,13 @@ class _Build:
                 embeddings = load_embeddings(connection, self.checkpoints, vectors, lost.append, given)
                 connection.execute("COMMIT")
                 counts = {table: _count(connection, table) for table in TABLES}
-            with closing(connect_finished(self.path)) as connection:
-                digest = state_digest(connection)
+            digest = "" if self.draft else _digest_of(self.path)
         except sqlite3.DatabaseError as error:
             damaged = getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
             if base is None or not damaged:
                 raise
             raise _Unusable(f"its parts make no sound database: {error}") from error
-        if base is not None and not ranges and digest != base.digest:
+        if base is not None and not ranges and not self.draft and digest != base.digest:
             raise _Unusable(f"its parts have digest {digest}, its manifest says {base.digest}")
         return _Result(base.seq if base else 0, applied, counts, embeddings, lost, digest)
 
@@ -291,6 +298,11 @@ def _apply(connection: sqlite3.Connection, base: Manifest, runs: Iterator[tuple[
             waiting = 0
     connection.execute("COMMIT")
     return applied
+
+
+def _digest_of(path: str) -> str:
+    with closing(connect_finished(path)) as connection:
+        return state_digest(connection)
 
 
 def _count(connection: sqlite3.Connection, table: str) -> int:

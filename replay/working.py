@@ -8,36 +8,16 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable
 from contextlib import closing
 from typing import Literal
 from urllib.parse import quote
 
-from journal.checkpoint import KIND_MEMORY, CheckpointStore, Manifest
 from journal.storage import FILE_MODE, Storage
 from replay.schema import PAGE_BYTES
 
 JournalMode = Literal["wal", "delete"]
 SIDECARS = ("-wal", "-shm", "-journal")
 _CACHE_KIB = 64 << 10  # a larger cache makes building indexes slower
-
-
-def assemble(
-    checkpoints: CheckpointStore, manifest: Manifest, path: str, notify: Callable[[int], None] = lambda _: None
-) -> None:
-    """Writes a checkpoint's database to a new file, each part proven on the way; `notify` counts the parts.
-
-    Raises Corrupt where a part is damaged. Not synced.
-    """
-    file = checkpoints.storage.open(path, write=True, create=True)
-    try:
-        offset = 0
-        for count, part in enumerate(manifest.of_kind(KIND_MEMORY), 1):
-            file.write_at(offset, checkpoints.read_part(part))
-            offset += part.length
-            notify(count)
-    finally:
-        file.close()
 
 
 def connect_private(path: str) -> sqlite3.Connection:

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import zstandard
+
 FORMAT = Path(__file__).resolve().parent.parent / "docs" / "format.md"
 
 
@@ -274,6 +276,64 @@ def check_successor(first: Segment, read: Journal) -> None:
     chains = {batch["first_seq"] + batch["count"] - 1: batch["chain"] for batch in read.batches} | {0: bytes(32).hex()}
     if chains[told["seq"]] != told["chain"].hex():
         raise Wrong("the chain where the parent was whole up to is another one")
+
+
+# -- checkpoints ------------------------------------------------------------------------------------------------------
+
+PAGE, PIECE = 4096, 1 << 20
+
+
+def read_checkpoint(checkpoints: Path, seq: int) -> tuple[dict[str, Any], bytes]:
+    """The manifest of a checkpoint, and the SQLite file that its parts make."""
+    data = (checkpoints / f"{seq:016d}.manifest").read_bytes()
+    manifest = json.loads(read_body(data, 2))
+    pieces, groups = [], []
+    for part in manifest["parts"]:
+        content = (checkpoints / "parts" / part["sha256"]).read_bytes()
+        if (hashlib.sha256(content).hexdigest(), len(content)) != (part["sha256"], part["length"]):
+            raise Wrong("a part is not what its name says")
+        if part["kind"] == "memory.db":
+            pieces.append(content)
+        elif part["kind"] == "memory.db.pages":
+            groups.append(content)
+    base = b"".join(pieces)
+    if "whole" not in manifest:
+        return manifest, base
+    length = manifest["whole"]["length"]
+    file = bytearray(base[:length].ljust(length, b"\x00"))
+    beyond = set(range(len(base) // PAGE + 1, length // PAGE + 1))
+    for content in groups:
+        _unpack_groups(content, base, file, beyond)
+    if beyond:
+        raise Wrong(f"pages {sorted(beyond)} are in no group")
+    digests = [hashlib.sha256(file[at : at + PIECE]).digest() for at in range(0, length, PIECE)]
+    if hashlib.sha256(b"".join(digests)).hexdigest() != manifest["whole"]["sha256"]:
+        raise Wrong("the parts make another file")
+    return manifest, bytes(file)
+
+
+def _unpack_groups(content: bytes, base: bytes, file: bytearray, beyond: set[int]) -> None:
+    at = 0
+    while at < len(content):
+        (count,) = struct.unpack_from("<H", content, at)
+        table = [struct.unpack_from("<II", content, at + 2 + 8 * index) for index in range(count)]
+        at += 2 + 8 * count
+        (length,) = struct.unpack_from("<I", content, at)
+        frame = content[at + 4 : at + 4 + length]
+        at += 4 + length
+        if not 1 <= count <= 256 or len(frame) != length:
+            raise Wrong("a group has 1 to 256 pages and the whole of its frame")
+        sources = list(dict.fromkeys(source for _, source in table if source))
+        if any(page == 0 or page * PAGE > len(file) or source * PAGE > len(base) for page, source in table):
+            raise Wrong("a page is beyond the file, or a source beyond the base")
+        told = b"".join(base[(source - 1) * PAGE : source * PAGE] for source in sources)
+        dictionary = zstandard.ZstdCompressionDict(told, dict_type=zstandard.DICT_TYPE_RAWCONTENT) if told else None
+        pages = zstandard.ZstdDecompressor(dict_data=dictionary, max_window_size=2 << 20).decompress(frame)
+        if len(pages) != count * PAGE:
+            raise Wrong("a frame holds other than its pages")
+        for index, (page, _) in enumerate(table):
+            file[(page - 1) * PAGE : page * PAGE] = pages[index * PAGE : (index + 1) * PAGE]
+            beyond.discard(page)
 
 
 # -- the state digest -------------------------------------------------------------------------------------------------

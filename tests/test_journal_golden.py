@@ -16,7 +16,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 import msgspec
 import pytest
 
-from journal import checkpoint, commit, limits, parity, parity_code
+from journal import checkpoint, commit, delta, limits, parity, parity_code
 from journal import format as layout
 from journal.event_json import event_to_json
 from journal.events import type_dictionary, type_named
@@ -162,6 +162,7 @@ def test_the_second_reader_shares_no_code_with_the_project() -> None:
     modules |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     assert {str(module).split(".")[0] for module in modules} <= {
         "__future__", "collections", "dataclasses", "hashlib", "json", "pathlib", "re", "struct", "typing", "zlib",
+        "zstandard",
     }  # fmt: skip
 
 
@@ -221,6 +222,7 @@ def test_the_limits_are_the_codes() -> None:
         "depth of metadata": limits.METADATA_DEPTH_MAX,
         "items of a list or map": limits.ITEMS_MAX,
         "bytes of a part": checkpoint.PART_BYTES_MAX,
+        "pages of a group": delta.GROUP_PAGES_MAX,
         "op_ids that are remembered": commit.OP_ID_WINDOW,
     }
 

@@ -24,7 +24,7 @@ from journal.storage import RealStorage
 from replay.engine import build_state
 from replay.own_events import journal_event
 from replay.vouching import UNVOUCHED
-from tests.second_reader import digest_of, read_body
+from tests.second_reader import Wrong, digest_of, read_body, read_checkpoint
 
 GOLDEN = Path(__file__).resolve().parent / "golden"
 CHECKPOINT_SEQ = 32
@@ -34,7 +34,7 @@ DIGESTS: dict[str, dict[int, str]] = {
         each["seq"]: each["digest"]
         for each in json.loads((GOLDEN / name / "expected.json").read_text(encoding="utf-8"))["digests"]
     }
-    for name in ("v1", "v1-torn", "v1-unchecked")
+    for name in ("v1", "v1-torn", "v1-unchecked", "v1-pages")
 }
 COLUMNS = {
     "entities": "id, scope, name, entity_type, metadata, confidence, created_at, updated_at",
@@ -136,3 +136,39 @@ def test_the_golden_embeddings_are_rows_as_the_text_says_and_come_back(tmp_path:
     assert (built.base_seq, built.embeddings, built.embeddings_lost) == (CHECKPOINT_SEQ, len(rows), ())
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("SELECT text_sha256, model, vector, checksum FROM embeddings").fetchall() == rows
+
+
+# -- a delta ----------------------------------------------------------------------------------------------------------
+
+PAGES = GOLDEN / "v1-pages" / "journal"
+BASE_SEQ, DELTA_SEQ = 36, 48
+
+
+@pytest.mark.parametrize(("seq", "kinds"), [(BASE_SEQ, {"memory.db"}), (DELTA_SEQ, {"memory.db", "memory.db.pages"})])
+def test_the_golden_delta_is_what_the_text_says(tmp_path: Path, seq: int, kinds: set[str]) -> None:
+    manifest, file = read_checkpoint(PAGES / "checkpoints", seq)
+    assert {part["kind"] for part in manifest["parts"]} == kinds
+    (tmp_path / "memory.db").write_bytes(file)
+    assert manifest["digest"] == DIGESTS["v1-pages"][seq] == digest_by_the_text(tmp_path / "memory.db")
+
+
+def test_every_state_after_a_golden_delta_begins_there(tmp_path: Path) -> None:
+    reader = LogReader(RealStorage(), str(PAGES))
+    for seq, digest in DIGESTS["v1-pages"].items():
+        path = tmp_path / f"{seq}.db"
+        built = build_state(RealStorage(), str(PAGES), reader, seq, str(path))
+        base = DELTA_SEQ if seq >= DELTA_SEQ else BASE_SEQ if seq >= BASE_SEQ else 0
+        assert (built.digest, built.base_seq, built.passed_over) == (digest, base, ()), seq
+        assert digest == digest_by_the_text(path)
+
+
+def test_the_second_reader_refuses_pages_that_are_missing_or_of_another_file(tmp_path: Path) -> None:
+    shutil.copytree(PAGES / "checkpoints", tmp_path / "checkpoints")
+    path = tmp_path / "checkpoints" / f"{DELTA_SEQ:016d}.manifest"
+    whole = path.read_bytes()
+    for old, new in ((b'"length":90112', b'"length":94208'), (b'"memory.db.pages"', b'"memory.db.other"')):
+        body = whole[20:].replace(old, new)
+        assert body != whole[20:]
+        path.write_bytes(whole[:16] + struct.pack("<I", zlib.crc32(body, zlib.crc32(whole[:16]))) + body)
+        with pytest.raises(Wrong):
+            read_checkpoint(tmp_path / "checkpoints", DELTA_SEQ)

@@ -27,9 +27,10 @@ from replay.digest import DIGEST_VERSION, state_digest
 from replay.engine import build_state
 from replay.extend import extend
 from replay.history import read_history
+from replay.memory_parts import assemble
 from replay.schema import PROJECTION_VERSION, read_position, read_projection_version
 from replay.timeline import Range, lineage_from
-from replay.working import assemble, connect_finished
+from replay.working import connect_finished
 
 Progress = Callable[[str, int, int], None]
 
