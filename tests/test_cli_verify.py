@@ -262,7 +262,7 @@ def test_deep_finds_a_checkpoint_that_was_made_wrong(journal):
 def test_deep_finds_parts_that_hold_another_state(journal):
     first, second = with_checkpoints(journal)
     manifests = {each.seq: each for each in _manifests(journal)}
-    path = rewrite(journal, second, parts=manifests[first].parts)
+    path = rewrite(journal, second, parts=manifests[first].parts, whole=manifests[first].whole)
     found = [each for each in findings(journal, "--deep", code=12) if each["severity"] == "damage"]
     assert [(each["path"], each["seq"]) for each in found] == [(str(path), second)]
     assert "parts hold" in found[0]["message"]

@@ -208,7 +208,8 @@ def test_a_planted_checkpoint_that_is_whole_in_itself_is_passed_over(
     (like,) = (each for each in world.checkpoints.manifests() if each.seq == 80)
     planted = msgspec.structs.replace(
         like, seq=at, chain=world.reader().chain_at(at).hex(), epoch=world.reader().batch_of(at).epoch, digest=digest,
-        parts=[part, vectors], restores=[(at, 1)], tags={"planted": 1}, latest={f"checkpoint:{at}": 41},
+        parts=[part, vectors], whole=msgspec.UNSET, restores=[(at, 1)], tags={"planted": 1},
+        latest={f"checkpoint:{at}": 41},
     )  # fmt: skip
     world.checkpoints.publish(planted)
     for end in (at, 121):
@@ -252,7 +253,7 @@ def test_a_checkpoint_that_lies_about_its_digest_is_passed_over(world: World, de
 
 def test_parts_that_are_whole_but_no_database_are_passed_over(world: World, destination: Path):
     part, _ = world.checkpoints.put_part(KIND_MEMORY, b"no database at all" * 100)
-    republish(world, 80, vouched=True, parts=[part])
+    republish(world, 80, vouched=True, parts=[part], whole=msgspec.UNSET)
     built = build(world, 120, destination)
     assert (built.base_seq, built.digest) == (40, world.digest_at(120))
     assert "no sound database" in built.passed_over[0].reason
