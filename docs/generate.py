@@ -1,5 +1,6 @@
 """Writes docs/cli.md from the tree of verbs, docs/config.md from the table of keys, the tables of docs/recovery.md and
-docs/telemetry.md, and those of docs/reliability.md and docs/performance.md from what their runs recorded.
+docs/telemetry.md, those of docs/reliability.md and docs/performance.md from what their runs recorded, and the Grafana
+dashboard from its panels.
 
     python docs/generate.py            writes them
     python docs/generate.py --check    writes nothing; says which is stale, and exits 1 if one is
@@ -21,6 +22,8 @@ import click
 DOCS = SOURCES = Path(__file__).resolve().parent
 sys.path.insert(0, str(DOCS.parent))  # the package of this clone, installed or not
 
+from docs.dashboards.grafana import dashboard  # noqa: E402
+from docs.dashboards.panels import ROWS  # noqa: E402
 from journal import regions  # noqa: E402
 from journal.events import type_dictionary  # noqa: E402
 from recovery.agents.failures import DEFAULT_PATTERNS  # noqa: E402
@@ -314,11 +317,19 @@ def _metrics() -> Iterator[tuple[str, ...]]:
         yield f"`{metric.prometheus}`", f"`{metric.name}`", metric.kind, metric.unit or "1", labels, words
 
 
+# -- the dashboard ----------------------------------------------------------------------------------------------------
+
+
+def dashboard_json() -> str:
+    words = "Recoveries, writing, and what proves that a recovery would work: the metrics of agent-journal."
+    return dashboard("Agent Journal", words, "agent-journal", ROWS, present="journal_last_seq")
+
+
 # -- writing ----------------------------------------------------------------------------------------------------------
 
 FILES: dict[str, Callable[[], str]] = {
     "cli.md": cli_md, "config.md": config_md, "performance.md": performance_md, "recovery.md": recovery_md,
-    "reliability.md": reliability_md, "telemetry.md": telemetry_md,
+    "reliability.md": reliability_md, "telemetry.md": telemetry_md, "dashboards/journal.json": dashboard_json,
 }  # fmt: skip
 
 
@@ -337,6 +348,7 @@ def main(arguments: list[str]) -> int:
             print(f"docs/{name} is stale: run make docs", file=sys.stderr)
         return 1 if found else 0
     for name, make in FILES.items():
+        (DOCS / name).parent.mkdir(exist_ok=True)
         (DOCS / name).write_text(make(), encoding="utf-8")
     return 0
 

@@ -66,11 +66,16 @@ def generations_of(storage: Storage, layout: Layout) -> Generations:
     return Generations(storage, layout.memory_db, f"{layout.journal}/quarantine")
 
 
-def check_space(storage: Storage, layout: Layout, reader: LogReader) -> None:
-    """Compares free space with what a rebuild needs: the last checkpoint's size, and the log's twice."""
+def space_needed(storage: Storage, layout: Layout, reader: LogReader) -> int:
+    """Free bytes that a rebuild needs: the last checkpoint's size, and the log's twice."""
     log_bytes = sum(storage.size(segment.path) for segment in reader.segments)
     manifests = CheckpointStore(storage, f"{layout.journal}/checkpoints").manifests()
-    need = (manifests[0].bytes if manifests else 0) + 2 * log_bytes
+    return (manifests[0].bytes if manifests else 0) + 2 * log_bytes
+
+
+def check_space(storage: Storage, layout: Layout, reader: LogReader) -> None:
+    """Compares free space with what a rebuild needs."""
+    need = space_needed(storage, layout, reader)
     free = storage.free_bytes(layout.journal)
     if free < need:
         raise NoSpace(

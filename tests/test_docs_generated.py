@@ -31,9 +31,8 @@ def generate() -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize(
-    "name", ["cli.md", "config.md", "performance.md", "recovery.md", "reliability.md", "telemetry.md"]
-)
+@pytest.mark.parametrize("name", ["cli.md", "config.md", "performance.md", "recovery.md", "reliability.md",
+                                  "telemetry.md", "dashboards/journal.json"])  # fmt: skip
 def test_the_file_is_current(generate: ModuleType, name: str):
     assert (DOCS / name).read_text(encoding="utf-8") == generate.FILES[name](), "run: make docs"
 
@@ -74,6 +73,7 @@ def test_a_stale_file_is_named(generate: ModuleType, tmp_path: Path, monkeypatch
         "docs/recovery.md is stale: run make docs",
         "docs/reliability.md is stale: run make docs",
         "docs/telemetry.md is stale: run make docs",
+        "docs/dashboards/journal.json is stale: run make docs",
     ]
     assert generate.main([]) == generate.main(["--check"]) == 0
     (tmp_path / "cli.md").write_text("old")

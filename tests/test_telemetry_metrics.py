@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import combinations
 from pathlib import Path
 
 import httpx
@@ -88,7 +91,11 @@ def test_a_scrape_says_what_the_journal_says(data: Path) -> None:
     assert value(told, "journal_recovery_attempts_total", component="all") == 1
     assert value(told, "journal_recovery_time_seconds_count", outcome="completed") == 1
     assert value(told, "journal_failed_recoveries_total", component="all", outcome="failed") == 0
-    assert value(told, "journal_recovered_agents_total") == 1
+    assert value(told, "journal_recovered_agents_total", component="all") == 1
+    assert value(told, "journal_checkpoint_lag") == 1, "the checkpoint's own record"
+    free = os.statvfs(data)
+    assert 0 < value(told, "journal_disk_free_bytes") <= free.f_blocks * free.f_frsize
+    assert value(told, "journal_rebuild_space_bytes") >= 2 * value(told, "journal_size_bytes")
     assert value(told, "journal_data_loss_events_total") == 0
     assert value(told, "journal_checkpoint_size_bytes_count") == 1
     assert value(told, "journal_replay_speed_events_per_second") > 0
@@ -163,7 +170,33 @@ def test_a_recovery_that_was_cut_is_a_failed_one(tmp_path: Path) -> None:
     values, times = found.samples.values, found.samples.histograms["journal.recovery_time"]
     assert values["journal.recovery_attempts"]["memory",] == 2
     assert values["journal.failed_recoveries"]["memory", "cut"] == 1
-    assert {labels: sum(each.counts) for labels, each in times.items()} == {("cut",): 1, ("completed",): 1}
+    assert {labels[0]: sum(each.counts) for labels, each in times.items()} == {"cut": 1, "completed": 1, "failed": 0}
+
+
+RUNS: dict[str, list[Event]] = {
+    "an agent": [RecoveryStarted("a", "agent writer"), RecoveryCompleted("a", "agent writer", counts={"agents": 1})],
+    "five agents": [RecoveryStarted("b", "agents"), RecoveryCompleted("b", "agents", counts={"agents": 5})],
+    "all, three agents": [RecoveryStarted("c", "all"), RecoveryCompleted("c", "all", counts={"agents": 3})],
+    "memory": [RecoveryStarted("d", "memory"), RecoveryCompleted("d", "memory", counts={"events": 9})],
+    "failed": [RecoveryStarted("e", "agents"), RecoveryFailed("e", "agents", reason="no space")],
+    "cut": [RecoveryStarted("f", "all")],
+}
+
+
+@pytest.mark.parametrize("names", [each for size in (1, 2, 6) for each in combinations(RUNS, size)], ids=str)
+def test_recovered_over_attempts_is_the_share_that_succeeded(tmp_path: Path, names: tuple[str, ...]) -> None:
+    """The dashboard's success rate: never above 1, 1 where all went well, and per component as well."""
+    opens: list[list[Event]] = [[EpochStarted(number + 1, number), *RUNS[name]] for number, name in enumerate(names)]
+    found = fold(tmp_path, *opens, [EpochStarted(9, 8)]).samples.values  # a last opener: it knows what was cut
+    went_well = [name for name in names if name not in ("failed", "cut")]
+    agents = {"an agent": 1, "five agents": 5, "all, three agents": 3, "memory": 1}
+    for_each = {part: {labels[0]: each for labels, each in found[f"journal.{part}"].items()}
+                for part in ("recovered_agents", "recovery_attempts")}  # fmt: skip
+    failed = Counter({"agents": "failed" in names, "all": "cut" in names})
+    assert sum(for_each["recovered_agents"].values()) == sum(agents[name] for name in went_well)
+    assert for_each["recovered_agents"].keys() == for_each["recovery_attempts"].keys(), "one divides by the other"
+    for component, attempts in for_each["recovery_attempts"].items():
+        assert attempts == for_each["recovered_agents"][component] + failed[component]
 
 
 def test_each_event_moves_its_own_metric(tmp_path: Path) -> None:
@@ -179,12 +212,12 @@ def test_each_event_moves_its_own_metric(tmp_path: Path) -> None:
     ]  # fmt: skip
     found = fold(tmp_path, events)
     values = found.samples.values
-    assert values["journal.recovered_agents"][()] == 1
+    assert values["journal.recovered_agents"]["agents",] == 1
     assert values["journal.failed_recoveries"]["all", "failed"] == 1
     assert values["journal.data_loss_events"][()] == 2
     assert values["journal.drift"][()] == 1
     assert (values["journal.drill_ok"][()], values["journal.failed_drills"][()]) == (0, 1)
-    assert values["journal.scrub_findings"][()] == 2
+    assert (values["journal.scrub_findings"][()], values["journal.scrub_ok"][()]) == (2, 0)
     assert values["journal.restores"][()] == 1
     assert found.cursors == {"http://backend:4318": 4}
     size = found.samples.histograms["journal.checkpoint_size"][()]

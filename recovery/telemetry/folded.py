@@ -6,6 +6,7 @@ A component is one of a few words: of which agent a recovery was is the trace's 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import get_args
 
 from journal.events import (
     CheckpointCreated,
@@ -22,7 +23,7 @@ from journal.events import (
 )
 from journal.scan import Batch
 from recovery.telemetry.cursor import is_own_cursor, name_of
-from recovery.telemetry.runs import RUN_TAGS, Run, Runs, Step
+from recovery.telemetry.runs import RUN_TAGS, Outcome, Run, Runs, Step
 from recovery.telemetry.samples import Samples
 from replay.event_types import may_hold
 
@@ -31,8 +32,7 @@ _TAGS = RUN_TAGS | {
     tag_of(kind)
     for kind in (CheckpointCreated, CursorMoved, DrillCompleted, JournalEventLost, ScrubCompleted, StateRestored)
 }
-_COUNTERS = ("data_loss_events", "recovered_agents", "drift", "restores", "takeovers", "scrub_findings",
-             "failed_drills")  # fmt: skip
+_COUNTERS = ("data_loss_events", "drift", "restores", "takeovers", "scrub_findings", "failed_drills")
 
 
 class Folded:
@@ -49,8 +49,12 @@ class Folded:
         self._runs = Runs()
         for name in _COUNTERS:  # a counter that is not there yet has no rate when it first counts
             self.samples.add(f"journal.{name}", 0)
+        self.samples.expect("journal.checkpoint_size")
+        for outcome in get_args(Outcome):
+            self.samples.expect("journal.recovery_time", outcome)
         for component in COMPONENTS:
             self.samples.add("journal.recovery_attempts", 0, component)
+            self.samples.add("journal.recovered_agents", 0, component)
             for outcome in ("failed", "cut"):
                 self.samples.add("journal.failed_recoveries", 0, component, outcome)
 
@@ -90,6 +94,7 @@ class Folded:
                     self.proven_at = time
             case ScrubCompleted():
                 self.scrubbed_at = time
+                samples.set("journal.scrub_ok", not event.findings)
                 samples.add("journal.scrub_findings", len(event.findings))
             case StateRestored():
                 samples.add("journal.restores")
@@ -101,6 +106,9 @@ class Folded:
                 self.cursors[name_of(event.consumer)] = int(event.message_id)
 
     def _take_run(self, run: Run) -> None:
+        """Attempts are counted in what recovered agents are counted in, so that one over the other is the share that
+        succeeded: an agent each, and one for a run that was of no agent's file. What a run set out to bring back is
+        one until it has succeeded, and is known."""
         assert run.outcome is not None
         component = component_of(run.started.component)
         self.samples.observe("journal.recovery_time", max(0, run.end - run.start) / 1e9, run.outcome)
@@ -108,7 +116,9 @@ class Folded:
             self.samples.add("journal.failed_recoveries", 1, component, run.outcome)
         elif isinstance(run.ended, RecoveryCompleted):
             agents = 1 if run.started.component.startswith("agent ") else run.ended.counts.get("agents", 0)
-            self.samples.add("journal.recovered_agents", max(0, agents))
+            brought_back = max(1, agents)
+            self.samples.add("journal.recovered_agents", brought_back, component)
+            self.samples.add("journal.recovery_attempts", brought_back - 1, component)
 
     def _take_step(self, step: Step) -> None:
         counts, seconds = step.completed.counts, (step.end - step.start) / 1e9

@@ -10,11 +10,13 @@ from collections.abc import Callable
 from functools import cached_property
 
 from journal.errors import JournalError
+from journal.reader import LogReader
 from recovery.data import Data
 from recovery.telemetry.folded import Folded
 from recovery.telemetry.observed import Observed
 from recovery.telemetry.samples import Samples
 from replay.core import Core
+from replay.rebuild import space_needed
 
 LOOK_SECONDS = 5.0
 RECENT_SECONDS = 1.0
@@ -37,6 +39,7 @@ class Metrics:
         self._gathered_at = -RECENT_SECONDS
         self._looked = self._counted = -PENDING_SECONDS
         self._times: tuple[int | None, int | None] = (None, None)
+        self._checkpoint_seq = 0
 
     @property
     def journal_id(self) -> str:
@@ -65,11 +68,11 @@ class Metrics:
             reader = self._data.reader()
             if reader.last_seq > self.folded.seq:
                 self.folded.feed(reader.batches(self.folded.seq + 1, reader.last_seq))
-            self._look()
+            self._look(reader)
             self._count_ages()
             return [self.folded.samples, self.observed.samples, self._standing]
 
-    def _look(self) -> None:
+    def _look(self, reader: LogReader) -> None:
         data, core, now = self._data, self._core, time.monotonic()
         last_seq = core.log.next_seq - 1
         self._standing.set("journal.last_seq", last_seq)
@@ -83,6 +86,10 @@ class Metrics:
             manifests = data.checkpoints.manifests()
             proven = [each.verified_at for each in manifests if each.verified_at is not None]
             self._times = (max((each.time for each in manifests), default=None), max(proven, default=None))
+            self._checkpoint_seq = manifests[0].seq if manifests else 0
+            self._standing.set("journal.disk_free", data.storage.free_bytes(data.layout.journal))
+            self._standing.set("journal.rebuild_space", space_needed(data.storage, data.layout, reader))
+        self._standing.set("journal.checkpoint_lag", max(0, last_seq - self._checkpoint_seq))
         if now - self._counted >= PENDING_SECONDS:
             self._counted = now
             self._count_pending()

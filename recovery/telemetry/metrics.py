@@ -33,10 +33,13 @@ _COUNT = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 409
 FOLDED = (
     Metric("journal.recovery_time", "histogram", "s", "How long recoveries took, from their start to their end.",
            ("outcome",), _RECOVERY),
-    Metric("journal.recovery_attempts", "counter", "", "Recoveries that were begun.", ("component",)),
+    Metric("journal.recovery_attempts", "counter", "", "What recoveries set out to bring back, counted as "
+           "`journal.recovered_agents` is: those over these is the share that succeeded.", ("component",)),
+    Metric("journal.recovered_agents", "counter", "", "What recoveries brought back: each agent whose config was "
+           "restored, and one for a recovery of what agents share (memory.db, the journal, the model).",
+           ("component",)),
     Metric("journal.failed_recoveries", "counter", "", "Recoveries that failed, or were cut by the end of their "
            "process.", ("component", "outcome")),
-    Metric("journal.recovered_agents", "counter", "", "Agents whose config a recovery brought back."),
     Metric("journal.data_loss_events", "counter", "", "Events that are lost: accepted, and unreadable for good."),
     Metric("journal.checkpoint_size", "histogram", "By", "How large checkpoints were.", (), _BYTES),
     Metric("journal.replay_speed", "gauge", "{event}/s", "Events a second that the last rebuild of memory.db "
@@ -45,6 +48,7 @@ FOLDED = (
     Metric("journal.restores", "counter", "", "Restores of the whole state."),
     Metric("journal.takeovers", "counter", "", "Writers that took over from one that did not close."),
     Metric("journal.scrub_findings", "counter", "", "Damage that scrubs found."),
+    Metric("journal.scrub_ok", "gauge", "", "1 if the last scrub found nothing, 0 if it found damage."),
     Metric("journal.scrub_age", "gauge", "s", "Since the last scrub ended."),
     Metric("journal.drill_age", "gauge", "s", "Since the last drill."),
     Metric("journal.drill_ok", "gauge", "", "1 if the last drill succeeded, 0 if it failed."),
@@ -65,6 +69,9 @@ STANDING = (
     Metric("journal.size", "gauge", "By", "The segments."),
     Metric("journal.position_lag", "gauge", "{event}", "Events that memory.db does not hold yet."),
     Metric("journal.writable", "gauge", "", "1 while the writer writes; 0 once only opening it again helps."),
+    Metric("journal.disk_free", "gauge", "By", "Free space where the journal lies."),
+    Metric("journal.rebuild_space", "gauge", "By", "Free space that a rebuild of memory.db needs."),
+    Metric("journal.checkpoint_lag", "gauge", "{event}", "Events since the newest checkpoint, or since the begin."),
     Metric("journal.checkpoint_age", "gauge", "s", "Since the newest checkpoint was made."),
     Metric("journal.proven_age", "gauge", "s", "Since the journal was last proven restorable, by a checkpoint or a "
            "drill."),

@@ -15,6 +15,8 @@ class Observed:
     def __init__(self) -> None:
         self.samples = Samples()
         self.samples.add("journal.appended_events", 0)
+        for name in ("append_duration", "sync_duration", "batch_size"):
+            self.samples.expect(f"journal.{name}")
 
     def __call__(self, settled: Sequence[Ticket], events: int, sync_ns: int) -> None:
         samples, now = self.samples, perf_counter_ns()

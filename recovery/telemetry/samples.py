@@ -48,12 +48,16 @@ class Samples:
     def set(self, name: str, value: float, *labels: str) -> None:
         self.values.setdefault(name, {})[labels] = +value  # of a truth 1 or 0: OTLP takes numbers alone
 
-    def observe(self, name: str, value: float, *labels: str) -> None:
+    def expect(self, name: str, *labels: str) -> Histogram:
+        """The histogram, empty where nothing was observed yet: one that is not there yet has no rate at first."""
         of = self.histograms.setdefault(name, {})
         found = of.get(labels)
         if found is None:
             bounds = BY_NAME[name].buckets
             found = of[labels] = Histogram(bounds, [0] * (len(bounds) + 1))
-        found.add(value)
+        return found
+
+    def observe(self, name: str, value: float, *labels: str) -> None:
+        self.expect(name, *labels).add(value)
         if self.listener is not None:
             self.listener(name, labels, value)
