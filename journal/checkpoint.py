@@ -22,7 +22,7 @@ import msgspec
 
 from journal.errors import Corrupt, DataError, Locked
 from journal.format import HEADER_BYTES_MAX, KIND_MANIFEST, PROLOGUE_BYTES, decode_file, encode_header
-from journal.storage import Storage, read_bounded, write_file
+from journal.storage import Lock, Storage, read_bounded, write_file
 
 PART_BYTES = 1 << 20
 PART_BYTES_MAX = 1 << 26
@@ -129,8 +129,11 @@ class CheckpointStore:
         self.parts_directory = f"{directory}/parts"
 
     @contextmanager
-    def exclusive(self) -> Iterator[None]:
-        """Held while parts are added or swept: a sweep would take the parts of a checkpoint not yet published."""
+    def exclusive(self) -> Iterator[Lock]:
+        """Held while parts are added or swept: a sweep would take the parts of a checkpoint not yet published.
+
+        And while segments are packed, or the journal's files repaired or put aside: those must not go on at once.
+        """
         self.storage.make_directory(self.directory)
         lock = self.storage.lock(f"{self.directory}/lock")
         if lock is None:
@@ -140,7 +143,7 @@ class CheckpointStore:
                 hint="wait until it has ended, then try again",
             )
         try:
-            yield
+            yield lock
         finally:
             lock.release()
 

@@ -18,12 +18,20 @@ from typing import Literal, Protocol
 Kind = Literal["missing", "file", "directory", "link", "other"]
 
 
-class File(Protocol):
-    """One open file. Offsets and lengths are bytes."""
+class Readable(Protocol):
+    """One open file, as far as it is read. Offsets and lengths are bytes."""
 
     def read_at(self, offset: int, length: int) -> bytes:
         """Up to `length` bytes; shorter only at the end of the file."""
         ...
+
+    def size(self) -> int: ...
+
+    def close(self) -> None: ...
+
+
+class File(Readable, Protocol):
+    """One open file."""
 
     def write_at(self, offset: int, data: bytes) -> None:
         """Writes all of `data`, or raises."""
@@ -34,10 +42,6 @@ class File(Protocol):
         ...
 
     def truncate(self, length: int) -> None: ...
-
-    def size(self) -> int: ...
-
-    def close(self) -> None: ...
 
 
 class Lock(Protocol):

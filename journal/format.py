@@ -37,6 +37,7 @@ KIND_SEGMENT = 1
 KIND_MANIFEST = 2
 KIND_PLAN = 3
 KIND_WATERMARK = 5
+KIND_PACK = 6
 _PROLOGUE = struct.Struct("<8sHHII")
 PROLOGUE_BYTES = _PROLOGUE.size
 HEADER_BYTES_MAX = 1 << 26
@@ -239,6 +240,11 @@ def encode_segment_header(header: SegmentHeader) -> bytes:
 def decode_segment_header(data: bytes | memoryview, path: str) -> tuple[SegmentHeader, int]:
     """The header and the offset where batches begin. Raises Corrupt or Unsupported."""
     body = decode_header(data, KIND_SEGMENT, path)
+    return decode_segment_body(body, path), PROLOGUE_BYTES + len(body)
+
+
+def decode_segment_body(body: bytes, path: str) -> SegmentHeader:
+    """The header that follows a segment's prologue, or that a packed segment carries. Raises Corrupt."""
     if len(body) < _SEGMENT.size:
         raise Corrupt("segment header is too short", path=path, offset=PROLOGUE_BYTES)
     journal_id, salt, epoch, _, first, prev_first, prev_epoch, _, prev_end, prev_chain = _SEGMENT.unpack_from(body)
@@ -250,10 +256,9 @@ def decode_segment_header(data: bytes | memoryview, path: str) -> tuple[SegmentH
         raise Corrupt(f"segment header cannot be decoded: {error}", path=path, offset=PROLOGUE_BYTES) from error
     if not (0 < first <= SEQ_MAX and prev_first <= SEQ_MAX and prev_end <= SEQ_MAX and 0 <= durable_seq <= SEQ_MAX):
         raise Corrupt("a number in the segment header is out of bounds", path=path, offset=PROLOGUE_BYTES)
-    header = SegmentHeader(
+    return SegmentHeader(
         journal_id, salt, epoch, first, prev_first, prev_epoch, prev_end, prev_chain, types, extra
     )
-    return header, PROLOGUE_BYTES + len(body)
 
 
 # -- batch ------------------------------------------------------------------------------------------------------------

@@ -39,6 +39,8 @@ def check_store(
 def check_one(store: ParityStore, name: str, damaged: Collection[str] = ()) -> Iterator[ParityFinding]:
     """What is wrong with the parity of one file, or with that file as its parity says."""
     storage, path, target = store.storage, store.path_of(name), f"{store.journal}/{name}"
+    if storage.kind(path) == "missing":
+        return  # swept, or its segment packed, since it was listed
     try:
         parity = read_parity(storage, path)
         if parity.header.name != name:

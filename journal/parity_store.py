@@ -22,12 +22,13 @@ import msgspec
 
 from journal.checkpoint import MANIFEST_SUFFIX, CheckpointStore, Manifest, Part, decode_manifest
 from journal.errors import DataError, Locked
-from journal.format import SegmentHeader, decode_segment_header
+from journal.format import SegmentHeader
 from journal.parity import SHARE
 from journal.parity_file import Parity, read_parity, write_parity
 from journal.reader import LogReader, SegmentRef, list_segments
-from journal.scan import Scanner
+from journal.segment import is_packed, packed_path
 from journal.storage import Storage
+from journal.stored import End, is_whole, read_segment_header
 
 SUFFIX = ".par"
 _FOLDERS = ("segments", "checkpoints", "checkpoints/parts")
@@ -39,12 +40,12 @@ Progress = Callable[[int, int], None]
 class Protected(NamedTuple):
     """A file that parity belongs to: its name relative to the journal's directory, and how many bytes of it count.
 
-    ``end``, of a segment, is (next seq, chain) where it ends, as its successor says; a clean close lies behind it.
+    ``end``, of a segment, plain or packed, is where it ends, as its successor says; a clean close lies behind it.
     """
 
     name: str
     length: int
-    end: tuple[int, bytes] | None = None
+    end: End | None = None
 
 
 class Filled(msgspec.Struct):
@@ -136,6 +137,20 @@ class ParityStore:
                 self.storage.sync_dir(folder)
         return result
 
+    def protect(self, wanted: Protected) -> bool:
+        """Makes the parity of one file, durable with its name; False where the file is not what it should be."""
+        with self.exclusive():
+            if self._make(wanted, LogReader(self.storage, self.journal).journal_id) is None:
+                return False
+            self.storage.sync_dir(self.path_of(wanted.name).rsplit("/", 1)[0])
+            return True
+
+    def forget(self, name: str) -> None:
+        """Takes away the parity of a file that is there no more, if it has any."""
+        with self.exclusive():
+            if self.storage.kind(self.path_of(name)) != "missing":
+                self.storage.remove(self.path_of(name))
+
     def _wanted(self, there: Collection[str]) -> Iterator[Protected]:
         yield from (each for each in self.sealed() if each.name not in there)
         manifests = [each for each in self._checkpoints.manifests() if each.state == "verified"]
@@ -158,23 +173,21 @@ class ParityStore:
         for segment, after in itertools.pairwise(segments):
             header = self._header(after)
             if header is not None and (header.previous_first_seq, header.previous_epoch) == segment[:2]:
-                end = (header.first_seq, header.previous_chain)
-                yield Protected(self._name(segment.path), header.previous_end, end)
+                end = End(header.previous_end, header.first_seq, header.previous_chain)
+                length = self.storage.size(segment.path) if is_packed(segment.path) else header.previous_end
+                yield Protected(self._name(segment.path), length, end)
         if segments and self._header(segments[-1]) is not None:
             try:
                 tail = LogReader(self.storage, self.journal).tail
             except DataError:
                 return
             if tail.closed and tail.region is None and tail.path == segments[-1].path:
-                yield Protected(self._name(tail.path), tail.records_end, (tail.last_seq + 1, tail.chain))
+                end = End(tail.records_end, tail.last_seq + 1, tail.chain)
+                yield Protected(self._name(tail.path), tail.records_end, end)
 
     def _header(self, segment: SegmentRef) -> SegmentHeader | None:
         try:
-            file = self.storage.open(segment.path)
-            try:
-                return decode_segment_header(file.read_at(0, 64 << 10), segment.path)[0]
-            finally:
-                file.close()
+            return read_segment_header(self.storage, segment.path)[0]
         except (DataError, FileNotFoundError):
             return None
 
@@ -189,7 +202,7 @@ class ParityStore:
             return None
         return write_parity(
             self.storage, self.path_of(name), lambda offset, count: data[offset : offset + count], length, name=name,
-            journal_id=journal_id, share=self.share, last_seq=wanted.end[0] - 1 if wanted.end else 0,
+            journal_id=journal_id, share=self.share, last_seq=wanted.end.next_seq - 1 if wanted.end else 0,
         )  # fmt: skip
 
     def _proven(self, wanted: Protected) -> bytes:
@@ -202,7 +215,7 @@ class ParityStore:
                 data = file.read_at(0, wanted.length)
             finally:
                 file.close()
-            if wanted.end is None or not is_whole(data, path, wanted.length, wanted.end):
+            if wanted.end is None or not is_whole(data, path, wanted.end):
                 raise DataError("the segment is damaged", path=path)
             return data
         if folder == "checkpoints":
@@ -219,13 +232,14 @@ class ParityStore:
             return self._sweep()
 
     def _sweep(self) -> int:
-        """A segment's parity always stays: where the segment is missing, it is what may bring it back."""
+        """A segment's parity stays until the segment is packed: where that is missing, it is what may bring it back."""
         manifests, damaged = self._checkpoints.scan()
         listed = {_part_name(part) for manifest in manifests for part in manifest.parts}
         removed = 0
         for name in self.names():
             of_part = name.startswith("checkpoints/parts/")
             gone = name.endswith(MANIFEST_SUFFIX) and self.storage.kind(f"{self.journal}/{name}") == "missing"
+            gone = gone or self._is_packed_since(name)
             if gone or (of_part and name not in listed and not damaged):
                 self.storage.remove(self.path_of(name))
                 removed += 1
@@ -235,17 +249,18 @@ class ParityStore:
                     self.storage.remove(f"{self.directory}/{folder}/{name}")
         return removed
 
+    def _is_packed_since(self, name: str) -> bool:
+        """True for a plain segment whose pack took its place, and has parity of its own."""
+        if not name.startswith("segments/") or is_packed(name):
+            return False
+        packed = packed_path(name)
+        missing = self.storage.kind(f"{self.journal}/{name}") == "missing"
+        return missing and self.storage.kind(f"{self.journal}/{packed}") == "file" and self.read(packed) is not None
+
     def _name(self, path: str) -> str:
         return path.removeprefix(f"{self.journal}/")
 
 
-def is_whole(data: bytes, path: str, length: int, end: tuple[int, bytes]) -> bool:
-    """True if the first `length` bytes are a segment that is whole and ends there, as (next seq, chain) say."""
-    header, start = decode_segment_header(data, path)
-    scanner = Scanner(memoryview(data)[:length], start, header, path)
-    for _ in scanner:
-        pass
-    return scanner.offset == length and (scanner.next_seq, scanner.chain) == end
 
 
 def _part_name(part: Part) -> str:

@@ -12,17 +12,18 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from journal.errors import Corrupt, Diverged, NotAJournal
-from journal.format import CHAIN_GENESIS, SegmentHeader, decode_segment_header
+from journal.format import CHAIN_GENESIS, SegmentHeader
 from journal.lineage import Parent, parent_of
 from journal.regions import CORRUPT_HINT, Verdict, error_for, verdict_on
 from journal.scan import BadRegion, Batch, Scanner
-from journal.segment import parse_segment_name
-from journal.storage import Storage
+from journal.segment import is_packed, parse_segment_name
+from journal.storage import Readable, Storage
+from journal.stored import PackedFile, PackedScanner, open_segment, read_segment_header
 from journal.watermark import read_watermark
 
 
 class SegmentRef(NamedTuple):
-    """A segment file by name alone. Ordered as the log is: by first seq, then epoch."""
+    """A segment file by name alone, plain or packed. Ordered as the log is: by first seq, then epoch."""
 
     first_seq: int
     epoch: int
@@ -45,10 +46,14 @@ class Tail:
 
 
 def list_segments(storage: Storage, directory: str) -> list[SegmentRef]:
-    """The segments under `directory` (the journal's), in order. Other names are not looked at."""
+    """The segments under `directory` (the journal's), in order. Other names are not looked at.
+
+    Where one lies there both plain and packed, packing was cut, and the plain one counts.
+    """
     folder = f"{directory}/segments"
-    found = ((parse_segment_name(name), name) for name in storage.list(folder))
-    return sorted(SegmentRef(*key, f"{folder}/{name}") for key, name in found if key is not None)
+    names = sorted(storage.list(folder), key=is_packed, reverse=True)
+    found = {parse_segment_name(name): f"{folder}/{name}" for name in names}
+    return sorted(SegmentRef(*key, path) for key, path in found.items() if key is not None)
 
 
 def two_histories(header: SegmentHeader, path: str) -> Diverged:
@@ -61,6 +66,24 @@ def two_histories(header: SegmentHeader, path: str) -> Diverged:
         seq=header.first_seq,
         hint="it may come from a copy that was written separately: journal verify --against DIR",
     )
+
+
+def _missing(segment: SegmentRef) -> Corrupt:
+    return Corrupt("segment is missing", path=segment.path, hint="journal recover --from DIR brings a backup back")
+
+
+def _all_of(file: Readable, length: int) -> bytes:
+    try:
+        return file.read_at(0, length)
+    finally:
+        file.close()
+
+
+def _end_of(file: PackedFile, header: SegmentHeader) -> Tail:
+    """Of a log whose last segment is a packed one, since what came after it is gone. All that it holds was durable."""
+    pack = file.pack
+    last_seq = pack.next_seq - 1
+    return Tail(pack.path, pack.end, pack.end, last_seq, pack.chain, last_seq, header.epoch, False, None)
 
 
 class LogReader:
@@ -143,7 +166,7 @@ class LogReader:
         for index in range(self._segment_of(from_seq), len(self.segments)):
             if self.segments[index].first_seq > last:
                 break
-            for batch in self._scan(index):
+            for batch in self._scan(index, from_seq):
                 if batch.last_seq < from_seq:
                     continue
                 if batch.first_seq > last:
@@ -243,28 +266,27 @@ class LogReader:
     def _header(self, segment: SegmentRef) -> tuple[SegmentHeader, int]:
         known = self._headers.get(segment.path)
         if known is None:
-            data = self._read(segment, 64 << 10)
-            known = decode_segment_header(data, segment.path)
+            try:
+                known = read_segment_header(self.storage, segment.path)
+            except FileNotFoundError:
+                raise _missing(segment) from None
             header = known[0]
             if (header.first_seq, header.epoch) != (segment.first_seq, segment.epoch):
                 raise Corrupt("the header names another segment than the file's name", path=segment.path, offset=0)
             self._headers[segment.path] = known
         return known
 
-    def _read(self, segment: SegmentRef, length: int | None = None) -> bytes:
+    def _open(self, segment: SegmentRef) -> Readable:
         try:
-            file = self.storage.open(segment.path)
+            return open_segment(self.storage, segment.path)
         except FileNotFoundError:
-            raise Corrupt(
-                "segment is missing", path=segment.path, hint="journal recover --from DIR brings a backup back"
-            ) from None
-        try:
-            return file.read_at(0, file.size() if length is None else length)
-        finally:
-            file.close()
+            raise _missing(segment) from None
 
-    def _scan(self, index: int) -> Iterator[Batch]:
-        """The batches of one segment: up to where its successor says that it ends, or to the tail."""
+    def _scan(self, index: int, from_seq: int = 1) -> Iterator[Batch]:
+        """The batches of one segment: up to where its successor says that it ends, or to the tail.
+
+        Of a packed one those of the blocks before `from_seq` are left out.
+        """
         segment = self.segments[index]
         header, start = self._header(segment)
         self._check_identity(header, segment)
@@ -274,7 +296,12 @@ class LogReader:
             successor, _ = self._header(self.segments[index + 1])
             self._check_link(segment, successor, self.segments[index + 1])
             end, last_seq = successor.previous_end, successor.first_seq - 1
-        scanner = Scanner(self._read(segment, end), start, header, segment.path)
+        scanner: Scanner | PackedScanner
+        file = self._open(segment)
+        if isinstance(file, PackedFile):
+            scanner = PackedScanner(file, end, from_seq)
+        else:
+            scanner = Scanner(_all_of(file, end), start, header, segment.path)
         yield from scanner
         if scanner.offset != end:  # in the last segment too: it may have rotted since the tail was read
             region = scanner.bad_region()
@@ -314,17 +341,21 @@ class LogReader:
         segment = self.segments[-1]
         header, start = self._header(segment)
         self._check_identity(header, segment)
+        if len(self.segments) > 1:
+            self._check_link(self.segments[-2], header, segment)
         before: BadRegion | None = None
         while True:
-            scanner = Scanner(self._read(segment), start, header, segment.path)
+            file = self._open(segment)
+            if isinstance(file, PackedFile):
+                file.close()
+                return _end_of(file, header)
+            scanner = Scanner(_all_of(file, file.size()), start, header, segment.path)
             for _ in scanner:
                 pass
             region = scanner.bad_region()
             if region is None or region == before:
                 break
             before = region
-        if len(self.segments) > 1:
-            self._check_link(self.segments[-2], header, segment)
         return Tail(
             segment.path, scanner.offset, scanner.records_end, scanner.next_seq - 1, scanner.chain,
             scanner.durable_seq, header.epoch, scanner.closed, region,

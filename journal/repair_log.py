@@ -6,12 +6,13 @@ from collections.abc import Callable
 
 from journal.errors import Corrupt, DataError
 from journal.format import FLAG_CLEAN_CLOSE, SegmentHeader, decode_segment_header, encode_batch
-from journal.parity_store import is_whole
 from journal.reader import SegmentRef, list_segments
 from journal.repair_bench import Bench
-from journal.repair_segment import End, Mended, Step, mend_batches, mend_header
+from journal.repair_pack import mend_pack, mend_pack_header
+from journal.repair_segment import Mended, Step, mend_batches, mend_header
 from journal.scan import Batch, Scanner
-from journal.segment import parse_segment_name
+from journal.segment import is_packed, parse_segment_name
+from journal.stored import End, is_whole
 
 Progress = Callable[[int, int], None]
 
@@ -47,6 +48,8 @@ class _Log:
     def _header(self, segment: SegmentRef) -> SegmentHeader | None:
         """A segment's header, put right in the plan where one bit or its parity does that."""
         data, wanted = self.bench.data(segment.path), segment[:2]
+        if is_packed(segment.path):
+            return self._packed_header(segment, data)
         try:
             header, _ = decode_segment_header(data, segment.path)
             return header if (header.first_seq, header.epoch) == wanted else None
@@ -59,6 +62,17 @@ class _Log:
         self._header_steps[segment.path] = mended.steps
         self.bench.take(segment.path, mended.data, mended.steps)
         return decode_segment_header(mended.data, segment.path)[0]
+
+    def _packed_header(self, segment: SegmentRef, data: bytes) -> SegmentHeader | None:
+        """As `_header`. What is wrong at one end of the pack is put right with all of it: see `_mended`."""
+        try:
+            found = mend_pack_header(data, segment.path, segment[:2])
+            if found is None:
+                restored = self.bench.from_parity(segment.path)
+                found = mend_pack_header(restored.data, segment.path, segment[:2]) if restored is not None else None
+        except DataError:
+            return None  # written by a newer version
+        return found[0].header if found else None
 
     def judge(self, number: int) -> None:
         """Plans the repair of one segment, or refuses it; nothing where it is whole."""
@@ -85,6 +99,8 @@ class _Log:
     def _mended(self, number: int, end: End | None) -> Mended | None:
         """The segment put right by copy or by bits, where its parity agrees if it has any; else by parity."""
         bench, path = self.bench, self.segments[number].path
+        if is_packed(path):
+            return self._mended_pack(path, self.segments[number][:2], end)
         mended = mend_batches(bench.data(path), path, end, self._copies(number))
         if end is None and (closed := self._closed_again(path, mended)) is not None:
             return closed
@@ -99,7 +115,16 @@ class _Log:
             return None
         if end is None:
             return self._closed_again(path, other) or other
-        return other if is_whole(other.data, path, end.offset, (end.next_seq, end.chain)) else None
+        return other if is_whole(other.data, path, end) else None
+
+    def _mended_pack(self, path: str, wanted: tuple[int, int], end: End | None) -> Mended | None:
+        """The pack put right by itself, else by parity. Nothing else can have the chain that its end is proven by."""
+        mended = mend_pack(self.bench.data(path), path, wanted, end)
+        restored = self.bench.from_parity(path) if mended is None else None
+        whole = mend_pack(restored.data, path, wanted, end) if restored is not None else None
+        if restored is not None and whole is not None:  # bytes behind the protected length are cut, if any are
+            return Mended(whole.data, restored.steps + whole.steps)
+        return mended
 
     def _closed_again(self, path: str, mended: Mended | None) -> Mended | None:
         """The last segment with its clean close made anew, where its parity says that it was closed and no bit explains
@@ -134,9 +159,9 @@ class _Log:
         header = self._headers[number]
         before = self._headers[number - 1] if number else None
         found: dict[int, Batch] = {}
-        if header is None or before is None:
-            return found
         path = self.segments[number - 1].path
+        if header is None or before is None or is_packed(path):  # a pack has no void bytes
+            return found
         data = self.bench.data(path)
         carried_to = int(header.extra.get("durable_seq", 0))
         for batch in Scanner(data, decode_segment_header(data, path)[1], before, path):
@@ -154,4 +179,4 @@ class _Log:
         if before is None or end is None or header.journal_id != before.journal_id:
             return False
         path = self.segments[number - 1].path
-        return is_whole(self.bench.data(path), path, end.offset, (end.next_seq, end.chain))
+        return is_whole(self.bench.data(path), path, end)

@@ -14,20 +14,12 @@ from typing import Literal
 from journal.errors import DataError, JournalError
 from journal.format import SegmentHeader, decode_segment_header, encode_batch
 from journal.scan import Batch, Scanner
+from journal.stored import End
 from journal.syndrome import Flip, flips_in_batch, flips_in_header
 
 STEPS_MAX = 64  # wrong bits that are looked for in one segment
 
 Method = Literal["copy", "one bit", "parity"]
-
-
-@dataclass(frozen=True, slots=True)
-class End:
-    """Where a segment ends by what its successor says: offset, the seq that comes next, the chain there."""
-
-    offset: int
-    next_seq: int
-    chain: bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,39 +12,27 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-import msgspec
-
-from journal.errors import Corrupt, Diverged, IOFault
+from journal.errors import Corrupt, Diverged
 from journal.format import (
     BATCH_FLAGS_KNOWN,
     BATCH_HEADER_BYTES,
     BATCH_MAGIC,
     CHAIN_GENESIS,
-    SECTOR_BYTES,
     TRAILER_BYTES,
     BatchHeader,
     SegmentHeader,
     decode_batch_header,
-    decode_segment_header,
     trailer_matches,
 )
 from journal.reader import SegmentRef, list_segments
 from journal.regions import Verdict, verdict_on
+from journal.salvage_file import SalvagedFile
+from journal.salvage_file import Spot as Spot
 from journal.scan import BadRegion, Batch, Scanner
 from journal.segment import segment_name
 from journal.storage import Storage
 
 Progress = Callable[[int, int], None]
-_PIECE_BYTES = 64 << 10
-
-
-class Spot(msgspec.Struct, frozen=True):
-    """Bytes in which no whole batch could be found, or a segment that is not there (length 0)."""
-
-    path: str
-    offset: int
-    length: int
-    reason: str
 
 
 class Run(NamedTuple):
@@ -103,7 +91,7 @@ def survey(
     Unsupported for what a newer program wrote: that is not lost.
     """
     segments = list_segments(storage, directory)
-    files = sorted((_File(storage, each) for each in segments), key=_File.order)
+    files = sorted((SalvagedFile(storage, each) for each in segments), key=SalvagedFile.order)
     ids = Counter(each.header.journal_id for each in files if each.header is not None)
     if not ids:
         raise Corrupt(
@@ -122,53 +110,6 @@ def survey(
     return joined.finish()
 
 
-class _File:
-    """One segment file as it can be read, and its header if it has one."""
-
-    def __init__(self, storage: Storage, ref: SegmentRef) -> None:
-        self.storage = storage
-        self.ref = ref
-        self.header: SegmentHeader | None = None
-        self.start = 0
-        self.problem = ""
-        try:
-            self.header, self.start = decode_segment_header(self.read()[0][: 64 << 10], ref.path)
-        except Corrupt as error:
-            self.problem = error.message
-
-    def order(self) -> tuple[int, int]:
-        """Where it belongs, as its header says; its name may be another's."""
-        header = self.header
-        return (header.first_seq, header.epoch) if header is not None else (self.ref.first_seq, self.ref.epoch)
-
-    def read(self) -> tuple[bytes, list[Spot]]:
-        """Its bytes; what the disk refuses reads as zeros and is told of."""
-        try:
-            return self.storage.read(self.ref.path), []
-        except IOFault:
-            return self._in_pieces()
-
-    def _in_pieces(self) -> tuple[bytes, list[Spot]]:
-        file = self.storage.open(self.ref.path)
-        data, spots = bytearray(file.size()), []
-        try:
-            for at in range(0, len(data), _PIECE_BYTES):
-                pieces = [(at, min(_PIECE_BYTES, len(data) - at))]
-                while pieces:
-                    offset, length = pieces.pop()
-                    try:
-                        data[offset : offset + length] = file.read_at(offset, length).ljust(length, b"\0")
-                    except IOFault as error:
-                        if length > SECTOR_BYTES:
-                            half = length // 2 // SECTOR_BYTES * SECTOR_BYTES or SECTOR_BYTES
-                            pieces += [(offset + half, length - half), (offset, half)]
-                        else:
-                            spots.append(Spot(self.ref.path, offset, length, error.message))
-        finally:
-            file.close()
-        return bytes(data), spots
-
-
 class _Joined:
     """Runs in the order of their seqs, each held against what came before it."""
 
@@ -184,7 +125,7 @@ class _Joined:
         self.ends: dict[int, bytes] = {}  # last seq → chain, of the batches of this file and the one before
         self.before: dict[int, bytes] = {}
 
-    def read(self, file: _File, after: SegmentHeader | None, *, last: bool) -> None:
+    def read(self, file: SalvagedFile, after: SegmentHeader | None, *, last: bool) -> None:
         found, ref = self.found, file.ref
         data, unreadable = file.read()
         found.spots += unreadable
@@ -195,9 +136,10 @@ class _Joined:
             return
         if header is None:
             header, start = _header_from(data, ref, found.journal_id)
-            found.spots.append(Spot(ref.path, 0, start, file.problem))
+            if not file.is_packed:  # of a pack without a header nothing can be read, and that is told already
+                found.spots.append(Spot(ref.path, 0, start, file.problem))
         else:
-            durable = int(header.extra.get("durable_seq", 0))
+            durable = max(int(header.extra.get("durable_seq", 0)), file.sealed_seq)
             self.evidence_seq = max(self.evidence_seq, header.first_seq - 1, durable)
             named = (header.previous_first_seq, header.previous_epoch)
             if named not in ((0, 0), self.identity):
@@ -212,9 +154,9 @@ class _Joined:
         for batches, region in _runs(data, start, header, ref.path, end is not None, self._note):
             if batches:
                 self._join(batches, header, ref.path)
-            if region is not None:
+            if region is not None and not file.is_packed:  # its blocks are told of already
                 self._judge(region, ref.path, last)
-        if end is not None and end > len(data):
+        if end is not None and end > len(data) and not file.is_packed:
             found.spots.append(Spot(ref.path, len(data), end - len(data), "the file ends before its last batches"))
 
     def _note(self, header: BatchHeader) -> None:
@@ -358,7 +300,7 @@ def _next_whole(
 
 def batches_of(storage: Storage, run: Run) -> Iterator[Batch]:
     """The batches of a run, read and checked again. Raises Corrupt where they changed since the survey."""
-    file = _File(storage, SegmentRef(run.header.first_seq, run.header.epoch, run.path))
+    file = SalvagedFile(storage, SegmentRef(run.header.first_seq, run.header.epoch, run.path))
     data, _ = file.read()
     scanner = Scanner(data[: run.end], run.start, run.header, run.path)
     scanner.next_seq, scanner.chain = run.first_seq, run.previous_chain

@@ -13,13 +13,14 @@ from dataclasses import dataclass
 
 from journal.checkpoint import CheckpointStore, decode_manifest
 from journal.errors import Corrupt, DataError
-from journal.format import SegmentHeader, decode_segment_header
+from journal.format import SegmentHeader
 from journal.parity_check import check_one
 from journal.parity_store import ParityStore, listed_parts
 from journal.reader import SegmentRef, list_segments
 from journal.regions import Verdict, error_for, verdict_on
 from journal.scan import Scanner
 from journal.storage import Storage
+from journal.stored import PackedFile, PackedScanner, open_segment, read_segment_header, stored_bytes
 
 Check = Callable[[], list[DataError]]
 _REPAIR = "journal verify --repair"
@@ -65,7 +66,7 @@ def _segments(storage: Storage, directory: str, evidence_seq: int) -> Iterator[U
             except DataError as error:
                 return [error]
 
-        yield Unit(f"1 {name}", name, storage.size(segment.path), check)
+        yield Unit(f"1 {name}", name, stored_bytes(storage, segment.path), check)
 
 
 def _check_segment(storage: Storage, segments: list[SegmentRef], number: int, evidence_seq: int) -> list[DataError]:
@@ -99,13 +100,21 @@ def _check_segment(storage: Storage, segments: list[SegmentRef], number: int, ev
 
 def _scan(
     storage: Storage, segment: SegmentRef, header: SegmentHeader, start: int, after: SegmentHeader | None
-) -> Scanner:
+) -> Scanner | PackedScanner:
     """The scanner at its end. Bad bytes of the last segment are read again until they stand still: a writer may be at
-    work there."""
+    work there. Raises Corrupt for what is wrong with a packed one."""
     seen = None
     while True:
-        data = storage.read(segment.path)
-        scanner = Scanner(data[: after.previous_end] if after is not None else data, start, header, segment.path)
+        file = open_segment(storage, segment.path)
+        scanner: Scanner | PackedScanner
+        if isinstance(file, PackedFile):
+            for error in file.damaged_ends():
+                raise error
+            scanner = PackedScanner(file, file.size() if after is None else after.previous_end)
+        else:
+            data = file.read_at(0, file.size())
+            file.close()
+            scanner = Scanner(data[: after.previous_end] if after is not None else data, start, header, segment.path)
         for batch in scanner:
             batch.records()
         region = scanner.bad_region() if after is None else None
@@ -115,11 +124,7 @@ def _scan(
 
 
 def _header(storage: Storage, segment: SegmentRef) -> tuple[SegmentHeader, int]:
-    file = storage.open(segment.path)
-    try:
-        header, start = decode_segment_header(file.read_at(0, 64 << 10), segment.path)
-    finally:
-        file.close()
+    header, start = read_segment_header(storage, segment.path)
     if (header.first_seq, header.epoch) != segment[:2]:
         raise Corrupt("the header names another segment than the file's name", path=segment.path, offset=0)
     return header, start

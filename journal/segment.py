@@ -14,7 +14,8 @@ from journal.storage import File, Storage
 FILL_BYTES_MIN = 64 << 10
 FILL_BYTES_MAX = 4 << 20
 
-_NAME = re.compile(r"(\d{16})-(\d{6,})\.seg")
+_NAME = re.compile(r"(\d{16})-(\d{6,})(\.seg|\.pack)")
+PLAIN, PACKED = ".seg", ".pack"
 
 
 def segment_name(first_seq: int, epoch: int) -> str:
@@ -23,7 +24,7 @@ def segment_name(first_seq: int, epoch: int) -> str:
 
 
 def parse_segment_name(name: str) -> tuple[int, int] | None:
-    """(first seq, epoch), or None where the name is no segment's."""
+    """(first seq, epoch), or None where the name is no segment's, plain or packed."""
     match = _NAME.fullmatch(name)
     return (int(match[1]), int(match[2])) if match else None
 
@@ -34,6 +35,21 @@ def segment_key(path: str) -> tuple[int, int]:
     if key is None:
         raise ValueError(f"{path} is no segment")
     return key
+
+
+def is_packed(path: str) -> bool:
+    """True for the name of a packed segment."""
+    return path.endswith(PACKED)
+
+
+def packed_path(path: str) -> str:
+    """Where the pack of the segment at `path` lies."""
+    return path.removesuffix(PLAIN) + PACKED
+
+
+def plain_path(path: str) -> str:
+    """Where the segment lay that was packed to `path`."""
+    return path.removesuffix(PACKED) + PLAIN
 
 
 class SegmentWriter:

@@ -16,6 +16,7 @@ from typing import Any
 from journal.disk import File as File
 from journal.disk import Kind as Kind
 from journal.disk import Lock as Lock
+from journal.disk import Readable as Readable
 from journal.disk import Storage as Storage
 from journal.errors import Corrupt, EnvironmentFault, NotAJournal
 from journal.filesystems import NETWORK_FILESYSTEMS, filesystem_type, os_fault

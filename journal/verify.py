@@ -16,7 +16,7 @@ import msgspec
 from journal.checkpoint import CheckpointStore
 from journal.errors import Corrupt, DataError, Diverged, JournalError
 from journal.events import JournalEventLost
-from journal.format import HEADER_BYTES_MAX, KIND_PLAN, Record, SegmentHeader, decode_file, decode_segment_header
+from journal.format import HEADER_BYTES_MAX, KIND_PLAN, Record, SegmentHeader, decode_file
 from journal.lineage import Parent, parent_of
 from journal.parity_check import check_store
 from journal.parity_store import ParityStore
@@ -24,7 +24,8 @@ from journal.reader import LogReader, SegmentRef, list_segments, two_histories
 from journal.regions import Verdict, error_for, verdict_on
 from journal.repaired import PENDING
 from journal.scan import Batch, Scanner
-from journal.storage import Storage, read_bounded
+from journal.storage import Readable, Storage, read_bounded
+from journal.stored import PackedFile, PackedScanner, open_segment, read_segment_header, stored_bytes
 from journal.watermark import NAME as WATERMARK
 from journal.watermark import Found as Watermarked
 from journal.watermark import read_watermark
@@ -99,7 +100,7 @@ def verify(
     evidence_seq = max([evidence_seq, sealed_seq, *(manifest.seq for manifest in manifests)])
     report = Verified()
     parts = {part for manifest in manifests for part in manifest.parts}
-    total = sum(storage.size(segment.path) for segment in segments) + sum(part.length for part in parts)
+    total = sum(stored_bytes(storage, segment.path) for segment in segments) + sum(part.length for part in parts)
     total += sum(storage.size(parity.path_of(name)) for name in parity.names())
     ours = _journal_id(storage, segments)
     wanted = {manifest.seq for manifest in manifests} | ({head.seq} if head else set())
@@ -239,16 +240,12 @@ def _segments(
         if found is not None:
             _segment(storage, segment, found, after, index + 1 == len(segments), evidence_seq, report, chains)
             _link(segments, headers, index, before, report)
-        report.bytes += storage.size(segment.path)
+        report.bytes += stored_bytes(storage, segment.path)
         tick()
 
 
 def _header(storage: Storage, segment: SegmentRef) -> tuple[SegmentHeader, int]:
-    file = storage.open(segment.path)
-    try:
-        header, start = decode_segment_header(file.read_at(0, 64 << 10), segment.path)
-    finally:
-        file.close()
+    header, start = read_segment_header(storage, segment.path)
     if (header.first_seq, header.epoch) != (segment.first_seq, segment.epoch):
         raise Corrupt("the header names another segment than the file's name", path=segment.path, offset=0)
     return header, start
@@ -264,12 +261,10 @@ def _segment(
     report: Verified,
     chains: _Chains,
 ) -> None:
-    header, start = found
+    header, _ = found
     try:
-        data = _read(storage, segment, header, start) if last else storage.read(segment.path)
-        if after is not None:
-            data = data[: after[0].previous_end]
-        scanner = Scanner(data, start, header, segment.path)
+        end = after[0].previous_end if after is not None else None
+        scanner = _scanner(storage, segment.path, found, end, last, report)
         for batch in scanner:
             records = batch.records()
             report.batches += 1
@@ -312,12 +307,30 @@ def _segment(
         )  # fmt: skip
 
 
-def _read(storage: Storage, segment: SegmentRef, header: SegmentHeader, start: int) -> bytes:
-    """The last segment. Bad bytes at its end are read again until they stand still: a writer may be at work there."""
+def _scanner(
+    storage: Storage, path: str, found: tuple[SegmentHeader, int], end: int | None, last: bool, report: Verified
+) -> Scanner | PackedScanner:
+    """Over the segment up to `end`, or all of it. What is wrong with a packed one is reported block by block."""
+    file = open_segment(storage, path)
+    if isinstance(file, PackedFile):
+        for error in file.damaged_ends():
+            report.add(error, path)
+        return PackedScanner(file, file.size() if end is None else end, tell=lambda error: report.add(error, path))
+    try:
+        data = _read(file, path, found, last)
+    finally:
+        file.close()
+    return Scanner(data[:end], found[1], found[0], path)
+
+
+def _read(file: Readable, path: str, found: tuple[SegmentHeader, int], last: bool) -> bytes:
+    """A segment. Bad bytes at the end of the last are read again until they stand still: a writer may be at work."""
     before = None
     while True:
-        data = storage.read(segment.path)
-        scanner = Scanner(data, start, header, segment.path)
+        data = file.read_at(0, file.size())
+        if not last:
+            return data
+        scanner = Scanner(data, found[1], found[0], path)
         for _ in scanner:
             pass
         region = scanner.bad_region()

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 
 from journal.checkpoint import CheckpointStore
 from journal.errors import DataError, JournalError, UsageError
-from journal.format import HEADER_BYTES_MAX, KIND_PLAN, decode_file, decode_segment_header
+from journal.format import HEADER_BYTES_MAX, KIND_PLAN, decode_file
 from journal.reader import LogReader, list_segments
 from journal.storage import RealStorage, Storage, read_bounded
+from journal.stored import read_segment_header
 from recovery.config.file import load
 from recovery.config.table import Config
 from recovery.redact import Redactor
@@ -144,10 +145,6 @@ def journal_ids(storage: Storage, directory: str) -> Iterator[str]:
     """The id that each segment under `directory` (a journal's) names, as far as its header can be read."""
     for segment in list_segments(storage, directory):
         try:
-            file = storage.open(segment.path)
-            try:
-                yield decode_segment_header(file.read_at(0, 64 << 10), segment.path)[0].journal_id.hex()
-            finally:
-                file.close()
+            yield read_segment_header(storage, segment.path)[0].journal_id.hex()
         except (DataError, FileNotFoundError):
             continue

@@ -25,6 +25,7 @@ from journal.events import (
 )
 from journal.format import KIND_PLAN, encode_header
 from journal.log import create
+from journal.segment import PACKED, PLAIN
 from journal.storage import write_file
 from recovery.adopt.opening import Attempt
 from recovery.adopt.stream import Adoption
@@ -65,7 +66,7 @@ def initialise(
     """
     data = Data.at(path, config_path)
     storage, layout = data.storage, data.layout
-    if any(name.endswith(".seg") for name in storage.list(f"{layout.journal}/segments")):
+    if any(name.endswith((PLAIN, PACKED)) for name in storage.list(f"{layout.journal}/segments")):
         _finish_layout(data)
         return data, False
     if storage.kind(f"{layout.journal}.successor") != "missing":

@@ -221,15 +221,72 @@ def _record(seq: int, epoch: int, record: list[Any], types: Mapping[int, str]) -
     }  # fmt: skip
 
 
+def unpacked(data: bytes) -> bytes:
+    """The bytes of a packed segment."""
+    length = int.from_bytes(data[-4:], "little")
+    if data[:length] != data[-4 - length : -4]:
+        raise Wrong("the two headers of a pack differ")
+    body = read_body(data[:length], 6)
+    end, next_seq, chain, size, count = struct.unpack_from("<QQ32sII", body)
+    front = struct.pack("<8sHHI", bytes.fromhex("89414a0d0a1a0a00"), 1, 1, 20 + size)
+    header = body[56 : 56 + size]
+    made = front + struct.pack("<I", zlib.crc32(front + header)) + header
+    segment, read, at = read_segment(made), Journal(), length
+    entries = list(struct.iter_unpack("<IIIII32s", body[56 + size :]))
+    if len(entries) != count:
+        raise Wrong("count of blocks")
+    read.next_seq, read.chain = segment.first_seq, segment.previous_chain
+    for frame_bytes, body_bytes, records, segment_bytes, crc, before in entries:
+        frame = data[at : at + frame_bytes]
+        if zlib.crc32(frame) != crc or before != read.chain:
+            raise Wrong("a block's CRC or chain")
+        content = zstandard.ZstdDecompressor().decompress(frame)
+        if len(content) != body_bytes or zstandard.frame_content_size(frame) != body_bytes:
+            raise Wrong("body bytes")
+        first, begin = read.next_seq, len(made)
+        made = unpacked_batches(content, segment, read, made)
+        if (read.next_seq - first, len(made) - begin) != (records, segment_bytes):
+            raise Wrong("records or segment bytes of a block")
+        at += frame_bytes
+    if (at, len(made), read.next_seq, read.chain) != (len(data) - 4 - length, end, next_seq, chain):
+        raise Wrong("where a pack ends")
+    return made
+
+
+def unpacked_batches(content: bytes, segment: Segment, read: Journal, made: bytes) -> bytes:
+    """The segment's bytes so far, and behind them the batches of a block."""
+    batches = int.from_bytes(content[:4], "little")
+    payloads = 4 + 20 * batches
+    for index in range(batches):
+        count, size, epoch, lag = struct.unpack_from("<IIIQ", content, 4 + 20 * index)
+        payload = content[payloads : payloads + size]
+        payloads += size
+        first, start = read.next_seq, len(made) + 96
+        inner = range(-start % 512, size + 4 - 511, 512)
+        blank = any(512 - (payload + bytes(4))[at : at + 512].count(0) <= 1 for at in inner)
+        fields = struct.pack(
+            "<16s8sIIQIIQ32s", segment.journal_id, segment.salt, epoch, 2 if blank else 0, first, count, size,
+            first - 1 - lag, read.chain,
+        )  # fmt: skip
+        crc = zlib.crc32(fields)
+        made += bytes.fromhex("ab4a4201") + struct.pack("<I", crc) + fields + payload
+        made += struct.pack("<IB", zlib.crc32(payload, crc), 0xA5)
+        read.chain = hashlib.sha256(read.chain + struct.pack("<QI", first, count) + payload).digest()
+        read.next_seq = first + count
+    if payloads != len(content):
+        raise Wrong("bytes follow the payloads of a block")
+    return made
+
+
 def segments_in(directory: Path) -> Iterator[tuple[Path, bytes, Segment]]:
-    """The segments under `directory`, in order of first seq, then epoch."""
-    found = []
-    for path in directory.joinpath("segments").iterdir():
-        match = re.fullmatch(r"(\d{16})-(\d{6,})\.seg", path.name)
+    """The segments under `directory`, in order of first seq, then epoch; packed ones as they were."""
+    found = {}
+    for path in sorted(directory.joinpath("segments").iterdir()):  # a pack comes before the segment that it is of
+        match = re.fullmatch(r"(\d{16})-(\d{6,})\.(seg|pack)", path.name)
         if match:
-            found.append((int(match[1]), int(match[2]), path))
-    for first, epoch, path in sorted(found):
-        data = path.read_bytes()
+            found[int(match[1]), int(match[2])] = path
+    for (first, epoch), path in sorted(found.items()):
+        data = path.read_bytes() if path.suffix == ".seg" else unpacked(path.read_bytes())
         segment = read_segment(data)
         if (segment.first_seq, segment.epoch) != (first, epoch):
             raise Wrong(f"{path.name} is named otherwise inside")

@@ -74,11 +74,11 @@ def kind_of(path: str) -> str:
 @cache
 def specimen(seed: int = 0) -> Specimen:
     """Made anew from the seed, in a directory that is gone when this returns."""
-    with tempfile.TemporaryDirectory(prefix="journal-specimen-", dir=_memory()) as scratch:
+    with tempfile.TemporaryDirectory(prefix="journal-specimen-", dir=memory()) as scratch:
         return _made(Path(scratch), seed)
 
 
-def _memory() -> str | None:
+def memory() -> str | None:
     return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 

@@ -1,0 +1,236 @@
+"""A sealed segment is packed: its bytes come back one by one, wherever they are read, and readers notice nothing."""
+
+from __future__ import annotations
+
+import struct
+import tracemalloc
+import zlib
+from pathlib import Path
+
+import pytest
+import zstandard
+
+from journal.errors import Corrupt, Unsupported
+from journal.format import KIND_PACK, VERSION, encode_header
+from journal.pack import BLOCK_PAYLOAD_BYTES, BLOCK_RECORDS, TAIL_BYTES, decode_pack, encode_pack, find_pack
+from journal.packing import pack_segments, packable
+from journal.reader import LogReader, list_segments
+from journal.salvage import survey
+from journal.segment import is_packed
+from journal.storage import RealStorage
+from journal.stored import open_segment, read_segment, read_segment_header
+from journal.unpack import unpack
+from journal.verify import verify
+from tests.journals import journal_in
+from tests.packs import packed_journal, packed_specimen, packs, write_segments
+from tests.second_reader import read_journal
+from tests.specimen import Specimen, specimen
+
+
+def journal_of(tmp_path: Path, batches: int = 150, together: int = 25) -> tuple[RealStorage, str]:
+    storage, directory = journal_in(tmp_path)
+    write_segments(storage, directory, batches, together)
+    assert isinstance(storage, RealStorage)
+    return storage, directory
+
+
+def everything(reader: LogReader) -> list[tuple[object, ...]]:
+    return [
+        (each.first_seq, each.count, each.epoch, each.durable_seq, each.previous_chain, each.chain, bytes(each.payload),
+         each.offset, each.end, each.records())
+        for each in reader.batches()
+    ]  # fmt: skip
+
+
+def test_the_bytes_of_each_sealed_segment_come_back(tmp_path: Path) -> None:
+    storage, directory = journal_of(tmp_path)
+    found = packable(storage, directory)
+    assert len(found) > 3
+    for each in found:
+        data = storage.read(each.path)[: each.end.offset]
+        pack = encode_pack(data, each.path)
+        assert unpack(pack, each.path) == data
+        assert len(pack) < len(data) / 3
+        assert find_pack(pack, each.path) == decode_pack(pack, each.path)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_journal_of_all_that_can_be_reads_the_same_when_it_is_packed(seed: int) -> None:
+    plain, packed = specimen(seed), packed_specimen(seed)
+    assert len(packs(packed)) == len(plain.segments) - 2
+    one, other = LogReader(plain.view(), plain.root), LogReader(packed.view(), packed.root)
+    assert everything(one) == everything(other)
+    assert (one.tail, one.last_time, one.carried()) == (other.tail, other.last_time, other.carried())
+    for seq in range(1, one.last_seq + 1):
+        assert one.chain_at(seq) == other.chain_at(seq)
+        assert one.time_of(seq) == other.time_of(seq)
+    for time in (one.time_of(40) - 1, one.time_of(40), one.last_time, 0):
+        assert one.seq_at(time) == other.seq_at(time)
+    report = verify(packed.view(), packed.root, evidence_seq=packed.last_seq)
+    assert (report.findings, report.last_seq, report.chain) == ([], one.last_seq, one.last_chain.hex())
+    assert report.events == one.last_seq
+
+
+def test_blocks_end_where_batches_do_and_are_about_a_thousand_records(tmp_path: Path) -> None:
+    storage, directory = journal_in(tmp_path)
+    write_segments(storage, directory, 150, 41, segment=256 << 10)
+    pack_segments(storage, directory)
+    path = list_segments(storage, directory)[1].path
+    pack = find_pack(storage.read(path), path)
+    records = [block.last_seq - block.first_seq + 1 for block in pack.blocks]
+    assert len(records) > 1
+    assert set(records[:-1]) == {BLOCK_RECORDS - BLOCK_RECORDS % 41}
+    assert all(block.end - block.start <= BLOCK_PAYLOAD_BYTES * 2 for block in pack.blocks)
+
+
+def test_any_range_of_a_segment_is_read_out_of_its_pack(tmp_path: Path) -> None:
+    storage, directory = journal_of(tmp_path)
+    path = packable(storage, directory)[0].path
+    header, data = read_segment_header(storage, path), storage.read(path)
+    pack_segments(storage, directory)
+    file = open_segment(storage, path)  # under the name that it had
+    data = data[: file.size()]
+    assert read_segment_header(storage, path) == header
+    for offset in range(0, len(data) + 700, 391):
+        for length in (0, 1, 700, 70_000):
+            assert file.read_at(offset, length) == data[offset : offset + length]
+    file.close()
+    assert read_segment(storage, path) == data
+
+
+def test_the_last_two_segments_and_small_ones_stay_as_they_are(tmp_path: Path) -> None:
+    storage, directory = journal_of(tmp_path)
+    before = [each.path for each in list_segments(storage, directory)]
+    assert pack_segments(storage, directory, bytes_min=1 << 30).segments == 0
+    done = pack_segments(storage, directory)
+    assert done.segments == len(before) - 3, "the first holds nothing"
+    after = [each.path for each in list_segments(storage, directory)]
+    assert after[-2:] == before[-2:]
+    assert [is_packed(path) for path in after] == [False] + [True] * done.segments + [False] * 2
+    assert pack_segments(storage, directory) == type(done)(), "nothing is left to do"
+
+
+def test_a_reader_that_listed_the_segments_before_goes_on(tmp_path: Path) -> None:
+    storage, directory = journal_of(tmp_path)
+    reader = LogReader(storage, directory)
+    before = everything(reader)
+    batches = reader.batches()
+    begun = [next(batches) for _ in range(30)]
+    assert pack_segments(storage, directory).segments > 2
+    assert [each.chain for each in [*begun, *batches]] == [each[5] for each in before]
+    assert everything(reader) == before
+    reader.refresh()
+    assert everything(reader) == before
+
+
+def test_the_second_reader_unpacks_by_the_text_alone(tmp_path: Path) -> None:
+    """The specimen has blank sectors by content, carried batches and groups: all that unpacking makes anew."""
+    plain, packed = specimen(), packed_specimen()
+    for name, subject in (("plain", plain), ("packed", packed)):
+        for path, data in subject.image.items():
+            target = tmp_path / name / path.removeprefix(f"{subject.root}/")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(data)
+    one, other = read_journal(tmp_path / "plain"), read_journal(tmp_path / "packed")
+    assert (one.records, one.batches, one.flags, one.chain) == (other.records, other.batches, other.flags, other.chain)
+    assert 2 in one.flags
+    assert len(list((tmp_path / "packed" / "segments").glob("*.pack"))) > 8
+
+
+# -- damage -----------------------------------------------------------------------------------------------------------
+
+
+def one_pack() -> tuple[Specimen, str, bytes]:
+    """A journal with packs; one of some blocks, and its bytes."""
+    subject = packed_journal()
+    path = packs(subject)[0]
+    return subject, path, subject.image[path]
+
+
+def test_a_damaged_block_is_named_with_its_place_and_its_events() -> None:
+    subject, path, data = one_pack()
+    block = find_pack(data, path).blocks[1]
+    storage = subject.view({path: data[: block.offset + 9] + bytes(40) + data[block.offset + 49 :]})
+    reader, seen = LogReader(storage, subject.root), []
+    with pytest.raises(Corrupt, match=f"events {block.first_seq}-{block.last_seq} cannot be read") as raised:
+        seen.extend(iter(reader.batches()))
+    assert (raised.value.path, raised.value.offset, raised.value.seq) == (path, block.offset, block.first_seq)
+    assert reader.batch_of(block.last_seq + 1).first_seq == block.last_seq + 1, "and what lies behind it is"
+    report = verify(storage, subject.root)
+    assert [(each.path, each.offset, each.seq) for each in report.findings] == [(path, block.offset, block.first_seq)]
+    assert (report.exit_code, report.last_seq) == (12, reader.last_seq)
+    found = survey(storage, subject.root)
+    assert found.lost == [(block.first_seq, block.last_seq)], "no more is given up than is damaged"
+    assert [(each.path, each.offset, each.length) for each in found.spots] == [(path, block.offset, block.length)]
+
+
+def test_two_damaged_blocks_are_both_named() -> None:
+    subject, path, data = one_pack()
+    blocks = find_pack(data, path).blocks
+    changed = bytearray(data)
+    for block in blocks[:2]:
+        changed[block.offset + 20] ^= 3
+    storage = subject.view({path: bytes(changed)})
+    report = verify(storage, subject.root)
+    assert [each.offset for each in report.findings] == [block.offset for block in blocks[:2]]
+    assert survey(storage, subject.root).lost == [(blocks[0].first_seq, blocks[1].last_seq)]
+
+
+@pytest.mark.parametrize("where", ["front", "copy", "length", "behind"])
+def test_a_damaged_header_costs_nothing_but_is_named(where: str) -> None:
+    subject, path, data = one_pack()
+    before = everything(LogReader(subject.view(), subject.root))
+    pack = find_pack(data, path)
+    offset = {"front": 100, "copy": pack.copy_at + 100, "length": len(data) - 3, "behind": len(data)}[where]
+    changed = data + b"x" if where == "behind" else data[:offset] + b"\xff\xfe" + data[offset + 2 :]
+    storage = subject.view({path: bytes(changed)})
+    assert everything(LogReader(storage, subject.root)) == before
+    (found,) = verify(storage, subject.root).findings
+    assert (found.path, found.severity) == (path, "damage")
+    assert survey(storage, subject.root).lost == []
+
+
+def test_without_either_header_the_pack_is_lost_and_nothing_else() -> None:
+    subject, path, data = one_pack()
+    pack = find_pack(data, path)
+    storage = subject.view({path: b"\0" * 40 + data[40 : pack.copy_at] + bytes(len(data) - pack.copy_at)})
+    report = verify(storage, subject.root)
+    assert {each.path for each in report.findings} == {path}
+    found = survey(storage, subject.root)
+    assert found.lost == [(pack.header.first_seq, pack.next_seq - 1)]
+    assert [(each.path, each.length) for each in found.spots] == [(path, len(data))]
+
+
+def test_a_newer_pack_is_unsupported_and_never_corrupt() -> None:
+    subject, path, data = one_pack()
+    pack = find_pack(data, path)
+    newer = bytearray(encode_header(KIND_PACK, pack.encoded[20:]))
+    newer[8] = VERSION + 1
+    newer[16:20] = zlib.crc32(newer[20:], zlib.crc32(newer[:16])).to_bytes(4, "little")
+    frames = data[pack.header_bytes : pack.copy_at]
+    storage = subject.view({path: bytes(newer) + frames + bytes(newer) + len(newer).to_bytes(TAIL_BYTES, "little")})
+    with pytest.raises(Unsupported):
+        list(LogReader(storage, subject.root).batches())
+    assert {each.code for each in verify(storage, subject.root).findings} == {Unsupported.code}
+
+
+def test_a_frame_that_claims_a_gigabyte_is_refused_before_it_is_unpacked() -> None:
+    _, path, data = one_pack()
+    pack = find_pack(data, path)
+    block = pack.blocks[0]
+    bomb = zstandard.ZstdCompressor().compress(bytes(1 << 28))
+    changed = bytearray(pack.encoded[20:])
+    at = len(changed) - 52 * len(pack.blocks)
+    for body_bytes in (block.body_bytes, 1 << 28):  # the header tells the truth of the frame, or does not
+        changed[at : at + 20] = struct.pack(
+            "<IIIII", len(bomb), body_bytes, block.last_seq - block.first_seq + 1, block.end - block.start,
+            zlib.crc32(bomb),
+        )  # fmt: skip
+        header = encode_header(KIND_PACK, bytes(changed))
+        frames = bomb + data[block.offset + block.length : pack.copy_at]
+        whole = header + frames + header + len(header).to_bytes(TAIL_BYTES, "little")
+        tracemalloc.start()
+        with pytest.raises(Corrupt, match="out of bounds" if body_bytes >> 27 else "another length"):
+            unpack(whole, path)
+        assert tracemalloc.get_traced_memory()[1] < 20 << 20
+        tracemalloc.stop()
