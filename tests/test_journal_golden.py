@@ -21,6 +21,7 @@ from journal import format as layout
 from journal.event_json import event_to_json
 from journal.events import type_dictionary, type_named
 from journal.log import Log
+from journal.pack import BODY_BYTES_MAX
 from journal.reader import LogReader
 from journal.regions import decide
 from journal.storage import RealStorage
@@ -221,6 +222,7 @@ def test_the_limits_are_the_codes() -> None:
         "bytes of metadata, as JSON": limits.METADATA_BYTES_MAX,
         "depth of metadata": limits.METADATA_DEPTH_MAX,
         "items of a list or map": limits.ITEMS_MAX,
+        "body bytes of a block": BODY_BYTES_MAX,
         "bytes of a part": checkpoint.PART_BYTES_MAX,
         "pages of a group": delta.GROUP_PAGES_MAX,
         "op_ids that are remembered": commit.OP_ID_WINDOW,
