@@ -29,18 +29,19 @@ SCALE ?=
 FAULTS ?=
 TEST_WORKERS ?= auto
 
-.PHONY: help venv test faults demo bench bench-peers bench-scale lint docs clean
+.PHONY: help venv test backends test-backends faults demo bench bench-peers bench-scale lint docs clean
 
 help:
 	@echo "make demo   the main job on real input, in under a minute (installs the core only)"
 	@echo "make test   the whole suite; sets up all that it needs, the real model included"
+	@echo "make test-backends  traces to real backends, which it installs beside the project (850 MB)"
 	@echo "make faults tries to break every promise, for hours if let; see docs/reliability.md"
 	@echo "make bench  timed runs, as ratios; see docs/performance.md"
 	@echo "make bench-peers  what bench compares with, into .venv-peers; make bench-scale: growth, as a picture"
 	@echo "make lint   ruff and mypy --strict"
 	@echo "make docs   writes what is generated in docs/ anew"
 	@echo "make venv   .venv with the package (core only)"
-	@echo "make clean  removes .venv and caches"
+	@echo "make clean  removes the environments and caches"
 
 venv: .venv/.core
 
@@ -65,6 +66,18 @@ venv: .venv/.core
 
 test: .venv/.full
 	$(RUN) -m pytest -n $(TEST_WORKERS) --dist loadgroup $(PYTEST)
+
+# Backends that traces are sent to, each in an environment of its own: what they depend on is no affair of the project.
+.venv-%/.ready: tests/backends/%.txt
+	@test -n '$(PYTHON)' || { echo "make: needs Python 3.11 or newer; name one with PYTHON=..." >&2; exit 1; }
+	'$(PYTHON)' -m venv $(@D)
+	$(@D)/bin/python -m pip --disable-pip-version-check install --quiet --requirement $<
+	@touch $@
+
+backends: .venv-mlflow/.ready .venv-rotel/.ready
+
+test-backends: .venv/.full backends
+	$(RUN) -m pytest -n 2 --dist loadgroup tests/test_backends_*.py $(PYTEST)
 
 faults: .venv/.full
 	@$(RUN) -m tests.faults $(FAULTS)
@@ -97,5 +110,5 @@ bench-scale: .venv/.core
 	$(RUN) -m tests.bench.scale $(SCALE)
 
 clean:
-	rm -rf .venv .venv-peers .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+	rm -rf .venv .venv-* .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

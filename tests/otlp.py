@@ -94,6 +94,8 @@ def http_receiver(port: int = 0) -> Iterator[Receiver]:
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
+            if self.headers.get("Content-Encoding") == "gzip":
+                body = gzip.decompress(body)
             receiver.paths.append(self.path)
             if self.path.endswith("/v1/metrics"):
                 self._take_metrics(body)
@@ -115,8 +117,6 @@ def http_receiver(port: int = 0) -> Iterator[Receiver]:
             self.wfile.write(answer)
 
         def _take_metrics(self, body: bytes) -> None:
-            if self.headers.get("Content-Encoding") == "gzip":
-                body = gzip.decompress(body)
             with receiver.came:
                 receiver.metrics.append(ExportMetricsServiceRequest.FromString(body))
                 receiver.came.notify_all()
