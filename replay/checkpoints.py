@@ -19,13 +19,14 @@ from journal.errors import Corrupt, DataError, EnvironmentFault
 from journal.reader import LogReader
 from journal.storage import Storage
 from replay.catchup import check_position
-from replay.digest import DIGEST_VERSION, state_digest
+from replay.digest import DIGEST_VERSION, Leaves, digest_of, state_digest, state_leaves
 from replay.embedding_parts import save_embeddings
 from replay.engine import Progress, build_state
 from replay.faults import sqlite_fault
 from replay.history import read_history
 from replay.latest import read_latest
 from replay.layout import Layout
+from replay.leaves import KIND_LEAVES, rows_by_table, save_leaves
 from replay.memory_parts import assemble, cut
 from replay.reader import open_reader
 from replay.schema import PROJECTION_VERSION, Position, read_position
@@ -108,22 +109,26 @@ def make_checkpoint(
                 journal_id=built.position.journal_id, seq=seq, chain=built.position.chain, epoch=built.position.epoch,
                 time=clock(), digest="", digest_version=DIGEST_VERSION, projection_version=PROJECTION_VERSION,
                 restores=[(restore.seq, restore.to_seq) for restore in history.restores], tags=history.tags,
-                latest=read_latest(reader, checkpoints, seq), counts=built.counts, parts=[*parts, *live.vectors],
-                whole=whole,
+                latest=read_latest(reader, checkpoints, seq), parts=[*parts, *live.vectors], whole=whole,
             )  # fmt: skip
             if base is None or base.seq != seq:
                 checkpoints.publish(manifest)  # else one of this seq is on the ladder, and stays there until replaced
             written_seconds = perf_counter() - started
             discard(storage, built.path)
             scan_live()
-        digest = _prove(checkpoints, manifest, f"{work}/proof.db")
+        leaves = _prove(checkpoints, manifest, f"{work}/proof.db")
+        digest = digest_of(leaves)
         if base is not None and base.seq == seq and digest != base.digest:
             raise _unproven(checkpoints, manifest, f"the checkpoint reads back with digest {digest}")
-        manifest = checkpoints.mark_verified(msgspec.structs.replace(manifest, digest=digest), clock())
+        of_leaves, new_bytes = save_leaves(checkpoints, leaves)
+        manifest = msgspec.structs.replace(
+            manifest, digest=digest, counts=rows_by_table(leaves), parts=[*manifest.parts, *of_leaves]
+        )
+        manifest = checkpoints.mark_verified(manifest, clock())
         differs = live.digest is not None and live.digest != digest
         return Shadow(
             seq=seq, digest=digest, manifest=manifest.fingerprint, bytes=manifest.bytes,
-            new_bytes=live.new_bytes + written, parts=len(manifest.parts), base_seq=built.base_seq,
+            new_bytes=live.new_bytes + written + new_bytes, parts=len(manifest.parts), base_seq=built.base_seq,
             events=built.events, drift=differs or (live.problem is not None and not live.missing),
             live_digest=live.digest, live_problem=live.problem, embeddings_parts=len(live.vectors),
             passed_over=list(built.passed_over), written_seconds=written_seconds, seconds=perf_counter() - started,
@@ -133,10 +138,10 @@ def make_checkpoint(
 def verify_checkpoint(checkpoints: CheckpointStore, manifest: Manifest, clock: Callable[[], int]) -> Manifest:
     """Proves once more that a checkpoint restores, by a scan of its parts as they lie on disk. Raises Corrupt."""
     with checkpoints.exclusive(), _work_directory(checkpoints) as work:
-        digest = _prove(checkpoints, manifest, f"{work}/proof.db")
+        digest = digest_of(_prove(checkpoints, manifest, f"{work}/proof.db"))
         if digest != manifest.digest:
             raise _unproven(checkpoints, manifest, f"the checkpoint reads back with digest {digest}")
-        for part in manifest.of_kind(KIND_EMBEDDINGS):
+        for part in (*manifest.of_kind(KIND_LEAVES), *manifest.of_kind(KIND_EMBEDDINGS)):
             checkpoints.read_part(part)
         return checkpoints.mark_verified(manifest, clock())
 
@@ -200,19 +205,19 @@ def _look_at(
         yield live, scan
 
 
-def _prove(checkpoints: CheckpointStore, manifest: Manifest, path: str) -> str:
-    """Assembles the parts from disk and scans them: the digest. Raises Corrupt unless they make the file, and stand at
+def _prove(checkpoints: CheckpointStore, manifest: Manifest, path: str) -> Leaves:
+    """Assembles the parts from disk and scans them: the leaves. Raises Corrupt unless they make the file, and stand at
     the position, that the manifest says."""
     discard(checkpoints.storage, path)
     assemble(checkpoints, manifest, path)
     try:
         with closing(connect_finished(path)) as connection:
-            digest, position = state_digest(connection), read_position(connection)
+            leaves, position = state_leaves(connection), read_position(connection)
     except sqlite3.Error as error:
         raise _unproven(checkpoints, manifest, f"the checkpoint is no sound database: {error}") from error
     if position != Position(manifest.seq, manifest.journal_id, manifest.epoch, manifest.chain):
         raise _unproven(checkpoints, manifest, "the checkpoint reads back with another position")
-    return digest
+    return leaves
 
 
 def _unproven(checkpoints: CheckpointStore, manifest: Manifest, why: str) -> Corrupt:

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from replay.digest import BUCKET_BITS, COLUMNS, table_leaves
+from replay.digest import BUCKET_BITS, COLUMNS, TableLeaves, table_leaves
 from replay.schema import TABLES, one_moment
 from replay.tolerant import Gap, is_damage, text_or_bytes, walk
 
@@ -88,7 +88,7 @@ def _compared(total: int, found: Rows, expected: Rows) -> Deviation:
     return Deviation(total, len(expected.keys() - found.keys()), altered, len(found.keys() - expected.keys()))
 
 
-def _leaves(connection: sqlite3.Connection, table: str) -> dict[int, bytes] | None:
+def _leaves(connection: sqlite3.Connection, table: str) -> TableLeaves | None:
     """None where the table is damaged, or not there as it should be."""
     try:
         return table_leaves(connection, table)

@@ -40,7 +40,7 @@ complement), then the leaf's 32 bytes. A table without rows: the SHA-256 of noth
 **State.** SHA-256 over the ASCII bytes `agent-journal state digest v1` and a line feed, then for each table in the
 order above: its name in ASCII, one zero byte, and the table's 32 bytes. Written as 64 lower-case hex digits.
 
-The leaves allow two states to be compared by parts: see `table_leaves`.
+The leaves allow two states to be compared by parts (`table_leaves`), and a digest to follow changes: `leaves`.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from hashlib import sha256
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -72,50 +72,80 @@ _T = TypeVar("_T")
 _encode = msgspec.msgpack.Encoder().encode
 
 
+class Leaf(NamedTuple):
+    """A bucket's rows: how many, and the SHA-256 of their encodings, which alone enters the digest."""
+
+    rows: int
+    sha256: bytes
+
+
+TableLeaves = dict[int, Leaf]
+"""Bucket to leaf, of the buckets that hold a row."""
+
+Leaves = dict[str, TableLeaves]
+"""Table to its leaves, of every table of `TABLES`."""
+
+
 def state_digest(connection: sqlite3.Connection) -> str:
     """The digest, in hex, of what this connection sees at one moment.
 
     Raises sqlite3.DatabaseError where a table is missing or cannot be read.
     """
+    return digest_of(state_leaves(connection))
+
+
+def state_leaves(connection: sqlite3.Connection) -> Leaves:
+    """All leaves of what this connection sees at one moment. Raises sqlite3.DatabaseError as `state_digest` does."""
     with one_moment(connection):
-        state = sha256(b"agent-journal state digest v%d\n" % DIGEST_VERSION)
-        for table in TABLES:
-            state.update(table.encode() + b"\x00" + table_digest(table_leaves(connection, table)))
+        return {table: table_leaves(connection, table) for table in TABLES}
+
+
+def digest_of(leaves: Leaves) -> str:
+    """The state's digest, in hex, from its leaves."""
+    state = sha256(b"agent-journal state digest v%d\n" % DIGEST_VERSION)
+    for table in TABLES:
+        state.update(table.encode() + b"\x00" + table_digest(leaves[table]))
     return state.hexdigest()
 
 
-def table_digest(leaves: dict[int, bytes]) -> bytes:
-    """A table's 32 bytes, from its leaves by bucket."""
+def table_digest(leaves: TableLeaves) -> bytes:
+    """A table's 32 bytes, from its leaves."""
     table = sha256()
     for bucket in sorted(leaves):
-        table.update(bucket.to_bytes(8, "little", signed=True) + leaves[bucket])
+        table.update(bucket.to_bytes(8, "little", signed=True) + leaves[bucket].sha256)
     return table.digest()
 
 
-def table_leaves(connection: sqlite3.Connection, table: str) -> dict[int, bytes]:
-    """Bucket to leaf: two states differ in a table exactly in the buckets whose leaves differ."""
+def table_leaves(connection: sqlite3.Connection, table: str) -> TableLeaves:
+    """A table's leaves: two states differ in it exactly in the buckets whose leaves differ."""
     with one_moment(connection):
         if table == "agents":
             # From the table itself: an index over it could be damaged where the table is not, and the other way round.
             rows = _tolerant(connection, _agent_rows, f"SELECT {COLUMNS[table]} FROM agents NOT INDEXED")
-            return {0: sha256(b"".join(rows)).digest()} if rows else {}
+            return {0: Leaf(len(rows), sha256(b"".join(rows)).digest())} if rows else {}
         return dict(_leaves_by_id(connection, table))
+
+
+def bucket_leaf(connection: sqlite3.Connection, table: str, bucket: int) -> Leaf | None:
+    """The leaf of one bucket as this connection sees it; None where it holds no row."""
+    if table == "agents":
+        return table_leaves(connection, table).get(bucket)
+    rows = _bucket_rows(connection, table, bucket)
+    return _leaf(rows) if rows else None
 
 
 # -- tables with an id -------------------------------------------------------------------------------------------------
 
 
-def _leaves_by_id(connection: sqlite3.Connection, table: str) -> Iterator[tuple[int, bytes]]:
+def _leaves_by_id(connection: sqlite3.Connection, table: str) -> Iterator[tuple[int, Leaf]]:
     """A query a bucket, so that no Python code runs for a row: fetched, encoded and hashed by the bucket.
 
     By rowid, which is the id in every table of ours and an integer in a foreign one too.
     """
-    bucket_rows = f"SELECT {COLUMNS[table]} FROM {table} WHERE rowid BETWEEN ? AND ? ORDER BY rowid"
     first_id = f"SELECT rowid FROM {table} WHERE rowid >= ? ORDER BY rowid LIMIT 1"
     start = _ID_MIN
     while start <= _ID_MAX:
-        bounds = (start, start | (1 << BUCKET_BITS) - 1)
-        rows = _tolerant(connection, sqlite3.Cursor.fetchall, bucket_rows, bounds)
+        rows = _bucket_rows(connection, table, start >> BUCKET_BITS)
         if rows:
             yield start >> BUCKET_BITS, _leaf(rows)
             start += 1 << BUCKET_BITS
@@ -124,16 +154,22 @@ def _leaves_by_id(connection: sqlite3.Connection, table: str) -> Iterator[tuple[
         if found is None:
             return
         # A tree out of order could answer with a smaller id, and this loop would never end.
-        if found[0] <= bounds[1]:
+        if found[0] < start + (1 << BUCKET_BITS):
             raise sqlite3.DatabaseError(f"the rows of {table} are out of order at id {found[0]}")
         start = found[0] >> BUCKET_BITS << BUCKET_BITS
 
 
-def _leaf(rows: Sequence[tuple[Any, ...]]) -> bytes:
-    """SHA-256 of the rows' encodings: those of the array of them all, behind its header."""
+def _bucket_rows(connection: sqlite3.Connection, table: str, bucket: int) -> list[tuple[Any, ...]]:
+    first = bucket << BUCKET_BITS
+    sql = f"SELECT {COLUMNS[table]} FROM {table} WHERE rowid BETWEEN ? AND ? ORDER BY rowid"
+    return _tolerant(connection, sqlite3.Cursor.fetchall, sql, (first, first | (1 << BUCKET_BITS) - 1))
+
+
+def _leaf(rows: Sequence[tuple[Any, ...]]) -> Leaf:
+    """Of the rows' encodings: those of the array of them all, behind its header."""
     count = len(rows)
     header_bytes = 1 if count < 1 << 4 else 3 if count < 1 << 16 else 5
-    return sha256(memoryview(_encode(rows))[header_bytes:]).digest()
+    return Leaf(count, sha256(memoryview(_encode(rows))[header_bytes:]).digest())
 
 
 # -- agents -----------------------------------------------------------------------------------------------------------

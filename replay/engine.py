@@ -19,15 +19,16 @@ from journal.format import Record
 from journal.reader import LogReader
 from journal.storage import Storage
 from replay.bulk import BulkLoader, collector_paused
-from replay.digest import DIGEST_VERSION, state_digest
+from replay.digest import DIGEST_VERSION, Leaves, digest_of, state_leaves
 from replay.embedding_parts import load_embeddings
 from replay.embeddings import Row
 from replay.faults import sqlite_fault
 from replay.history import History, extend, recorded_history
+from replay.leaves import Touched, load_leaves, renewed, rows_by_table
 from replay.memory import Applied, apply_records
 from replay.memory_parts import assemble
 from replay.records import jump_in, position_at, records_of, total_of
-from replay.schema import PROJECTION_VERSION, TABLES, Position, read_position, write_position
+from replay.schema import PROJECTION_VERSION, Position, read_position, write_position
 from replay.timeline import Range, event_count, lineage_from
 from replay.tracing import span
 from replay.vouching import refusal
@@ -49,8 +50,9 @@ class Built:
 
     ``base_seq`` is the checkpoint it was built on, 0 for genesis; ``passed_over`` are those that were not used, each
     with its reason. ``events`` were applied after the base, and made ``rows`` or were ``no_ops``. ``counts`` are rows
-    by table. ``embeddings`` were taken from a checkpoint, or from what the caller gave; ``embeddings_lost`` names
-    damaged parts of a checkpoint's.
+    by table. ``rows_scanned`` were read back from the finished file for ``digest``: all, or those of the buckets that
+    the events touched. ``embeddings`` were taken from a checkpoint, or from what the caller gave. ``parts_lost`` says
+    which parts of a checkpoint were damaged that the state could do without: its embeddings, its leaves.
     """
 
     path: str
@@ -62,8 +64,9 @@ class Built:
     rows: int
     no_ops: int
     counts: dict[str, int]
+    rows_scanned: int
     embeddings: int
-    embeddings_lost: tuple[str, ...]
+    parts_lost: tuple[str, ...]
     bytes: int
     seconds: float
 
@@ -90,22 +93,26 @@ def build_state(
     vectors: Vectors | None = None,
     journal_mode: JournalMode = "wal",
     draft: bool = False,
+    scan: bool = False,
 ) -> Built:
-    """Makes state(target_seq) in a new file at `destination`, with the digest of a scan of the finished file.
+    """Makes state(target_seq) in a new file at `destination`, with the digest of what the finished file holds.
+
+    The digest is that of a scan of the file. Where it was made on a checkpoint that has its leaves, rows that no event
+    touched are not read again: each of their bytes was proven when the checkpoint was put together. `scan` reads them
+    all the same. A `draft` is neither scanned nor synced: it has no digest and no counts, and whoever takes its pages
+    has to prove them.
 
     `directory` is the journal's. `embeddings` takes vectors from a checkpoint, where one has any, and those that
-    `vectors` gives; of both, only vectors of texts that the state holds. `journal_mode` is
-    what the file will be opened in: "wal" for a generation, "delete" for a copy that stands alone. A `draft` is
-    neither scanned nor synced: its digest is "", and whoever takes its pages has to prove them. Raises UsageError
-    beyond the journal's end, Corrupt where events that are needed are damaged, NoSpace; then nothing is left at
-    `destination`.
+    `vectors` gives; of both, only vectors of texts that the state holds. `journal_mode` is what the file will be opened
+    in: "wal" for a generation, "delete" for a copy that stands alone. Raises UsageError beyond the journal's end,
+    Corrupt where events that are needed are damaged, NoSpace; then nothing is left at `destination`.
     """
     if not 0 <= target_seq <= reader.last_seq:
         raise UsageError(f"seq {target_seq} is not in this journal, which ends at {reader.last_seq}", seq=target_seq)
     told = {"journal.replay.seq": target_seq, "db.system.name": "sqlite", "db.operation.name": "rebuild"}
     with span("journal.replay", told) as live:
         built = _build_state(storage, directory, reader, target_seq, destination, progress, use_checkpoints, history,
-                             embeddings, vectors, journal_mode, draft)  # fmt: skip
+                             embeddings, vectors, journal_mode, draft, scan)  # fmt: skip
         live.set(journal__replay__events=built.events, journal__recovery__checkpoint=built.base_seq)
     return built
 
@@ -123,6 +130,7 @@ def _build_state(
     vectors: Vectors | None,
     journal_mode: JournalMode,
     draft: bool,
+    scan: bool,
 ) -> Built:
     started = perf_counter()
     checkpoints = CheckpointStore(storage, f"{directory}/checkpoints")
@@ -131,7 +139,7 @@ def _build_state(
     while True:
         passed_over = [PassedOver(each.seq or 0, str(each.error)) for each in damaged if (each.seq or 0) <= target_seq]
         build = _Build(checkpoints, reader, known, manifests, target_seq, destination, progress, embeddings, vectors,
-                       draft)  # fmt: skip
+                       draft, scan)  # fmt: skip
         try:
             result = build.climb(passed_over)
             if not draft:
@@ -147,8 +155,9 @@ def _build_state(
             raise
         return Built(
             destination, position_at(reader, target_seq), result.digest, result.base_seq, tuple(passed_over),
-            result.applied.events, result.applied.rows, result.applied.no_ops, result.counts, result.embeddings,
-            tuple(result.lost), storage.size(destination), perf_counter() - started,
+            result.applied.events, result.applied.rows, result.applied.no_ops, result.counts,
+            result.rows_scanned, result.embeddings, tuple(result.lost), storage.size(destination),
+            perf_counter() - started,
         )  # fmt: skip
 
 
@@ -157,6 +166,7 @@ class _Result:
     base_seq: int
     applied: Applied
     counts: dict[str, int]
+    rows_scanned: int
     embeddings: int
     lost: list[str]
     digest: str
@@ -181,6 +191,7 @@ class _Build:
         embeddings: bool,
         vectors: Vectors | None,
         draft: bool,
+        scan: bool,
     ) -> None:
         self.checkpoints = checkpoints
         self.reader = reader
@@ -193,6 +204,7 @@ class _Build:
         self.embeddings = embeddings
         self.vectors = vectors
         self.draft = draft
+        self.scan = scan
 
     def climb(self, passed_over: list[PassedOver]) -> _Result:
         """The state on the first rung that holds; those that do not are added to `passed_over`."""
@@ -224,6 +236,9 @@ class _Build:
         if base is not None:
             self._take_parts(base, total)
         lost: list[str] = []
+        known = None
+        if base is not None and not self.draft and not self.scan:
+            known = load_leaves(self.checkpoints, base, lost.append)
         sources = self.manifests if self.embeddings else ()
         vectors = next(
             (
@@ -236,22 +251,28 @@ class _Build:
         records = self._records(ranges, before, total)
         try:
             with closing(connect_private(self.path)) as connection:
+                touched = Touched(connection) if known is not None else None
                 applied = _load(connection, records) if base is None else _apply(connection, base, records)
                 connection.execute("BEGIN")
                 write_position(connection, position_at(self.reader, self.target_seq))
                 given = self.vectors() if self.vectors is not None else ()
                 embeddings = load_embeddings(connection, self.checkpoints, vectors, lost.append, given)
                 connection.execute("COMMIT")
-                counts = {table: _count(connection, table) for table in TABLES}
-            digest = "" if self.draft else _digest_of(self.path)
+                buckets = touched.buckets() if touched is not None else []
+            if self.draft:
+                return _Result(base.seq if base else 0, applied, {}, 0, embeddings, lost, "")
+            with closing(connect_finished(self.path)) as connection:
+                leaves = state_leaves(connection) if known is None else renewed(known, connection, buckets)
         except sqlite3.DatabaseError as error:
             damaged = getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
             if base is None or not damaged:
                 raise
             raise _Unusable(f"its parts make no sound database: {error}") from error
-        if base is not None and not ranges and not self.draft and digest != base.digest:
+        digest, counts = digest_of(leaves), rows_by_table(leaves)
+        if base is not None and not ranges and digest != base.digest:
             raise _Unusable(f"its parts have digest {digest}, its manifest says {base.digest}")
-        return _Result(base.seq if base else 0, applied, counts, embeddings, lost, digest)
+        scanned = sum(counts.values()) if known is None else _rows_in(leaves, buckets)
+        return _Result(base.seq if base else 0, applied, counts, scanned, embeddings, lost, digest)
 
     def _take_parts(self, base: Manifest, total: int) -> None:
         reason = refusal(base, self.reader, self.manifests)
@@ -300,11 +321,5 @@ def _apply(connection: sqlite3.Connection, base: Manifest, runs: Iterator[tuple[
     return applied
 
 
-def _digest_of(path: str) -> str:
-    with closing(connect_finished(path)) as connection:
-        return state_digest(connection)
-
-
-def _count(connection: sqlite3.Connection, table: str) -> int:
-    (count,) = connection.execute(f"SELECT count(*) FROM {table}").fetchone()
-    return int(count)
+def _rows_in(leaves: Leaves, buckets: Iterable[tuple[str, int]]) -> int:
+    return sum(leaves[table][bucket].rows for table, bucket in buckets if bucket in leaves[table])

@@ -284,13 +284,13 @@ def test_a_kill_at_any_step_leaves_the_ladder_whole(world: World):
 def test_the_leftovers_of_a_kill_are_cleaned_by_the_next_run(world: World):
     """Another state is current by then, so nothing of what was left is used again."""
     left = 0
-    for step in range(0, 40, 3):
+    for step in range(0, 60, 3):
         if not killed(partial(make_checkpoint, DyingStorage(step), world.layout, lambda: 1)):
             break
         left += bool(leftovers(world))
         world.grow(3)
         follow(world)
-    assert left
+    assert left >= 5
     made = make(world)
     assert leftovers(world) == []
     assert {manifest.state for manifest in world.checkpoints.manifests()} == {"verified"}

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from replay.digest import state_digest, table_digest, table_leaves
+from replay.digest import bucket_leaf, state_digest, table_digest, table_leaves
 from replay.schema import TABLES, Position, connect, create, write_position
 
 
@@ -93,7 +93,8 @@ def test_the_digest_is_what_the_canonical_form_says(connection: sqlite3.Connecti
     for table, buckets in leaves.items():
         hashed = b"".join(struct.pack("<q", b) + hashlib.sha256(rows).digest() for b, rows in buckets.items())
         whole += table.encode() + b"\0" + hashlib.sha256(hashed).digest()
-        assert table_leaves(connection, table) == {b: hashlib.sha256(rows).digest() for b, rows in buckets.items()}
+        found = {b: leaf.sha256 for b, leaf in table_leaves(connection, table).items()}
+        assert found == {b: hashlib.sha256(rows).digest() for b, rows in buckets.items()}
     assert state_digest(connection) == sha(whole)
 
 
@@ -104,7 +105,8 @@ def test_a_bucket_of_more_than_fifteen_rows_is_hashed_like_any_other(connection:
         values = [(n, "c", f"m{n}", "w", "user", "hi", n) for n in range(count)]
         connection.executemany("INSERT INTO messages VALUES (?, ?, ?, ?, ?, ?, ?)", values)
         expected = hashlib.sha256(b"".join(row(*each) for each in values)).digest()
-        assert table_leaves(connection, "messages") == {0: expected}
+        assert table_leaves(connection, "messages") == {0: (count, expected)}
+        assert bucket_leaf(connection, "messages", 0) == (count, expected)
 
 
 def test_the_empty_state_has_a_fixed_digest(tmp_path: Path) -> None:
@@ -221,7 +223,7 @@ def test_text_that_is_no_utf8_is_hashed_as_its_bytes(connection: sqlite3.Connect
     connection.execute("UPDATE messages SET content = CAST(x'61ff' AS TEXT)")
     connection.execute("UPDATE agents SET reason = CAST(x'ff' AS TEXT), name = CAST(x'fe' AS TEXT) WHERE name = 'b'")
     expected = hashlib.sha256(row(4, "c", "m", "writer", "user", b"a\xff", 9)).digest()
-    assert table_leaves(connection, "messages") == {0: expected}
+    assert table_leaves(connection, "messages") == {0: (1, expected)}
     assert len(state_digest(connection)) == 64
     assert connection.text_factory is str
 
@@ -230,7 +232,10 @@ def test_the_ends_of_the_range_of_ids_have_their_buckets(connection: sqlite3.Con
     connection.execute("DELETE FROM messages")
     for row_id in (-(1 << 63), -1, (1 << 63) - 1):
         connection.execute("INSERT INTO messages VALUES (?, 'c', ?, 'w', 'user', '', 0)", (row_id, str(row_id)))
-    assert list(table_leaves(connection, "messages")) == [-(1 << 53), -1, (1 << 53) - 1]
+    leaves = table_leaves(connection, "messages")
+    assert list(leaves) == [-(1 << 53), -1, (1 << 53) - 1]
+    assert leaves == {bucket: bucket_leaf(connection, "messages", bucket) for bucket in leaves}
+    assert bucket_leaf(connection, "messages", 0) is None
     assert len(state_digest(connection)) == 64
 
 

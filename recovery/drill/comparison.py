@@ -85,7 +85,7 @@ def _by_journal(live: Data, seq: int, made: _State, scratch: str) -> Compared:
     if seq > reader.last_seq:
         return Compared("different", f"the backup goes to seq {seq}, the live journal only to {reader.last_seq}")
     built = build_state(
-        live.storage, live.layout.journal, reader, seq, scratch, embeddings=False, journal_mode="delete"
+        live.storage, live.layout.journal, reader, seq, scratch, embeddings=False, journal_mode="delete", scan=True
     )  # fmt: skip
     return _verdict(seq, made.digest, "the live journal", built.digest)
 
@@ -103,7 +103,8 @@ def _digest_at(live: Data, rehearsed: Data, copied: int, seq: int, scratch: str)
     path = rehearsed.generations.current().path
     if seq < copied or between is None or path is None:
         built = build_state(
-            source.storage, source.layout.journal, reader, seq, scratch, embeddings=False, journal_mode="delete"
+            source.storage, source.layout.journal, reader, seq, scratch, embeddings=False, journal_mode="delete",
+            scan=True,
         )  # fmt: skip
         return built.digest
     shutil.copyfile(path, scratch)
