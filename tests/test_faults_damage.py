@@ -62,7 +62,7 @@ def test_the_journal_has_what_a_journal_can_have() -> None:
     void = [path for path in subject.segments[:-1] if subject.padding[path] < len(subject.image[path])]
     assert void, "bytes behind the end that the next segment names"
     assert subject.padding[subject.segments[-1]] < len(subject.image[subject.segments[-1]]), "zero fill"
-    assert [len(each.parts) for each in subject.manifests] == [2, 1]
+    assert [len(each.parts) for each in subject.manifests] == [3, 2]
     assert len(subject.files("lock")) == len(subject.files("plan")) == 2
 
 

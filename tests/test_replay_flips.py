@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from journal.checkpoint import CheckpointStore
+from journal.checkpoint import KIND_MEMORY, CheckpointStore
 from journal.errors import AmbiguousTail, Corrupt, Unsupported
 from journal.log import Log
 from journal.reader import LogReader
@@ -17,6 +17,7 @@ from replay.checkpoints import make_checkpoint
 from replay.digest import state_digest
 from replay.engine import Built, build_state
 from replay.layout import Layout
+from replay.leaves import KIND_LEAVES
 from replay.model import Model
 from replay.schema import connect
 from tests.histories import SeededSource, Vouched, encoded, growing, vouching
@@ -67,7 +68,8 @@ def subject(tmp_path_factory: pytest.TempPathFactory) -> Subject:
     files = {
         "newest manifest": [store / f"{newest.seq:016d}.manifest"],
         "older manifest": [store / f"{older.seq:016d}.manifest"],
-        "newest part": [store / "parts" / part.sha256 for part in newest.parts],
+        "newest part": [store / "parts" / part.sha256 for part in newest.of_kind(KIND_MEMORY)],
+        "newest leaves": [store / "parts" / part.sha256 for part in newest.of_kind(KIND_LEAVES)],
         "older part": [store / "parts" / part.sha256 for part in older.parts],
         "segment": segment_files(directory),
     }
@@ -103,6 +105,17 @@ def test_a_flip_in_a_checkpoint_costs_a_rung_of_the_ladder_and_nothing_else(
             assert [str(path) in each.reason for each in built.passed_over] == [True]
         else:
             assert built.base_seq == CHECKPOINTS[1]
+
+
+def test_a_flip_in_its_leaves_costs_a_scan_and_no_rung(subject: Subject, tmp_path: Path) -> None:
+    rng = random.Random("leaves")
+    assert subject.build(tmp_path / "whole.db").rows_scanned < 2000
+    for number in range(12):
+        (path,) = subject.files["newest leaves"]
+        built = rebuilt_with_a_flip(subject, path, rng, tmp_path / f"{number}.db")
+        assert isinstance(built, Built), built
+        assert (built.digest, built.base_seq, built.passed_over) == (subject.digest, CHECKPOINTS[1], ())
+        assert built.rows_scanned == sum(built.counts.values())
 
 
 @pytest.mark.parametrize("seed", range(3))
