@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import sqlite3
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from journal.checkpoint import PART_BYTES, CheckpointStore, Manifest, Part
 from journal.errors import Corrupt
@@ -44,16 +44,27 @@ def save_leaves(checkpoints: CheckpointStore, leaves: Leaves) -> tuple[list[Part
     return parts, written
 
 
-def load_leaves(checkpoints: CheckpointStore, manifest: Manifest) -> Leaves | None:
-    """The leaves of a checkpoint's state; None where it has none, or not those of its digest, or a part is damaged."""
+def load_leaves(
+    checkpoints: CheckpointStore, manifest: Manifest, lost: Callable[[str], None] = lambda _: None
+) -> Leaves | None:
+    """The leaves of a checkpoint's state; None where it has none, or none that can be used: `lost` is told why."""
+    parts = manifest.of_kind(KIND_LEAVES)
     leaves: Leaves = {table: {} for table in TABLES}
     try:
-        for part in manifest.of_kind(KIND_LEAVES):
+        for part in parts:
             for number, bucket, rows, sha256 in _ENTRY.iter_unpack(checkpoints.read_part(part)):
                 leaves[TABLES[number]][bucket] = Leaf(rows, sha256)
-    except (Corrupt, struct.error, IndexError):
+    except Corrupt as error:
+        lost(str(error))
         return None
-    return leaves if digest_of(leaves) == manifest.digest else None
+    except (struct.error, IndexError) as error:
+        lost(f"the leaves of the checkpoint at seq {manifest.seq} cannot be decoded: {error}")
+        return None
+    if digest_of(leaves) == manifest.digest:
+        return leaves
+    if parts:
+        lost(f"the leaves of the checkpoint at seq {manifest.seq} are not those of its digest")
+    return None
 
 
 def rows_by_table(leaves: Leaves) -> dict[str, int]:

@@ -220,7 +220,7 @@ class Coroner:
             if built is None and intact:
                 raise WrongAnswer("a damaged checkpoint stops the replay")
             if built is not None and not gone and damage.path in self._building_reads:
-                told = [*(each.reason for each in built.passed_over), *built.embeddings_lost]
+                told = [*(each.reason for each in built.passed_over), *built.parts_lost]
                 if not any(damage.path in reason for reason in told):
                     raise WrongAnswer(f"the replay does not say what it passed over: {told}")
         return "passed over"

@@ -170,7 +170,7 @@ def test_a_scrub_reads_all_and_journals_what_it_found(journal: Command) -> None:
     assert (done["files"], done["findings"], done["journaled"]) == (len(files), [], True)
     assert done["bytes"] == sum(path.stat().st_size for path in files)
     assert event_types(journal, 1) == ["scrub.completed"]
-    part = next((journal.data / "journal" / "checkpoints" / "parts").iterdir())
+    part = max((journal.data / "journal" / "checkpoints" / "parts").iterdir(), key=lambda path: path.stat().st_size)
     flip(part, 9000)
     found = journal("scrub")
     assert found.code == 12

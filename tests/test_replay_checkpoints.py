@@ -366,7 +366,7 @@ def rebuilt(world: World, seq: int) -> tuple[list[tuple[Any, ...]], tuple[str, .
     assert built.embeddings == len(found)
     assert built.digest == world.digest_at(seq)
     os.unlink(path)
-    return found, built.embeddings_lost
+    return found, built.parts_lost
 
 
 def test_vectors_travel_in_parts_of_their_own(world: World):

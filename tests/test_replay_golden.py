@@ -133,7 +133,7 @@ def test_the_golden_embeddings_are_rows_as_the_text_says_and_come_back(tmp_path:
     directory = vouched_copy(tmp_path)
     path = tmp_path / "state.db"
     built = build_state(RealStorage(), directory, LogReader(RealStorage(), directory), 61, str(path))
-    assert (built.base_seq, built.embeddings, built.embeddings_lost) == (CHECKPOINT_SEQ, len(rows), ())
+    assert (built.base_seq, built.embeddings, built.parts_lost) == (CHECKPOINT_SEQ, len(rows), ())
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("SELECT text_sha256, model, vector, checksum FROM embeddings").fetchall() == rows
 

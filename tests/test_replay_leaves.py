@@ -236,6 +236,11 @@ def test_leaves_that_cannot_be_used_cost_a_scan_and_no_checkpoint(world: World, 
     built = build_state(world.storage, world.layout.journal, world.reader(), 120, str(tmp_path / "built.db"))
     assert (built.base_seq, built.digest) == (80, world.digest_at(120))
     assert built.rows_scanned == sum(built.counts.values())
+    told = {
+        "damaged": "does not match its sha256", "missing": "part is missing", "cut short": "cannot be decoded",
+        "of another state": "at seq 80 are not those of its digest",
+    }  # fmt: skip
+    assert [told[harm] in reason for reason in built.parts_lost] == ([] if harm == "none listed" else [True])
 
 
 def test_a_scan_can_be_asked_for(world: World, tmp_path: Path) -> None:
