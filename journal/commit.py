@@ -1,13 +1,12 @@
 """Group commit: what callers queued becomes one batch, one sync, one transaction, and their receipts.
 
 The core under both faces (async tasks and threads): `submit` may be called from anywhere, `run` by one at a time.
-While one batch syncs the next gathers by itself; there are no timers. Knows drafts, op_ids and receipts; what an event
-refers to and what it makes is the state machine's business.
+While one batch syncs the next gathers by itself; there are no timers. Knows drafts, tickets and receipts; what a retry
+is answered is `journal.op_ids`' business, what an event refers to and what it makes the state machine's.
 """
 
 from __future__ import annotations
 
-import re
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -28,23 +27,20 @@ from journal.errors import (
 from journal.events import Event
 from journal.format import RECORD_CONTINUES_GROUP, RECORD_UNCHECKED, Record, generated_op_id
 from journal.log import Appended, Log
-from journal.reader import LogReader
-from journal.scan import Batch
+from journal.op_ids import OpIds
 from journal.ticket import GROUP_BYTES_MAX as GROUP_BYTES_MAX
 from journal.ticket import GROUP_RECORDS_MAX as GROUP_RECORDS_MAX
 from journal.ticket import Draft as Draft
 from journal.ticket import Receipt as Receipt
 from journal.ticket import Ticket as Ticket
 from journal.ticket import draft as draft
-from journal.ticket import encode_record as encode_record
 from journal.ticket import ticket as ticket
 from journal.waiting import WaitingRoom
 
 BATCH_RECORDS = 4096
 BATCH_BYTES = 8 << 20
-OP_ID_WINDOW = 100_000
 
-_GENERATED = re.compile(r"e(\d{1,10})-(\d{1,20})")
+_encode_records = msgspec.msgpack.Encoder().encode  # a list of them is the payload of a batch, as `format` has it
 
 
 class CannotTell(Exception):
@@ -67,17 +63,18 @@ class StateMachine(Protocol):
         """Forgets what `check` counted in since `mark`."""
         ...
 
+    def stage(self, appended: Appended, records: Sequence[Record]) -> None:
+        """Told of a batch that the disk is at work on. May prepare what `apply` will do, as long as nobody can see it
+        and nothing of it outlives a batch that does not become durable. Raises nothing that `apply` would not."""
+        ...
+
     def apply(self, appended: Appended, records: Sequence[Record]) -> None:
         """Applies a durable batch; on return ``applied_seq`` covers it. Any error means: journaled, not applied."""
         ...
 
 
 class Committer:
-    """Turns queued tickets into batches of one log.
-
-    `clock` gives UTC ns. The op_id window is read back from the log, so it survives a restart and belongs to the
-    journal: a restore of the state does not reset it.
-    """
+    """Turns queued tickets into batches of one log. `clock` gives UTC ns."""
 
     def __init__(
         self,
@@ -96,32 +93,7 @@ class Committer:
         self._queue: deque[Ticket] = deque()
         self._taken: list[Ticket] = []
         self.settled: list[Ticket] = []  # by the last run: an interrupt keeps that from returning them
-        self._past: LogReader | None = None  # for retries, as long as one run lasts
-        self._past_batch: Batch | None = None
-        self._op_ids = self._read_op_ids() if remember_op_ids else {}
-
-    def _read_op_ids(self) -> dict[str, int]:
-        """op_id → seq of the last `OP_ID_WINDOW` operations, oldest first. A group is one, however much it holds."""
-        reader = self.log.reader()
-        operations, last = 0, reader.last_seq
-        parts: list[dict[str, int]] = []  # one a segment, newest first
-        for first in sorted({segment.first_seq for segment in reader.segments}, reverse=True):
-            if first > last:
-                continue
-            part: dict[str, int] = {}
-            for batch in reader.batches(first, last):
-                for seq, head in enumerate(batch.heads(), batch.first_seq):
-                    if head.op_id is not None:
-                        part[head.op_id] = seq
-                    operations += not head.flags & RECORD_CONTINUES_GROUP
-            parts.append(part)
-            last = first - 1
-            if operations >= OP_ID_WINDOW:
-                break
-        found: dict[str, int] = {}
-        for part in reversed(parts):
-            found |= part
-        return found
+        self._op_ids = OpIds(log, remember=remember_op_ids)
 
     def submit(self, request: Ticket) -> None:
         """Queues a ticket for the next batch. Once queued it cannot be withdrawn."""
@@ -201,7 +173,7 @@ class Committer:
             if not isinstance(error, Exception):
                 raise
         finally:
-            self._past = self._past_batch = None
+            self._op_ids.forget_past()
             for request in taken:
                 if request.joined is not None and request.joined.waits and self.room is not None:
                     request.joined = None  # what it joined is settled by a later batch: it finds that by its op_id
@@ -230,30 +202,35 @@ class Committer:
         return taken
 
     def _commit(self, taken: list[Ticket]) -> None:
-        log, machine = self.log, self.machine
+        log, machine, op_ids = self.log, self.machine, self._op_ids
         if log.poisoned is not None:  # not even a refusal would be certain: who knows what the last batch left
             poisoned = Poisoned(f"the log takes nothing more: {log.poisoned}", hint="close it and open it again")
             for request in taken:
                 request.error = poisoned
             return
         start, unchecked = machine.mark(), RECORD_UNCHECKED if self.unchecked else 0
-        encoded: list[bytes] = []
+        check, clock, next_seq, last_time = machine.check, self._clock, log.next_seq, log.last_time
         records: list[Record] = []
         accepted: list[Ticket] = []
         in_flight: dict[str, Ticket] = {}
-        last_time = log.last_time
         for request in taken:
-            mark = machine.mark()
-            first = log.next_seq + len(records)
+            op_id, drafts, seq = request.op_id, request.drafts, next_seq + len(records)
+            mark = None
             try:
-                if request.op_id is not None and self._is_settled(request, request.op_id, in_flight):
+                if op_id is not None and (op_id in in_flight or op_ids.may_know(op_id)) and op_ids.has_answer(
+                    request, op_id, in_flight, machine.applied_seq
+                ):
                     continue
-                if request.after_seq is not None and request.after_seq != first - 1:
-                    raise Refused("moved_on", f"the journal is at seq {first - 1}, not at {request.after_seq} any more")
-                for seq, item in enumerate(request.drafts, first):
-                    machine.check(item.event, seq)
+                if request.after_seq is not None and request.after_seq != seq - 1:
+                    raise Refused("moved_on", f"the journal is at seq {seq - 1}, not at {request.after_seq} any more")
+                if len(drafts) > 1:
+                    mark = machine.mark()
+                for item in drafts:
+                    check(item.event, seq)
+                    seq += 1
             except JournalError as error:
-                machine.rollback(mark)
+                if mark is not None:  # a single event that is refused counted nothing in
+                    machine.rollback(mark)
                 request.error = error
                 continue
             except CannotTell:
@@ -262,28 +239,31 @@ class Committer:
                     if each.joined is not None and each.joined in accepted:
                         each.joined = None
                 return
-            now = self._clock()
-            clock = None if now >= last_time else now
+            now = clock()
+            read = None if now >= last_time else now
             last_time = max(now, last_time)
-            op_id, flags = request.op_id, unchecked
-            for item in request.drafts:
-                encoded.append(encode_record(flags, last_time, clock, op_id, item))
+            if op_id is not None:
+                in_flight[op_id] = request
+            flags = unchecked
+            for item in drafts:
                 records.append(
-                    Record(flags, last_time, clock, op_id, item.agent, item.actor, item.traceparent, item.event)
+                    Record(flags, last_time, read, op_id, item.agent, item.actor, item.traceparent, item.event)
                 )
                 op_id, flags = None, RECORD_CONTINUES_GROUP | unchecked
-            if request.op_id is not None:
-                in_flight[request.op_id] = request
             accepted.append(request)
         if accepted:
-            self._write(accepted, encoded, records, last_time, start)
+            self._write(accepted, records, last_time, start)
 
-    def _write(
-        self, accepted: list[Ticket], encoded: list[bytes], records: list[Record], last_time: int, start: int
-    ) -> None:
+    def _write(self, accepted: list[Ticket], records: list[Record], last_time: int, start: int) -> None:
         """Appends the batch, applies it, and gives each ticket its receipts or its error."""
+        receipts: list[list[Receipt]] = []
+
+        def meanwhile(appended: Appended) -> None:
+            self.machine.stage(appended, records)
+            receipts.extend(self._receipts(accepted, appended, records))
+
         try:
-            appended = self.log.append(encoded, last_time)
+            appended = self.log.append_payload(_encode_records(records), len(records), last_time, meanwhile)
         except OutcomeUnknown as error:
             self._give_up(accepted, error)
             return
@@ -295,7 +275,7 @@ class Committer:
             for request in accepted:
                 request.error = error
             return
-        receipts = self._receipts(accepted, appended, records)
+        self._op_ids.remember(accepted, appended.first_seq)
         try:
             self.machine.apply(appended, records)
         except BaseException as error:
@@ -327,103 +307,17 @@ class Committer:
     def _receipts(self, accepted: list[Ticket], appended: Appended, records: list[Record]) -> list[list[Receipt]]:
         """Each ticket's receipts. It gets them once the batch is applied: that is what they acknowledge."""
         receipts: list[list[Receipt]] = []
-        chain, epoch, seq, op_ids = appended.chain.hex(), appended.epoch, appended.first_seq, self._op_ids
-        at, checked = iter(records), not self.unchecked
+        chain, epoch, seq, checked = appended.chain.hex(), appended.epoch, appended.first_seq, not self.unchecked
+        at = iter(records)
         for request in accepted:
             op_id = request.op_id
-            if op_id is not None:
-                op_ids[op_id] = seq
             made: list[Receipt] = []
             for _ in request.drafts:
                 made.append(Receipt(seq, next(at).time, op_id or generated_op_id(epoch, seq), chain, epoch, checked))
                 op_id = None  # it is the group's, and stands for it at its first record
                 seq += 1
             receipts.append(made)
-        floor = seq - OP_ID_WINDOW
-        while op_ids:
-            oldest = next(iter(op_ids))
-            if len(op_ids) <= OP_ID_WINDOW or op_ids[oldest] >= floor:
-                break
-            del op_ids[oldest]
         return receipts
-
-    # -- op_ids -------------------------------------------------------------------------------------------------------
-
-    def _is_settled(self, request: Ticket, op_id: str, in_flight: dict[str, Ticket]) -> bool:
-        """True if the op_id was used before: by an earlier event, or by one in this very batch.
-
-        Raises what reading the log raises: damage in the past is the answer to this retry, and to no other ticket.
-        """
-        twin = in_flight.get(op_id)
-        if twin is not None:
-            if _same(twin.drafts, request.drafts):
-                request.joined = twin
-            else:
-                request.error = _reused(op_id)
-            return True
-        seq = self._op_ids.get(op_id)
-        if seq is None:
-            match = _GENERATED.fullmatch(op_id)
-            if match is None:
-                return False
-            seq = self._generated_seq(int(match[1]), int(match[2]))
-            if seq is None and int(match[1]) >= self.log.epoch:
-                request.error = Refused(
-                    "invalid", f"op_id {op_id!r} has the form of one that the journal generates, and is none"
-                )
-                return True
-            if seq is None:
-                return False
-        self._repeat(request, op_id, seq)
-        return True
-
-    def _generated_seq(self, epoch: int, seq: int) -> int | None:
-        """The seq, if the record there survived and its op_id was generated by this epoch."""
-        if not 1 <= seq < self.log.next_seq:
-            return None
-        batch = self._batch_of(seq)
-        head = batch.heads()[seq - batch.first_seq]
-        return seq if batch.epoch == epoch and head.op_id is None else None
-
-    def _repeat(self, request: Ticket, op_id: str, seq: int) -> None:
-        """Answers a retry with its first receipts; refuses another event under the same op_id."""
-        batch = self._batch_of(seq)
-        index = seq - batch.first_seq
-        records = batch.records()[index:]
-        size = 1
-        while size < len(records) and records[size].flags & RECORD_CONTINUES_GROUP:
-            size += 1
-        if not _same(records[:size], request.drafts):
-            request.error = _reused(op_id)
-            return
-        checked = not records[0].flags & RECORD_UNCHECKED
-        if checked and self.machine.applied_seq < seq + size - 1:
-            request.error = NotApplied(f"journaled at seq {seq}, not applied yet", seq=seq)
-            return
-        chain = batch.chain.hex()
-        request.receipts = [
-            Receipt(
-                seq + at, record.time, generated_op_id(batch.epoch, seq + at) if at else op_id, chain, batch.epoch,
-                checked,
-            )
-            for at, record in enumerate(records[:size])
-        ]
-
-    def _batch_of(self, seq: int) -> Batch:
-        """The batch of an earlier record. Retries often come together: the last one found is looked into first."""
-        found = self._past_batch
-        if found is None or not found.first_seq <= seq <= found.last_seq:
-            self._past = self._past or self.log.reader()
-            found = self._past_batch = self._past.batch_of(seq)
-        return found
-
-
-def _same(given: Sequence[Draft | Record], again: Sequence[Draft]) -> bool:
-    """Whether a retry brings the same events. Python takes True for 1; what is stored differs, so its bytes decide."""
-    return [_canonical(each.event) for each in given] == [_canonical(each.event) for each in again]
-
-
-_canonical = msgspec.msgpack.Encoder(order="deterministic").encode
 
 
 def _finish(settled: Iterable[Ticket]) -> None:
@@ -433,11 +327,6 @@ def _finish(settled: Iterable[Ticket]) -> None:
         if twin is not None:
             request.receipts, request.error = twin.receipts, twin.error
         request.done = bool(request.receipts or request.error)
-
-
-def _reused(op_id: str) -> Refused:
-    hint = "give each operation an op_id of its own"
-    return Refused("op_id_reused", f"op_id {op_id!r} was used for a different event", hint=hint)
 
 
 def _no_room(path: str) -> NoSpace:

@@ -37,6 +37,11 @@ class File(Readable, Protocol):
         """Writes all of `data`, or raises."""
         ...
 
+    def start_sync(self, offset: int, length: int) -> None:
+        """What was written there may be moved to the disk from now on: a hint, which promises nothing, raises nothing,
+        and lets the disk work while the caller does."""
+        ...
+
     def sync(self) -> None:
         """Content and length are durable when this returns."""
         ...

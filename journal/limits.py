@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import isfinite
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -38,6 +38,7 @@ __all__ = [
     "check_agent_name",
     "check_name",
     "check_scope",
+    "is_plain_name",
     "event_from_json",
     "event_to_json",
     "refuse_reserved",
@@ -55,7 +56,7 @@ INTEGER_MAX = (1 << 63) - 1
 
 STATUSES = ("active", "suspended", "failed")
 ORIGINS = ("hook", "watch", "recovery", "import")
-RESERVED = (StateRestored, EpochStarted, JournalForked, JournalEventLost, CheckpointCreated)
+RESERVED = frozenset((StateRestored, EpochStarted, JournalForked, JournalEventLost, CheckpointCreated))
 
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 _TRACEPARENT = re.compile("(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
@@ -66,10 +67,16 @@ Check = Callable[[str, Any], None]
 # -- one field --------------------------------------------------------------------------------------------------------
 
 
+def is_plain_name(value: object) -> bool:
+    """Whether it passes `check_name` at a glance, as nearly every name does: no character takes more than four bytes,
+    and no control character is printable."""
+    return type(value) is str and 0 < len(value) <= NAME_BYTES_MAX >> 2 and value.isprintable()
+
+
 def check_name(field: str, value: str, limit: int = NAME_BYTES_MAX) -> None:
     """A name: not empty, at most `limit` bytes, free of control characters. Never normalized."""
     if value.isprintable() and 0 < len(value) <= limit >> 2:
-        return  # nearly every name: no character takes more than four bytes, and no control character is printable
+        return
     if not value:
         raise Refused("invalid", f"{field} is empty")
     _check_length(field, len(_utf8(field, value)), limit)
@@ -107,6 +114,8 @@ def _check_text(field: str, value: str | None) -> None:
 
 
 def _check_content(field: str, value: str | bytes) -> None:
+    if len(value) <= TEXT_BYTES_MAX >> 2:
+        return  # short enough as either; no character takes more than four bytes
     if isinstance(value, bytes):
         _check_length(field, len(value), CONFIG_BYTES_MAX)
     else:
@@ -237,8 +246,8 @@ def admit(event: Event) -> tuple[Event, bytes]:
         raise Refused("invalid", f"{cls.type_name}: {_explain(error, cls)}") from error
     for field, check in rules.checks:
         check(field, getattr(admitted, field))
-    if isinstance(admitted, ConfigWritten):
-        admitted = _with_sha256(admitted)
+    if cls is ConfigWritten:
+        admitted = _with_sha256(cast(ConfigWritten, admitted))
         data = _encode(admitted)
     elif rules.floats and any(isinstance(getattr(event, field), int) for field in rules.floats):
         data = _encode(admitted)
@@ -266,7 +275,7 @@ def _explain(error: Exception, cls: type[Event]) -> str:
 
 def refuse_reserved(event: Event) -> None:
     """Refuses what only the journal itself records."""
-    if isinstance(event, RESERVED):
+    if type(event) in RESERVED:
         raise Refused("reserved_type", f"{event.type_name} is recorded by the journal itself")
 
 

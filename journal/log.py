@@ -151,40 +151,51 @@ class Log:
             raise
 
     def append(self, records: list[bytes], time: int) -> Appended:
-        """Writes encoded records as one batch and returns once it is durable. `time` is the last record's.
+        """As `append_payload`, of records that are encoded already."""
+        return self.append_payload(array_of(records), len(records), time)
 
-        Raises NoSpace before a byte was written (nothing took a seq), Poisoned if the log failed earlier, and
-        OutcomeUnknown if the write or the sync failed: the batch may or may not survive, and the log is poisoned.
+    def append_payload(
+        self, payload: bytes, count: int, time: int, meanwhile: Callable[[Appended], None] | None = None
+    ) -> Appended:
+        """Writes `count` encoded records as one batch and returns once it is durable. `time` is the last record's.
+
+        `meanwhile` is called while the disk is at work: the batch is written then, and not known to be durable.
+        Whatever it raises is as bad as a failed sync. Raises NoSpace before a byte was written (nothing took a seq),
+        Poisoned if the log failed earlier, and OutcomeUnknown if the write or the sync failed: the batch may or may not
+        survive, and the log is poisoned.
         """
         self._check_alive()
-        payload = array_of(records)
-        if not records or len(payload) > PAYLOAD_BYTES_MAX:  # no reader would take such a batch for one
-            raise ValueError(f"{len(records)} records of {len(payload)} bytes are no batch")
-        length = BATCH_HEADER_BYTES + len(payload) + TRAILER_BYTES
-        segment = self._segment_for(length)
+        if not count or len(payload) > PAYLOAD_BYTES_MAX:  # no reader would take such a batch for one
+            raise ValueError(f"{count} records of {len(payload)} bytes are no batch")
+        segment = self._segment_for(BATCH_HEADER_BYTES + len(payload) + TRAILER_BYTES)
+        first_seq = self.next_seq
         batch = encode_batch(
-            segment.header, epoch=self.epoch, flags=0, first_seq=self.next_seq, count=len(records), payload=payload,
+            segment.header, epoch=self.epoch, flags=0, first_seq=first_seq, count=count, payload=payload,
             durable_seq=self.durable_seq, previous_chain=self.chain, offset=segment.offset,
         )  # fmt: skip
-        chain = next_chain(self.chain, self.next_seq, len(records), payload)
         started = perf_counter_ns()
         try:
-            segment.write(batch)
+            segment.begin(batch)
+            chain = next_chain(self.chain, first_seq, count, payload)
+            appended = Appended(first_seq, count, chain, self.epoch)
+            if meanwhile is not None:
+                meanwhile(appended)
+            segment.sync(len(batch))
             if self._watermark is not None:
-                self._watermark.advance(Mark(self.next_seq + len(records) - 1, chain, self.epoch))
+                self._watermark.advance(Mark(first_seq + count - 1, chain, self.epoch))
         except BaseException as error:  # Ctrl-C between write and sync leaves the outcome as unknown as EIO does
-            self.poison(f"a batch at seq {self.next_seq} failed: {reason_of(error)}")
+            self.poison(f"a batch at seq {first_seq} failed: {reason_of(error)}")
             raise OutcomeUnknown(
-                f"writing seq {self.next_seq} failed: {reason_of(error)}",
-                seq=self.next_seq,
+                f"writing seq {first_seq} failed: {reason_of(error)}",
+                seq=first_seq,
                 hint="open the journal again, then ask for its op_id",
             ) from error
         self.sync_ns = perf_counter_ns() - started
-        first_seq, self.next_seq = self.next_seq, self.next_seq + len(records)
+        self.next_seq = first_seq + count
         self.chain = chain
         self.durable_seq = self.next_seq - 1
         self.last_time = time
-        return Appended(first_seq, len(records), self.chain, self.epoch)
+        return appended
 
     def _check_alive(self) -> None:
         if self.poisoned is not None:

@@ -119,11 +119,15 @@ class SegmentWriter:
             hint="nothing was written and reads go on; free some disk space and append again",
         )
 
-    def write(self, batch: bytes) -> None:
-        """Writes a batch at `offset` and makes it durable. Any error leaves its outcome unknown."""
+    def begin(self, batch: bytes) -> None:
+        """Writes a batch at `offset`; only `sync` makes it durable. Any error of either leaves its outcome unknown."""
         self._file.write_at(self.offset, batch)
+        self._file.start_sync(self.offset, len(batch))
+
+    def sync(self, length: int) -> None:
+        """The batch of `length` bytes at `offset` is durable when this returns, and the next one goes behind it."""
         self._file.sync()
-        self.offset += len(batch)
+        self.offset += length
 
     def close_clean(self, next_seq: int, chain: bytes) -> None:
         """Ends the segment with an empty batch that says everything before it was synced, and drops the fill."""
@@ -131,7 +135,8 @@ class SegmentWriter:
             self.header, epoch=self.header.epoch, flags=FLAG_CLEAN_CLOSE, first_seq=next_seq, count=0, payload=b"",
             durable_seq=next_seq - 1, previous_chain=chain, offset=self.offset,
         )  # fmt: skip
-        self.write(mark)
+        self.begin(mark)
+        self.sync(len(mark))
         self.trim()
         self.close()
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 import os
 import stat as stat_module
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from functools import cache
+from time import time_ns
+from typing import Any, cast
 
 from journal.disk import File as File
 from journal.disk import Kind as Kind
@@ -85,6 +87,24 @@ else:
     _sync = os.fdatasync
 
 
+@cache
+def _write_ahead() -> Callable[[int, int, int, int], int]:
+    """sync_file_range(2): starts writing a range of a file's pages to the disk, and returns. Python does not offer it.
+
+    It is no sync: neither does it wait, nor do the drive's cache and the file's length hear of it.
+    """
+    import ctypes  # only a writer needs it
+
+    call = getattr(ctypes.CDLL(None), "sync_file_range", None)
+    if call is None:
+        return lambda fd, offset, length, flags: -1
+    call.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
+    return cast("Callable[[int, int, int, int], int]", call)
+
+
+_SYNC_FILE_RANGE_WRITE = 2
+
+
 class RealFile:
     """A file descriptor."""
 
@@ -115,6 +135,9 @@ class RealFile:
         except OSError as error:
             raise os_fault(error, self.path) from error
 
+    def start_sync(self, offset: int, length: int) -> None:
+        _write_ahead()(self.fd, offset, length, _SYNC_FILE_RANGE_WRITE)  # what fails here fails again in `sync`
+
     def sync(self) -> None:
         try:
             _sync(self.fd)
@@ -137,9 +160,13 @@ class RealFile:
 
 
 class RealLock:
-    """flock(2) on a file that is never deleted, so that two holders can never lock two different inodes."""
+    """flock(2) on a file that is never deleted, so that two holders can never lock two different inodes.
 
-    __slots__ = ("_identity", "_owner", "fd", "path")
+    A writer looks at it before each batch. So the content is read again only when `is_held` saw the file's times or
+    length change; and each time within `_TIMES_SETTLE_NS` of a change, since another one could have the same times.
+    """
+
+    __slots__ = ("_content", "_identity", "_owner", "_read_at", "_seen", "fd", "path")
 
     def __init__(self, fd: int, path: str) -> None:
         self.fd = fd
@@ -147,12 +174,20 @@ class RealLock:
         self._owner = os.getpid()
         status = os.fstat(fd)
         self._identity = (status.st_dev, status.st_ino)
+        self._seen: tuple[int, int, int] | None = None  # times and length, when `is_held` last looked
+        self._read_at: tuple[int, int, int] | None = None  # and when the content was read
+        self._content = b""
         _LOCKS.add(self)
 
     def read(self) -> bytes:
-        return RealFile(self.fd, self.path).read_at(0, 65536)
+        seen = self._seen
+        if seen is None or seen != self._read_at:
+            self._content = RealFile(self.fd, self.path).read_at(0, 65536)
+            self._read_at = seen if seen and time_ns() - seen[1] > _TIMES_SETTLE_NS else None
+        return self._content
 
     def write(self, data: bytes) -> None:
+        self._seen = None
         file = RealFile(self.fd, self.path)
         file.write_at(0, data)
         file.truncate(len(data))
@@ -165,6 +200,7 @@ class RealLock:
             status = os.stat(self.path)
         except OSError:
             return False
+        self._seen = (status.st_mtime_ns, status.st_ctime_ns, status.st_size)
         return (status.st_dev, status.st_ino) == self._identity
 
     def release(self) -> None:
@@ -175,6 +211,7 @@ class RealLock:
 
 
 _LOCKS: set[RealLock] = set()
+_TIMES_SETTLE_NS = 2_000_000_000  # no file system that can lock stamps more coarsely
 
 
 def _leave_to_parent() -> None:

@@ -73,6 +73,8 @@ class Away:
         if self.policy == "refuse" and may_refer(event):
             self._refuse()
 
+    def stage(self, appended: Appended, records: Sequence[Record]) -> None: ...
+
     def apply(self, appended: Appended, records: Sequence[Record]) -> None:
         """Nothing: the position does not move, and what is journaled waits for the catch-up."""
 

@@ -102,7 +102,7 @@ class Hook:
     def _wake(self) -> None:
         sleeping, self._sleeping = self._sleeping, None
         if sleeping is not None:
-            self._waiting.wake(sleeping)
+            self._waiting.wake((sleeping,))
 
     async def append(
         self,
@@ -121,7 +121,9 @@ class Hook:
         """
         traced = self.core.tracing.tracer()
         if traced is None:
-            return (await self._commit(ticket((_draft(event, agent, actor, traceparent),), op_id)))[0]
+            request = ticket((_draft(event, agent, actor, traceparent),), op_id)
+            await self._queued(request)
+            return request.result()[0]
         with self.core.appending(traced, (event,), agent, traceparent) as span:
             receipts = await self._commit(ticket((_draft(event, agent, actor, span.traceparent),), op_id))
             span.done(receipts)
@@ -168,26 +170,24 @@ class Hook:
         """Calls `callback` with the new generation's path after each swap, from the thread that swapped."""
         self.core.swap_callbacks.append(callback)
 
-    async def _commit(self, request: Ticket) -> list[Receipt]:
+    def _queued(self, request: Ticket) -> Waiter:
+        """Queues it; its outcome is there once what is returned was awaited."""
         if not self._open:
             raise Poisoned("the hook is closed", hint="open the server again")
-        done = request.waiter = self._waiting.waiter()
+        done: Waiter = self._waiting.waiter()
+        request.waiter = done
         self.core.committer.submit(request)
-        self._wake()
-        await done
+        if self._sleeping is not None:
+            self._wake()
+        return done
+
+    async def _commit(self, request: Ticket) -> list[Receipt]:
+        await self._queued(request)
         return request.result()
 
     async def settle(self, requests: Sequence[Ticket]) -> None:
         """Commits tickets that were made elsewhere: each has receipts or an error then."""
-        if not self._open:
-            raise Poisoned("the hook is closed", hint="open the server again")
-        waiters = []
-        for request in requests:
-            request.waiter = self._waiting.waiter()
-            waiters.append(request.waiter)
-            self.core.committer.submit(request)
-        self._wake()
-        for done in waiters:
+        for done in [self._queued(request) for request in requests]:
             await done
 
     async def _serve(self) -> None:
@@ -200,10 +200,7 @@ class Hook:
             self._served.set()
 
     def _answer(self, settled: Sequence[Ticket]) -> None:
-        wake = self._waiting.wake
-        for request in settled:
-            if request.waiter is not None:
-                wake(request.waiter)
+        self._waiting.wake([request.waiter for request in settled if request.waiter is not None])
 
     async def _commit_all(self) -> None:
         """Inline while syncs are fast, else in a thread while the next batch gathers."""

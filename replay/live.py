@@ -69,6 +69,7 @@ class LiveState:
         self._file = _identity(generation)
         connection.execute("PRAGMA wal_autocheckpoint=0")  # else every commit may fold, on whichever thread: see `fold`
         self._begun = False
+        self._staged = 0  # first seq of the batch whose rows lie in the open transaction; 0: none
         self.unwritten: set[str] = set()  # agents whose files are not known to be current
         self.left_alone: str | None = None  # an agent whose file is where the event comes from
         self._are_one: dict[tuple[str, str], bool] = {}
@@ -97,19 +98,31 @@ class LiveState:
         """
         try:
             self.connection.execute("BEGIN")
+            self._begun = True
+            self._notice_foreign_writes()  # before anything is believed that was known of an older snapshot
         except sqlite3.Error:
             return  # what is wrong shows when something is asked
-        self._begun = True
 
     def end(self) -> None:
         """Ends the snapshot, where nothing was applied to it."""
-        self._begun = False
+        self._begun, self._staged = False, 0
         if self.connection.in_transaction:
             with suppress(sqlite3.Error):  # it read only; what is wrong shows in the next one
                 self.connection.execute("ROLLBACK")
 
     def check(self, event: Event, seq: int) -> None:
-        if self.validation == "strict" and isinstance(event, ConfigWritten):
+        try:
+            if type(event) is ConfigWritten:
+                self._check_config(event)
+            self._validator.check(event, seq)
+        except sqlite3.Error as error:  # nothing is written yet: no reason to doubt the journal
+            self._note_loss(error)
+            if self.lost is not None and self.can_leave:
+                raise CannotTell from error
+            raise sqlite_fault(error, self.generation) from error
+
+    def _check_config(self, event: ConfigWritten) -> None:
+        if self.validation == "strict":
             from replay.agent_format import validate
 
             verdict = validate(event.name, event.content, "strict")
@@ -118,15 +131,8 @@ class LiveState:
                     "invalid", f"agent {event.name!r} is not valid: {verdict.findings[0]}",
                     hint="agents.validation in journal.yaml is strict; lenient refuses no bytes",
                 )  # fmt: skip
-        try:
-            if isinstance(event, ConfigWritten) and self.materialises:
-                self._refuse_twin(event.name)
-            self._validator.check(event, seq)
-        except sqlite3.Error as error:  # nothing is written yet: no reason to doubt the journal
-            self._note_loss(error)
-            if self.lost is not None and self.can_leave:
-                raise CannotTell from error
-            raise sqlite_fault(error, self.generation) from error
+        if self.materialises:
+            self._refuse_twin(event.name)
 
     def _refuse_twin(self, name: str) -> None:
         """Two agents in one file would overwrite each other, whichever is written last."""
@@ -149,6 +155,17 @@ class LiveState:
 
     # -- application --------------------------------------------------------------------------------------------------
 
+    def stage(self, appended: Appended, records: Sequence[Record]) -> None:
+        """Writes the rows while the journal's sync is under way. Only `apply` commits them, so nobody sees them before
+        they are durable, and no power cut can leave them; what fails here, `apply` tries again from the start."""
+        if not self._begun or self.applied_seq != appended.first_seq - 1 or _needs_rebuild(records):
+            return
+        try:
+            self._write_rows(appended, records)
+            self._staged = appended.first_seq
+        except sqlite3.Error:
+            self.end()
+
     def apply(self, appended: Appended, records: Sequence[Record]) -> None:
         """Applies one durable batch in one transaction, then writes the agent files that it changed."""
         if self.applied_seq != appended.first_seq - 1:
@@ -159,7 +176,7 @@ class LiveState:
                 self._note_loss(error)
                 raise sqlite_fault(error, self.generation) from error
             return
-        if any(isinstance(record.event, StateRestored) for record in records):
+        if _needs_rebuild(records):
             raise EnvironmentFault("a restore needs a rebuild", hint="open the server again")
         try:
             try:
@@ -184,20 +201,25 @@ class LiveState:
 
     def _transact(self, appended: Appended, records: Sequence[Record]) -> None:
         """Rows and position in one transaction: the one that `begin` opened, or else one of its own."""
-        connection = self.connection
+        connection, staged = self.connection, self._staged
+        self._staged = 0
         try:
             if not connection.in_transaction:
                 connection.execute("BEGIN IMMEDIATE")
-            self._notice_foreign_writes()
-            apply_records(connection, appended.first_seq, records)
-            last_seq = appended.first_seq + appended.count - 1
-            position = Position(last_seq, self.journal_id, appended.epoch, appended.chain.hex())
-            schema.write_position(connection, position)
+                self._notice_foreign_writes()
+            if staged != appended.first_seq:
+                self._write_rows(appended, records)
             connection.execute("COMMIT")
         except BaseException:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             raise
+
+    def _write_rows(self, appended: Appended, records: Sequence[Record]) -> None:
+        apply_records(self.connection, appended.first_seq, records)
+        last_seq = appended.first_seq + appended.count - 1
+        position = Position(last_seq, self.journal_id, appended.epoch, appended.chain.hex())
+        schema.write_position(self.connection, position)
 
     def catch_up(self) -> int:
         """Applies everything journaled after the position; returns how many events that were."""
@@ -234,10 +256,7 @@ class LiveState:
     def _note_agents(self, records: Sequence[Record]) -> None:
         if not self.materialises:
             return
-        for record in records:
-            event = record.event
-            if not isinstance(event, ConfigWritten | ConfigRemoved):
-                continue
+        for event in [record.event for record in records if type(record.event) in _CONFIGS]:
             if event.name != self.left_alone:
                 self.unwritten.add(event.name)
             elif isinstance(event, ConfigWritten):
@@ -334,6 +353,13 @@ class LiveState:
 
     def close(self) -> None:
         self.connection.close()
+
+
+_CONFIGS = frozenset((ConfigWritten, ConfigRemoved))
+
+
+def _needs_rebuild(records: Sequence[Record]) -> bool:
+    return StateRestored in {type(record.event) for record in records}
 
 
 def _identity(path: str) -> tuple[int, int] | None:

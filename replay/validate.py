@@ -39,6 +39,7 @@ from journal.events import (
     StatusChanged,
 )
 from replay.agent_twins import folded
+from replay.held import Held
 from replay.schema import one_moment
 
 ENTITIES_MAX = 200_000
@@ -63,6 +64,7 @@ class Validator:
         self._applied_seq = applied_seq
         # What memory.db said: (scope, name) to id, only of entities that are there and that no pending event removes.
         self._ids: dict[tuple[str, str], int] = {}
+        self._held = Held()
         # The overlay: what accepted events leave behind. True of every key in it, whether it is applied yet or not.
         self._entities: _Table = {}  # (scope, name) to id, or None: there is none
         self._cleared: _Table = {}  # scope to True: what is not in the overlay is not there
@@ -113,16 +115,28 @@ class Validator:
         self._trimmed += done
         del pending[:done]
         if not pending:
+            self._hold_applied()
             self._drop_overlay()
         elif sum(map(len, self._overlay())) > OVERLAY_MAX:
+            self._held.forget()  # what is pending goes on top of what the overlay says was applied
             effects = [(table, key, table[key]) for _, table, key, _ in pending]
             self._drop_overlay()
             for table, key, value in effects:
                 table[key] = value
 
+    def _hold_applied(self) -> None:
+        """All of the overlay is in memory.db now."""
+        held = self._held
+        for entity_id in self._entities.values():
+            if entity_id is not None:
+                held.begins(entity_id)
+        for (entity_id, digest), there in self._observations.items():
+            held.note(entity_id, digest, there)
+
     def forget(self, connection: sqlite3.Connection | None = None) -> None:
         """Believes nothing that memory.db said before: it was restored, swapped (for `connection`), or written to."""
         self._ids.clear()
+        self._held.forget()
         self._folded = None
         if connection is not None:
             self._connection = connection
@@ -159,10 +173,12 @@ class Validator:
 
     def _observation(self, event: ObservationAdded | ObservationRemoved) -> tuple[tuple[int, bytes], bool]:
         """The key of an observation, and whether it is there."""
-        key = (self._needed_entity(event.scope, event.entity), sha256(event.content.encode()).digest())
-        if key[0] > self._applied_seq and key not in self._observations:
-            return key, False  # of an entity that memory.db does not even hold yet
-        return key, self._has(self._observations, key, _OBSERVATION, (key[0], bytearray(key[1])))
+        entity_id, digest = self._needed_entity(event.scope, event.entity), sha256(event.content.encode()).digest()
+        key = (entity_id, digest)
+        effect = self._observations.get(key)
+        if effect is None:  # memory.db does not even hold an entity that is newer than what was applied
+            effect = entity_id <= self._applied_seq and self._held.has(self._connection, entity_id, digest)
+        return key, effect
 
     def _relation(
         self, event: RelationCreated | RelationUpdated | RelationDeleted
@@ -283,7 +299,6 @@ def may_refer(event: Event) -> bool:
     return type(event) in _CHECKS
 
 
-_OBSERVATION = "SELECT 1 FROM observations WHERE entity_id = ? AND text_sha256 = ?"
 _RELATION = "SELECT 1 FROM relations WHERE from_entity_id = ? AND to_entity_id = ? AND relation_type = ?"
 _AGENT = "SELECT 1 FROM agents WHERE name = ?"
 _MESSAGE = "SELECT 1 FROM messages WHERE conversation_id = ? AND message_id = ?"

@@ -7,7 +7,7 @@ call and wraps a queue of futures around the one that is needed; with hundreds o
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from typing import Any, Protocol
 
 import anyio
@@ -25,8 +25,8 @@ class Waiting(Protocol):
 
     def waiter(self) -> Waiter: ...
 
-    def wake(self, waiter: Any) -> None:
-        """Lets the task that awaits `waiter` go on. Once is enough; more often does nothing."""
+    def wake(self, waiters: Iterable[Any]) -> None:
+        """Lets the tasks that await them go on. Once is enough; more often does nothing."""
         ...
 
     async def turn(self) -> None:
@@ -49,9 +49,10 @@ class _Futures:
     def __init__(self) -> None:
         self.waiter = asyncio.get_running_loop().create_future
 
-    def wake(self, waiter: asyncio.Future[None]) -> None:
-        if not waiter.done():  # nor cancelled
-            waiter.set_result(None)
+    def wake(self, waiters: Iterable[asyncio.Future[None]]) -> None:
+        for waiter in waiters:
+            if not waiter.done():  # nor cancelled
+                waiter.set_result(None)
 
     async def turn(self) -> None:
         await asyncio.sleep(0)
@@ -73,8 +74,9 @@ class _Events:
     def waiter(self) -> _Event:
         return _Event()
 
-    def wake(self, waiter: _Event) -> None:
-        waiter.event.set()
+    def wake(self, waiters: Iterable[_Event]) -> None:
+        for waiter in waiters:
+            waiter.event.set()
 
     async def turn(self) -> None:
         await anyio.lowlevel.checkpoint()

@@ -228,6 +228,9 @@ class MirrorFile:
             followed.write_at(offset, data)
         self._file.write_at(offset, data)
 
+    def start_sync(self, offset: int, length: int) -> None:
+        pass
+
     def sync(self) -> None:
         """On the simulated disk alone: what tmpfs is told makes no difference."""
         followed = self._followed()

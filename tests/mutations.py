@@ -61,11 +61,22 @@ GENERATIONS, COMMIT, CATCHUP = "replay/generations.py", "journal/commit.py", "re
 
 MUTATIONS = (
     # -- syncs that are left out, or come too late ---------------------------------------------------------------------
-    Mutation("a batch is acknowledged before its sync", SEGMENT, "SegmentWriter.write",
+    Mutation("a batch is acknowledged before its sync", SEGMENT, "SegmentWriter.sync",
              "        self._file.sync()\n", ""),
-    Mutation("a batch is synced before it is written", SEGMENT, "SegmentWriter.write",
-             "        self._file.write_at(self.offset, batch)\n        self._file.sync()\n",
-             "        self._file.sync()\n        self._file.write_at(self.offset, batch)\n"),
+    Mutation("a batch is synced before it is written", LOG, "Log.append_payload",
+             "            segment.begin(batch)\n"
+             "            chain = next_chain(self.chain, first_seq, count, payload)\n"
+             "            appended = Appended(first_seq, count, chain, self.epoch)\n"
+             "            if meanwhile is not None:\n"
+             "                meanwhile(appended)\n"
+             "            segment.sync(len(batch))\n",
+             "            segment.sync(0)\n"
+             "            segment.begin(batch)\n"
+             "            segment.offset += len(batch)\n"
+             "            chain = next_chain(self.chain, first_seq, count, payload)\n"
+             "            appended = Appended(first_seq, count, chain, self.epoch)\n"
+             "            if meanwhile is not None:\n"
+             "                meanwhile(appended)\n"),
     Mutation("a new segment is not synced before its name", SEGMENT, "SegmentWriter.create",
              "            file.sync()\n", ""),
     Mutation("a new segment's name is not synced", SEGMENT, "SegmentWriter.create",
@@ -97,13 +108,13 @@ MUTATIONS = (
              "        self.storage.replace(built, path)\n        self.storage.sync_dir(self.directory)",
              "        self.storage.replace(built, path)\n        pass"),
     # -- after an error -----------------------------------------------------------------------------------------------
-    Mutation("a failed sync is tried again", LOG, "Log.append",
-             "            segment.write(batch)\n",
-             "            try:\n                segment.write(batch)\n            except Exception:\n"
-             "                segment._file.sync()\n                segment.offset += len(batch)\n",
+    Mutation("a failed sync is tried again", LOG, "Log.append_payload",
+             "            segment.sync(len(batch))\n",
+             "            try:\n                segment.sync(len(batch))\n            except Exception:\n"
+             "                segment.sync(len(batch))\n",
              "crashes.errors", 300),
-    Mutation("a failed batch does not poison the log", LOG, "Log.append",
-             '            self.poison(f"a batch at seq {self.next_seq} failed: {reason_of(error)}")\n', "",
+    Mutation("a failed batch does not poison the log", LOG, "Log.append_payload",
+             '            self.poison(f"a batch at seq {first_seq} failed: {reason_of(error)}")\n', "",
              "crashes.errors", 300),
     Mutation("a poisoned log is closed as if it were clean", LOG, "Log.close",
              "if self.poisoned is None and self._lock.is_held():", "if self._lock.is_held():", "crashes.errors", 300),
@@ -119,11 +130,11 @@ MUTATIONS = (
              "crashes.errors", 400),
     # -- epochs, seqs, retries ----------------------------------------------------------------------------------------
     Mutation("an epoch is used twice", LOG, "Log.open", "epoch = previous_epoch + 1", "epoch = previous_epoch"),
-    Mutation("a batch says of itself that it is durable", LOG, "Log.append",
-             "            durable_seq=self.durable_seq,", "            durable_seq=self.next_seq + len(records) - 1,",
+    Mutation("a batch says of itself that it is durable", LOG, "Log.append_payload",
+             "            durable_seq=self.durable_seq,", "            durable_seq=self.next_seq + count - 1,",
              "crashes.errors", 400),
     Mutation("op_ids are forgotten at a restart", COMMIT, "Committer.__init__",
-             "self._read_op_ids() if remember_op_ids else {}", "{}", count=40),
+             "remember=remember_op_ids", "remember=False", count=40),
     Mutation("the torn tail is not kept", OPENING, "_quarantine_tail",
              "    write_file(storage, path, data)\n", ""),
     Mutation("what is carried keeps the old end as well", OPENING, "_carry",
@@ -182,13 +193,11 @@ MUTATIONS = (
              "        self._file.sync()\n", "", "tests/test_journal_watermark.py"),
     Mutation("the watermark is written over the one that is synced", WATERMARK, "Watermark.advance",
              "        self._sector = 3 - self._sector\n", "", "tests/test_journal_watermark.py"),
-    Mutation("a batch is acknowledged although its watermark failed", LOG, "Log.append",
-             "            if self._watermark is not None:\n"
-             "                self._watermark.advance(Mark(self.next_seq + len(records) - 1, chain, self.epoch))\n",
-             "            if self._watermark is not None:\n"
+    Mutation("a batch is acknowledged although its watermark failed", LOG, "Log.append_payload",
+             "                self._watermark.advance(Mark(first_seq + count - 1, chain, self.epoch))\n",
              "                from contextlib import suppress\n\n"
              "                with suppress(Exception):\n"
-             "                    self._watermark.advance(Mark(self.next_seq + len(records) - 1, chain, self.epoch))\n",
+             "                    self._watermark.advance(Mark(first_seq + count - 1, chain, self.epoch))\n",
              "tests/test_journal_watermark.py"),
     Mutation("a repaired file takes the place of the damaged one before it is synced", REPAIRED, "put_in_place",
              "        file.sync()\n", "        pass\n", "tests/test_journal_repair.py"),
@@ -204,22 +213,27 @@ MUTATIONS = (
              "if restoration.lost or hashlib.sha256(data).digest() != parity.header.sha256:", "if restoration.lost:",
              "tests/test_journal_parity.py::test_a_block_whose_crc_fits_by_chance_is_not_enough"),
     # -- state --------------------------------------------------------------------------------------------------------
-    Mutation("the position is committed before the rows", LIVE, "LiveState._transact",
-             "            apply_records(connection, appended.first_seq, records)\n"
-             "            last_seq = appended.first_seq + appended.count - 1\n"
-             "            position = Position(last_seq, self.journal_id, appended.epoch, appended.chain.hex())\n"
-             "            schema.write_position(connection, position)\n",
-             "            last_seq = appended.first_seq + appended.count - 1\n"
-             "            position = Position(last_seq, self.journal_id, appended.epoch, appended.chain.hex())\n"
-             "            schema.write_position(connection, position)\n"
-             '            connection.execute("COMMIT")\n'
-             '            connection.execute("BEGIN IMMEDIATE")\n'
-             "            apply_records(connection, appended.first_seq, records)\n"),
-    Mutation("the position is committed after the rows", LIVE, "LiveState._transact",
-             "            last_seq = appended.first_seq + appended.count - 1\n",
-             "            last_seq = appended.first_seq + appended.count - 1\n"
-             '            connection.execute("COMMIT")\n'
-             '            connection.execute("BEGIN IMMEDIATE")\n', "crashes.files", 20),
+    Mutation("the position is committed before the rows", LIVE, "LiveState._write_rows",
+             "        apply_records(self.connection, appended.first_seq, records)\n"
+             "        last_seq = appended.first_seq + appended.count - 1\n"
+             "        position = Position(last_seq, self.journal_id, appended.epoch, appended.chain.hex())\n"
+             "        schema.write_position(self.connection, position)\n",
+             "        last_seq = appended.first_seq + appended.count - 1\n"
+             "        position = Position(last_seq, self.journal_id, appended.epoch, appended.chain.hex())\n"
+             "        schema.write_position(self.connection, position)\n"
+             '        self.connection.execute("COMMIT")\n'
+             '        self.connection.execute("BEGIN IMMEDIATE")\n'
+             "        apply_records(self.connection, appended.first_seq, records)\n"),
+    Mutation("the position is committed after the rows", LIVE, "LiveState._write_rows",
+             "        last_seq = appended.first_seq + appended.count - 1\n",
+             "        last_seq = appended.first_seq + appended.count - 1\n"
+             '        self.connection.execute("COMMIT")\n'
+             '        self.connection.execute("BEGIN IMMEDIATE")\n', "crashes.files", 20),
+    Mutation("rows are committed before the journal has synced them", LIVE, "LiveState.stage",
+             "            self._staged = appended.first_seq\n",
+             "            self._staged = appended.first_seq\n"
+             '            self.connection.execute("COMMIT")\n'
+             '            self.connection.execute("BEGIN IMMEDIATE")\n'),
     Mutation("a generation is swapped in before it is synced", WORKING, "finish",
              "        file.sync()\n", "        pass\n", "crashes.files", 6),
     Mutation("memory.db is written in place of the next generation", GENERATIONS, "Generations.building_path",

@@ -52,6 +52,9 @@ class ViewFile:
     def size(self) -> int:
         return len(self._view.content(self._path))
 
+    def start_sync(self, offset: int, length: int) -> None:
+        pass
+
     def sync(self) -> None:
         pass
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from journal import commit
+from journal import op_ids
 from journal.commit import Committer, Ticket, draft, ticket
 from journal.errors import Corrupt, IOFault, NoSpace, NotApplied, OutcomeUnknown, Poisoned, Refused
 from journal.events import EntityCreated, Event, ObservationAdded, TagCreated
@@ -42,6 +42,8 @@ class Names:
 
     def rollback(self, mark: int) -> None:
         del self.names[mark:]
+
+    def stage(self, appended: Appended, records: Sequence[Record]) -> None: ...
 
     def apply(self, appended: Appended, records: Sequence[Record]) -> None:
         if self.fails:
@@ -180,7 +182,7 @@ def test_a_generated_op_id_can_be_retried_and_never_taken_in_advance(tmp_path: P
 
 
 def test_the_op_id_window_keeps_the_promised_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(commit, "OP_ID_WINDOW", 5)  # 100,000 as shipped: the rule is the same
+    monkeypatch.setattr(op_ids, "OP_ID_WINDOW", 5)  # 100,000 as shipped: the rule is the same
     committer, names = opened(tmp_path)
     requests = [request(entity(f"e{number}"), op_id=f"op-{number}") for number in range(20)]
     for each in requests:
@@ -271,7 +273,7 @@ def test_an_empty_group_is_refused_and_never_becomes_an_empty_batch(tmp_path: Pa
 def test_the_op_id_window_counts_a_group_as_one_operation_after_a_restart_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(commit, "OP_ID_WINDOW", 10)
+    monkeypatch.setattr(op_ids, "OP_ID_WINDOW", 10)
     committer, _ = opened(tmp_path, segment_bytes_max=4096)
 
     def group(number: int) -> Ticket:
@@ -400,7 +402,7 @@ def _interrupted(committer: Committer, at: int) -> bool:
 
     def trace(frame: FrameType, event: str, argument: object) -> Any:
         nonlocal count
-        if not frame.f_code.co_filename.endswith(("journal/commit.py", "journal/log.py")):
+        if not frame.f_code.co_filename.endswith(("journal/commit.py", "journal/op_ids.py", "journal/log.py")):
             return None
         if event == "line":
             count += 1

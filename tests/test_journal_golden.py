@@ -16,7 +16,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 import msgspec
 import pytest
 
-from journal import checkpoint, commit, delta, limits, parity, parity_code
+from journal import checkpoint, commit, delta, limits, op_ids, parity, parity_code
 from journal import format as layout
 from journal.event_json import event_to_json
 from journal.events import type_dictionary, type_named
@@ -225,7 +225,7 @@ def test_the_limits_are_the_codes() -> None:
         "body bytes of a block": BODY_BYTES_MAX,
         "bytes of a part": checkpoint.PART_BYTES_MAX,
         "pages of a group": delta.GROUP_PAGES_MAX,
-        "op_ids that are remembered": commit.OP_ID_WINDOW,
+        "op_ids that are remembered": op_ids.OP_ID_WINDOW,
     }
 
 

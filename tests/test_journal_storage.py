@@ -6,13 +6,15 @@ import os
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from journal import storage
 from journal.errors import EnvironmentFault, NotAJournal
 from journal.filesystems import NETWORK_FILESYSTEMS, filesystem_type
-from journal.storage import RealStorage, write_file
+from journal.storage import RealFile, RealStorage, write_file
 from tests.simdisk import SimDisk
 
 MOUNTINFO = """\
@@ -49,6 +51,34 @@ def test_another_system_is_refused_in_one_line() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stdout == f"{EnvironmentFault.__name__} agent-journal runs on Linux and macOS, not on plan9\n"
+
+
+def test_a_claim_of_the_same_length_is_seen_however_long_the_lock_was_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A writer looks before each batch, and reads only what changed: here flock held nobody off, as on some shares."""
+    reads: list[int] = []
+    read_at = RealFile.read_at
+    monkeypatch.setattr(RealFile, "read_at", lambda *given: reads.append(1) or read_at(*given))
+    path = tmp_path / "lock"
+    lock = RealStorage().lock(str(path))
+    assert lock is not None
+    lock.write(b"first")
+
+    def look() -> tuple[bool, bytes, int]:
+        before = len(reads)
+        return lock.is_held(), lock.read(), len(reads) - before
+
+    assert [look(), look()] == [(True, b"first", 1)] * 2, "its times are too fresh to be trusted"
+    monkeypatch.setattr(storage, "time_ns", lambda: time.time_ns() + 3_000_000_000)
+    assert [look(), look(), look()] == [(True, b"first", 1), (True, b"first", 0), (True, b"first", 0)]
+    changed = path.stat().st_ctime_ns
+    while path.stat().st_ctime_ns == changed:  # where the system's clock of files is coarse, it has to tick
+        path.write_bytes(b"other")
+    assert look() == (True, b"other", 1)
+    lock.write(b"again")
+    assert look()[:2] == (True, b"again")
+    lock.release()
 
 
 def test_everything_is_made_for_its_owner_alone(tmp_path: Path) -> None:

@@ -346,12 +346,12 @@ def test_an_agent_file_that_could_not_be_written_is_written_with_the_next_batch(
 
 def test_a_memory_db_that_cannot_be_asked_refuses_events_and_no_more(data: Path) -> None:
     """Nothing was written, so the journal is as sound as before."""
-    with open_server_sync(data, background=False) as hook:
+    with open_server_sync(data, background=False) as hook, closing(connect(data / "memory.db")) as another:
         hook.append(ACME)
-        hook.core.state.connection.execute("ALTER TABLE observations RENAME TO elsewhere")
+        another.execute("ALTER TABLE observations RENAME TO elsewhere")
         with pytest.raises(Corrupt):
             hook.append(ObservationAdded("global", "Acme", "one"))
-        hook.core.state.connection.execute("ALTER TABLE elsewhere RENAME TO observations")
+        another.execute("ALTER TABLE elsewhere RENAME TO observations")
         assert hook.append(ObservationAdded("global", "Acme", "one")).seq == 2
     assert live_digest(data) == reference(data).digest()
 
@@ -413,7 +413,7 @@ def test_an_open_that_fails_at_its_last_step_locks_nobody_out(
     if full:  # the reserve takes it
         (data / "journal.yaml").write_text(f"disk:\n  reserve_bytes: {1 << 60}\n")
     else:
-        monkeypatch.setattr(Log, "append", _no_space)
+        monkeypatch.setattr(Log, "append_payload", _no_space)
         with pytest.raises(NoSpace), open_server_sync(data, background=False):
             pass
         monkeypatch.undo()

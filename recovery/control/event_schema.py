@@ -37,7 +37,7 @@ _AGENT_NAME = {
 def event_schemas() -> dict[str, dict[str, Any]]:
     """Stored name → schema of every event type that is not the journal's own."""
     kinds = {name: type_named(name) for name in type_dictionary()}
-    return {name: _schema(name, kind) for name, kind in kinds.items() if kind and not issubclass(kind, RESERVED)}
+    return {name: _schema(name, kind) for name, kind in kinds.items() if kind and kind not in RESERVED}
 
 
 def _schema(name: str, kind: type[Event]) -> dict[str, Any]:

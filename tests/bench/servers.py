@@ -29,6 +29,9 @@ from tests.bench.work import AGENT, ENTITIES, entities, observations
 class Unapplied(LiveState):
     """Validates against memory.db as ever, and leaves it to a later catch-up to apply: the journal's path alone."""
 
+    def stage(self, appended: Appended, records: Sequence[Record]) -> None:
+        """Nothing."""
+
     def apply(self, appended: Appended, records: Sequence[Record]) -> None:
         self._settled(appended.first_seq + appended.count - 1)
 

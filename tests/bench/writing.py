@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from journal.commit import draft, encode_record
+from journal.format import Record, encode_record
 from tests.bench.foreign import Peers
 from tests.bench.peers import START, run_grouped_log, run_raw, run_sqlite_log, run_sqlite_memory
 from tests.bench.servers import run_hook
@@ -58,8 +58,7 @@ def _counts(tasks: int, quick: bool) -> tuple[int, int]:
 
 
 def _record_bytes() -> int:
-    item = draft(observations(1)[0], AGENT, None, None)
-    return len(encode_record(0, START, None, "crm-100", item))
+    return len(encode_record(Record(0, START, None, "crm-100", AGENT, None, None, observations(1)[0])))
 
 
 def _tasks(count: int) -> str:

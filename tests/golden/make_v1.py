@@ -117,6 +117,8 @@ class Journaled:
     def rollback(self, mark: int) -> None:
         pass
 
+    def stage(self, appended: Appended, records: Sequence[Record]) -> None: ...
+
     def apply(self, appended: Appended, records: Sequence[Record]) -> None:
         self.applied_seq = appended.first_seq + appended.count - 1
 
