@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from tests.bench.checkpointing import checkpoint
 from tests.bench.foreign import Peers
 from tests.bench.place import Place
 from tests.bench.rebuilding import prove, rebuild
@@ -22,7 +23,8 @@ from tests.bench.timing import Result
 from tests.bench.writing import append, write_through
 
 ROUNDS = {
-    "append": 7, "write-through": 7, "telemetry": 7, "start": 21, "bytes": 1, "rebuild": 3, "prove": 5, "restore": 5,
+    "append": 7, "write-through": 7, "telemetry": 7, "start": 21, "bytes": 1, "rebuild": 3, "prove": 5, "checkpoint": 5,
+    "restore": 5,
 }  # fmt: skip
 SECTIONS = tuple(ROUNDS)
 PEERS_OF = ("write-through", "rebuild", "restore")  # sections with other projects in them
@@ -56,6 +58,7 @@ class Bench:
             "bytes": lambda: self._numbers(bytes_per_event(self.root)),
             "rebuild": lambda: rebuild(self.place, self.peers, rounds=rounds),
             "prove": lambda: prove(self.place, rounds=rounds),
+            "checkpoint": lambda: checkpoint(self.place, self.values, rounds=rounds, quick=self.quick),
             "restore": lambda: restore(self.place, self.peers, rounds=rounds),
         }
         return run[section]()
