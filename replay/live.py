@@ -64,6 +64,7 @@ class LiveState:
         self.lost: str | None = None  # why memory.db cannot be used any more, once it was found out
         self.can_leave = False  # whether events are to be journaled without it then
         self.wants_fold = False
+        self._fold_bytes = FOLD_BYTES  # the length that the next fold waits for
         self.validation: Mode = "lenient"
         self.materialises = True  # an import journals files that are there already, some of them in two versions
         self._file = _identity(generation)
@@ -337,7 +338,7 @@ class LiveState:
 
     def look(self) -> None:
         """Decides whether memory.db's write-ahead log is long enough to be folded. For every writer of it to call."""
-        self.wants_fold = self._wal_bytes() > FOLD_BYTES
+        self.wants_fold = self._wal_bytes() > self._fold_bytes
 
     def _wal_bytes(self) -> int:
         try:
@@ -346,10 +347,20 @@ class LiveState:
             return 0
 
     def fold(self) -> None:
-        """Moves the write-ahead log into the file. Tens of milliseconds: never on an event loop."""
+        """Moves the write-ahead log into the file. Tens of milliseconds: never on an event loop.
+
+        What a reader's transaction still needs stays in the log, and is not waited for: all writers would wait too,
+        for as long as SQLite waits for a lock. The next fold comes when the log has grown by as much again.
+        """
         self.wants_fold = False
         with suppress(sqlite3.Error):  # it only gets longer, and the next look finds it so
-            self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            (patience,) = self.connection.execute("PRAGMA busy_timeout").fetchone()
+            self.connection.execute("PRAGMA busy_timeout=0")
+            try:
+                self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            finally:
+                self.connection.execute(f"PRAGMA busy_timeout={patience}")
+        self._fold_bytes = self._wal_bytes() + FOLD_BYTES
 
     def close(self) -> None:
         self.connection.close()

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from itertools import pairwise
 from pathlib import Path
+from threading import Thread
 
 import anyio
 import pytest
@@ -189,3 +190,34 @@ def test_memory_db_is_folded_when_the_hook_says_so_and_at_no_commit(tmp_path: Pa
     grown = sum(later > earlier for earlier, later in pairwise(lengths))
     assert grown == len(lengths) - 2, "it grew with every commit but the one that was folded after"
     assert max(lengths) < 2 * FOLD_BYTES
+
+
+def test_a_reader_that_takes_its_time_holds_no_fold_up(tmp_path: Path) -> None:
+    """A checkpoint reads memory.db for seconds. A fold that waited for it, as SQLite does by itself, would hold every
+    writer up for as long; and one after each commit would sync memory.db each time."""
+    initialise(str(tmp_path / "data"))
+    with open_server_sync(tmp_path / "data", background=False) as hook:
+        state = hook.core.state
+        hook.append(EntityCreated("global", "Acme", "company"))
+        state.connection.execute("PRAGMA busy_timeout=600000")
+        folds: list[str] = []
+        state.connection.set_trace_callback(lambda sql: folds.append(sql) if "wal_checkpoint" in sql else None)
+        with closing(connect(state.generation, read_only=True)) as reader:
+            reader.execute("BEGIN")
+            reader.execute("SELECT * FROM journal_position").fetchall()
+
+            def write() -> None:
+                for number in range(320):
+                    hook.append(ObservationAdded("global", "Acme", f"{number}" + "x" * 200_000))
+
+            writer_thread = Thread(target=write, daemon=True)
+            writer_thread.start()
+            writer_thread.join(120)
+            assert not writer_thread.is_alive(), "it waits for the reader"
+            grown = Path(f"{state.generation}-wal").stat().st_size
+            assert grown > 3 * FOLD_BYTES
+            assert 2 <= len(folds) <= grown // FOLD_BYTES
+            reader.execute("ROLLBACK")
+        state.fold()
+        assert Path(f"{state.generation}-wal").stat().st_size == 0
+        assert state.connection.execute("PRAGMA busy_timeout").fetchone() == (600000,)
