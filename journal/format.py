@@ -92,7 +92,7 @@ class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
     is None where the journal generated it (see `generated_op_id`).
     """
 
-    flags: int
+    flags: Annotated[int, msgspec.Meta(ge=0, le=RECORD_FLAGS_KNOWN)]  # another is Unsupported, never skipped
     time: Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]  # what a column of SQLite holds
     clock: int | None
     op_id: str | None
@@ -386,9 +386,6 @@ class RecordDecoder:
             raise Corrupt(f"records cannot be decoded: {error}", path=self._path, offset=offset) from error
         if len(records) != count:
             raise Corrupt(f"{len(records)} records where {count} belong", path=self._path, offset=offset)
-        for record in records:
-            if not 0 <= record.flags <= RECORD_FLAGS_KNOWN:
-                raise Unsupported("a record flag is not known to this version", path=self._path, offset=offset)
         return records
 
     def heads(self, payload: bytes | memoryview, count: int, offset: int) -> list[RecordHead]:
@@ -402,13 +399,16 @@ class RecordDecoder:
         return heads
 
     def _refuse_unknown(self, payload: bytes | memoryview, offset: int) -> None:
-        """Raises Unsupported if the payload holds a type that is not registered here under the same tag."""
+        """Raises Unsupported if the payload holds a flag that is not known, or a type that is not registered here under
+        the same tag."""
         try:
-            tags = {record[7][0] for record in msgspec.msgpack.decode(payload)}
+            found = {(record[0], record[7][0]) for record in msgspec.msgpack.decode(payload)}
         except (msgspec.MsgspecError, RecursionError, TypeError, LookupError, ValueError):
             return  # not even shaped like records: the caller calls it corrupt
         known = set(type_dictionary().values())
-        for tag in tags:
+        for flags, tag in found:
+            if isinstance(flags, int) and not 0 <= flags <= RECORD_FLAGS_KNOWN:
+                raise Unsupported("a record flag is not known to this version", path=self._path, offset=offset)
             if tag in self._unknown or tag not in known:
                 names = {number: name for name, number in self._types.items()}
                 raise Unsupported(

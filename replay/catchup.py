@@ -7,7 +7,8 @@ takes a new file and a swap.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 from journal.errors import Diverged
@@ -19,6 +20,8 @@ from replay.schema import Position, read_position, write_position
 from replay.timeline import Restore
 
 EVENTS_PER_COMMIT = 20_000  # others wait to write, and the write-ahead log grows, for no longer than that
+_MANY = 1000
+_CACHE_KIB = 96 << 10  # holds what that many events dirty: a page of an index each, at random; spilled ones cost twice
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,20 +85,39 @@ def catch_up(
         if progress is not None:
             progress(reached.seq - start.seq, total)
 
-    for batch in reader.batches(start.seq + 1, reader.last_seq) if total else ():
-        records = within(batch, start.seq, reader.last_seq)
-        restore = jump_in(reached.seq + 1, records)
-        if restore is not None:
-            records = records[: restore.seq - reached.seq - 1]
-        if records:  # else the restore is the batch's first, and the chain of its batch is not ours
-            waiting += records
-            reached = Position(reached.seq + len(records), start.journal_id, batch.epoch, batch.chain.hex())
-        if restore is not None:
-            break
-        if len(waiting) >= EVENTS_PER_COMMIT:
-            commit()
-    commit()
+    with _for_many(connection) if total >= _MANY else nullcontext():
+        for batch in reader.batches(start.seq + 1, reader.last_seq) if total else ():
+            if len(waiting) >= EVENTS_PER_COMMIT:
+                commit()
+                connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+            records = within(batch, start.seq, reader.last_seq)
+            restore = jump_in(reached.seq + 1, records)
+            if restore is not None:
+                records = records[: restore.seq - reached.seq - 1]
+            if records:  # else the restore is the batch's first, and the chain of its batch is not ours
+                waiting += records
+                reached = Position(reached.seq + len(records), start.journal_id, batch.epoch, batch.chain.hex())
+            if restore is not None:
+                break
+        commit()
     return CaughtUp(start.seq, reached.seq, applied, restore)
+
+
+@contextmanager
+def _for_many(connection: sqlite3.Connection) -> Iterator[None]:
+    """Settings under which a transaction of many events writes each page once, and its commit does not fold.
+
+    Folding syncs. Between two transactions it bounds the write-ahead log; after the last one nobody should wait for it.
+    """
+    wanted = {"cache_size": -_CACHE_KIB, "wal_autocheckpoint": 0}
+    before = {name: connection.execute(f"PRAGMA {name}").fetchone()[0] for name in wanted}
+    try:
+        for name, value in wanted.items():
+            connection.execute(f"PRAGMA {name}={value}")
+        yield
+    finally:
+        for name, value in before.items():
+            connection.execute(f"PRAGMA {name}={value}")
 
 
 def _commit(connection: sqlite3.Connection, first_seq: int, records: Sequence[Record], position: Position) -> Applied:

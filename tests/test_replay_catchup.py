@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from journal.errors import Corrupt, Diverged
-from journal.events import StateRestored
+from journal.events import EntityCreated, Event, ObservationAdded, StateRestored
+from replay import catchup
 from replay.catchup import catch_up
 from replay.digest import state_digest
 from replay.engine import build_state
@@ -91,6 +92,48 @@ def test_a_restore_that_cannot_be_is_passed(world: World, live: sqlite3.Connecti
     caught = catch_up(live, world.reader())
     assert (caught.to_seq, caught.restore) == (103, None)
     assert state_digest(live) == world.digest_at(100)
+
+
+def bulk(world: World, count: int) -> None:
+    """Observations of 6 KB, so that memory.db's write-ahead log grows by some pages each."""
+    first = world.model.position + 1
+    events: list[Event] = [EntityCreated("workspace:bulk", "E", "t")]
+    events += [ObservationAdded("workspace:bulk", "E", f"{number} " + "x" * 6000) for number in range(count - 1)]
+    steps = [Step(seq, START + 10**15, None, event) for seq, event in enumerate(events, first)]
+    for step in steps:
+        world.model.apply(*step)
+    world.append(steps, together=200)
+
+
+def settings_of(connection: sqlite3.Connection) -> list[int]:
+    names = ("cache_size", "wal_autocheckpoint", "foreign_keys", "synchronous")
+    return [connection.execute(f"PRAGMA {name}").fetchone()[0] for name in names]
+
+
+def test_many_events_are_one_transaction_that_syncs_nothing(world: World, live: sqlite3.Connection):
+    """A commit that folds syncs both files, which took longer than the events themselves."""
+    bulk(world, 1500)
+    path = Path(os.path.realpath(world.layout.memory_db))
+    before, settings = path.read_bytes(), settings_of(live)
+    catch_up(live, world.reader())
+    assert path.read_bytes() == before
+    wal = Path(f"{path}-wal").stat().st_size
+    assert wal > 1000 * 4096, "too few pages to be folded at all"
+    assert wal < 1.2 * 1500 * 2 * 4096, "pages were written more than once"
+    assert settings_of(live) == settings
+    assert state_digest(live) == world.digest_at(1600)
+
+
+def test_between_transactions_the_write_ahead_log_is_folded(
+    world: World, live: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+):
+    """Else a long tail would leave one that is as long as all its pages."""
+    bulk(world, 4000)
+    monkeypatch.setattr(catchup, "EVENTS_PER_COMMIT", 500)
+    catch_up(live, world.reader())
+    wal = Path(os.path.realpath(world.layout.memory_db) + "-wal")
+    assert wal.stat().st_size < 1000 * 2 * 4096
+    assert state_digest(live) == world.digest_at(4100)
 
 
 def test_a_commit_that_fails_leaves_the_position_where_it_was(world: World, live: sqlite3.Connection):
