@@ -23,6 +23,7 @@ from recovery.agents.watch import Watch
 from recovery.control.listen import Control
 from recovery.control.writer import CoreWriter
 from recovery.data import Data
+from recovery.opened import say_opened
 from recovery.opening import Check, Opened, Progress, background_of, open_core
 from recovery.states import LiveHealth, LiveStates
 from recovery.telemetry import meters
@@ -30,6 +31,7 @@ from recovery.telemetry.gathering import Metrics
 from replay.background import Background
 from replay.core import Core
 from replay.hook import Hook, SyncHook
+from replay.logs import say
 
 
 class ServerHook(Hook):
@@ -73,12 +75,16 @@ class ServerSyncHook(SyncHook):
 
 @contextmanager
 def _beside(
-    data: Data, hook: ServerHook | ServerSyncHook, settle: Callable[[Sequence[Ticket]], object], watch: bool
-) -> Iterator[None]:
+    data: Data, opened: Opened, hook: ServerHook | ServerSyncHook, settle: Callable[[Sequence[Ticket]], object],
+    watch: bool,
+) -> Iterator[None]:  # fmt: skip
     """What runs beside an open hook: the control socket, and the watch where it was asked for."""
+    say_opened(data, opened)
     writer = CoreWriter(data, hook.core, hook.background, settle)
     writer.reloader = hook.agents.reloader
-    with ExitStack() as measuring, Control(data, writer), ExitStack() as watching:
+    with ExitStack() as measuring, Control(data, writer) as control, ExitStack() as watching:
+        if control.problem is not None:
+            say("warning", "control", control.problem)
         meter = meters.meter()
         if meter is not None:
             writer.metrics = Metrics(data, hook.core)
@@ -88,7 +94,10 @@ def _beside(
         if watch:
             hook.watch.start()
             watching.callback(hook.watch.close)
-        yield
+        try:
+            yield
+        finally:
+            say("info", "opening", f"closing at seq {hook.core.log.next_seq - 1}", seq=hook.core.log.next_seq - 1)
 
 
 async def _in_a_thread(opening: Callable[[], Opened]) -> Opened:
@@ -141,7 +150,7 @@ async def open_server(
         def settle(requests: Sequence[Ticket]) -> None:
             anyio.from_thread.run(hook.settle, requests, token=hook.loop)
 
-        beside = _beside(data, hook, settle, watch)
+        beside = _beside(data, opened, hook, settle, watch)
         await anyio.to_thread.run_sync(beside.__enter__)
         try:
             yield hook
@@ -165,5 +174,5 @@ def open_server_sync(
     behind = background_of(data, opened.core, checkpoints=background, embeddings=background)
     with ServerSyncHook(data, opened.core, behind) as hook:
         hook.kept, hook.recovered = opened.kept, opened.recovered
-        with _beside(data, hook, hook.settle, watch):
+        with _beside(data, opened, hook, hook.settle, watch):
             yield hook

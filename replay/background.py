@@ -22,6 +22,7 @@ from journal.retention import Policy, Tally, due, plan_prune
 from replay.faults import declared
 from replay.history import read_history
 from replay.layout import ParityPlace
+from replay.logs import say, say_failed
 from replay.schema import connect
 from replay.timeline import branches
 from replay.tracing import span
@@ -113,6 +114,10 @@ class Background:
                 core.committer.commit_now(request)
             request.result()
             live.set(journal__checkpoint__seq=made.seq, journal__checkpoint__bytes=made.bytes)
+            say("info", "checkpoints", f"a checkpoint at seq {made.seq}", seq=made.seq, bytes=made.bytes)
+            if made.drift:
+                found = f"memory.db is not what the journal says at seq {made.seq}: journal check"
+                say("warning", "checkpoints", found, component="memory", seq=made.seq)
             return made
 
     def thin(self) -> None:
@@ -237,6 +242,7 @@ class Background:
         return self._model.fingerprint if self._model is not None else None
 
     def _failed(self, work: str, error: Exception) -> None:
+        say_failed(work, f"no {work}", error, self.core.redact)
         self.last_error, self.last_failed = str(error), work
 
     def _went_well(self, work: str) -> None:

@@ -23,6 +23,7 @@ from replay.cursors import Cursors
 from replay.deviation import counts
 from replay.faults import declared
 from replay.live import LiveState
+from replay.logs import say
 from replay.own_events import journal_event
 from replay.rebuild import check_space, generations_of, rebuild
 from replay.restore import Restored, check_target, restore_in_place
@@ -37,6 +38,7 @@ FAST_SYNC_NS = 1_000_000  # a batch under 1 ms may be synced by the loop itself
 SLOW_SYNC_NS = 2_000_000  # one over 2 ms moves the next ones to a thread
 THREADED_MIN = 4  # how many fast ones bring them back at first; each slow one doubles that
 THREADED_MAX = 256
+_MEANWHILE: dict[Policy, str] = {"journal": "are journaled unchecked", "refuse": "are refused"}
 ASK_AGAIN = 10  # so many times as long as a look took that memory.db is still gone, until the next batch looks again
 
 
@@ -125,10 +127,19 @@ class Core:
             committed(traced, started_ns, settled, before, log.next_seq - before, log.sync_ns)
         if self.observer is not None:
             self.observer(settled, log.next_seq - before, log.sync_ns)
+        if log.poisoned is not None:
+            self._say_poisoned(settled)
         self._pace.note(log.sync_ns)
         if self.cursors is not None and not self.cursors.note(settled, self.state.connection):
             self.cursors = None
         return settled
+
+    def _say_poisoned(self, settled: Sequence[Ticket]) -> None:
+        """Once, by the commit that found it out: what it could not answer for is what its callers ask for again."""
+        unknown = [request.op_id for request in settled if request.error is not None and request.op_id]
+        reason = f"no more events are taken until the journal is opened again: {self.log.poisoned}"
+        say("error", "writer", reason, self.redact, seq=self.log.next_seq, op_id=unknown[0] if unknown else None,
+            op_ids=unknown[:100] or None)  # fmt: skip
 
     def use_policy(self, policy: Policy) -> None:
         """What becomes of writes while memory.db is gone. Not for imports, which may journal nothing unchecked."""
@@ -150,6 +161,8 @@ class Core:
 
     def _leave(self, reason: str) -> None:
         assert self.policy is not None
+        gone = f"memory.db is gone, and writes {_MEANWHILE[self.policy]} meanwhile: {reason} - journal recover memory"
+        say("warning", "memory", gone, self.redact, component="memory", seq=self.log.next_seq - 1)
         with suppress(sqlite3.Error):
             self.state.close()
         self._install(Away(self.state, reason, self.policy))
@@ -198,6 +211,9 @@ class Core:
         done = renewed.caught
         self.returned = Returned(before, renewed.applied_seq, done.events, done.no_ops)
         recovery_id, found = token_hex(8), {"events": done.events, "no_ops": done.no_ops}
+        back = f"memory.db is back, and {done.events} events were applied to it"
+        say("info", "memory", back, component="memory", seq=renewed.applied_seq, recovery_id=recovery_id,
+            events=done.events, no_ops=done.no_ops)  # fmt: skip
         told = (
             RecoveryStarted(recovery_id, "memory", "catch-up", {}, away.reason[:2000]),
             RecoveryCompleted(recovery_id, "memory", "catch-up", found),
@@ -263,6 +279,7 @@ class Core:
                         self.state.storage, layout, log, to_seq, reason=reason, actor=actor, progress=progress
                     )
                     live.set(journal__seq=restored.seq)
+                    say("info", "memory", f"restored to seq {to_seq}", component="memory", seq=restored.seq)
                     return restored
             except BaseException as error:
                 if log.next_seq > head:

@@ -68,6 +68,15 @@ def error_type(error: BaseException) -> str:
     return error.code if isinstance(error, JournalError) else type(error).__name__
 
 
+def current_ids() -> dict[str, str]:
+    """`trace_id` and `span_id` of the span that is current, in hexadecimal; nothing where there is none."""
+    api = sys.modules.get("opentelemetry.trace")
+    place = api.get_current_span().get_span_context() if api is not None else None
+    if place is None or not place.is_valid:
+        return {}
+    return {"trace_id": f"{place.trace_id:032x}", "span_id": f"{place.span_id:016x}"}
+
+
 class Live:
     """A span that may be none."""
 

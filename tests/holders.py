@@ -64,8 +64,10 @@ def serving(data: Path, *words: str, **settings: Any) -> Iterator[tuple[subproce
     settings = {"env": ENVIRONMENT, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **settings}
     with subprocess.Popen(arguments(data, "serve", *words), **settings) as process:
         assert process.stderr is not None
-        line = process.stderr.readline()
-        assert line.startswith("journal: serving"), line + process.stderr.read()
+        before = line = process.stderr.readline()
+        while line and "serving" not in line:  # what opening repaired stands before it
+            before += (line := process.stderr.readline())
+        assert "serving" in line, before
         try:
             yield process, line
         finally:

@@ -50,6 +50,7 @@ crash: {cores: ["cores/*"], log: logs/crash.log, log_bytes: 4096, patterns: [boo
 degraded: {memory: refuse, disk: queue, queue_bytes: 2048}
 rto_seconds: 30
 durability: {strict: true}
+log: {format: json}
 redact: {patterns: ["sk-[0-9a-f]+"], fields: [password]}
 """
 
@@ -98,6 +99,7 @@ def test_every_key_can_be_set():
     assert (config.degraded.memory, config.degraded.disk, config.degraded.queue_bytes) == ("refuse", "queue", 2048)
     assert config.rto_seconds == 30.0
     assert config.durability.strict is True
+    assert config.log.format == "json"
     assert (config.redact.patterns, config.redact.fields) == (("sk-[0-9a-f]+",), ("password",))
     assert config.policy() == Policy(
         events=10,

@@ -8,7 +8,7 @@ To write a verb NAME:
     of verbs under `@click.group(cls=VerbGroup)`. Its docstring is its help, and teaches; every example must parse.
  2. Add `"NAME": "what it does"` to VERBS: the line in `journal --help`.
  3. Take the run with `@click.pass_obj` as `app: App`. `app.data` is the directory (NotAJournal where there is none),
-    `app.out` prints, `app.json` says which of the two ways. --data, --config, --json and --no-color are there already.
+    `app.out` prints, `app.json` says which of the two ways. The options of every verb, --data and so on, are there.
  4. Return an exit code, or None for 0. Raise JournalError for what went wrong: `run` prints it and exits with its code.
  5. Import what is slow inside the function; print text of others with `app.out` only.
  6. Run `make docs`: docs/cli.md is written from the tree of verbs, and a test compares.
@@ -19,7 +19,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeGuard
@@ -28,6 +28,7 @@ import click
 
 from journal import __version__
 from journal.errors import IOFault, JournalError, NotAJournal, UsageError
+from recovery.cli.log_format import FORMATS, OPTION, VARIABLE
 from recovery.cli.output import Output, discard
 
 if TYPE_CHECKING:
@@ -72,10 +73,11 @@ VERBS = {
 class App:
     """One run of the command: what the options of every verb said."""
 
-    def __init__(self) -> None:
+    def __init__(self, arguments: Sequence[str] = ()) -> None:
+        self.arguments = arguments
         self.data_option: str | None = None
         self.config_option: str | None = None
-        self.out = Output(redaction=self._redaction)
+        self.out = Output(redaction=self._redaction, log_format=self._log_format)
 
     @property
     def json(self) -> bool:
@@ -102,6 +104,13 @@ class App:
             raise NotAJournal("no journal here", path=data.root, hint=hint)
         return data
 
+    def _log_format(self) -> str:
+        from recovery.cli.log_format import log_format
+
+        try:
+            return log_format(self.arguments, self.place, self.config_option)
+        except JournalError:
+            return log_format(self.arguments, os.getcwd(), self.config_option)
 
     def _redaction(self) -> Redactor:
         """The rules of the configuration that holds here; those that can be read, where it cannot be wholly."""
@@ -128,6 +137,8 @@ def _remember(context: click.Context, parameter: click.Parameter, value: Any) ->
             app.config_option = value
         case "json":
             app.out.json = True
+        case "log_format":
+            app.out.log_format = value
         case "no_color":
             app.out.color = False
 
@@ -145,6 +156,10 @@ def _common_options(*, of_verb: bool) -> list[click.Parameter]:
         ),
         option("--config", metavar="FILE", help="The configuration. Default: journal.yaml in the data directory."),
         option("--json", is_flag=True, default=None, help="One JSON document, or one a line for streams."),
+        option(
+            OPTION, type=click.Choice(FORMATS), envvar=None if of_verb else VARIABLE,
+            help="What stderr is: text, or a JSON object a line. Default: $JOURNAL_LOG_FORMAT, else log.format.",
+        ),
         option("--no-color", is_flag=True, default=None, help="No colours. So does the variable NO_COLOR."),
     ]
 
@@ -163,7 +178,14 @@ class _Described(click.Command):
             with formatter.section("Examples"):
                 formatter.write("".join(f"  {example}\n" for example in self.examples))
         formatter.write_paragraph()
-        formatter.write_text("Every verb takes --data DIR, --config FILE, --json and --no-color; see journal --help.")
+        formatter.write_text(
+            "Every verb takes --data DIR, --config FILE, --json, --log-format and --no-color; see journal --help."
+        )
+
+    def invoke(self, context: click.Context) -> Any:
+        app = context.find_object(App)
+        with app.out.logging() if app is not None else nullcontext():
+            return super().invoke(context)
 
 
 class Verb(_Described):
@@ -253,7 +275,7 @@ def cli() -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Runs one command line and returns its exit code. A declared error is printed, never raised."""
-    app = App()
+    app = App(arguments)
     try:
         with _told_to_backends(app, arguments):
             return _guarded(app, list(arguments))
@@ -294,7 +316,7 @@ def _guarded(app: App, arguments: list[str]) -> int:
         status = _failed(app, _declared(error))
     except Exception as error:
         if not _is_of_a_database(error):  # a fault of this program: one polite line would blame the user
-            if not app.out.redactor:
+            if not app.out.redactor and not app.out.logs_json:
                 raise
             app.out.traceback(error)
             return 1
@@ -339,7 +361,7 @@ def _failed(app: App, error: JournalError) -> int:
 
 
 def _misused(app: App, error: click.ClickException) -> int:
-    if isinstance(error, click.exceptions.NoArgsIsHelpError) and not app.json:
+    if isinstance(error, click.exceptions.NoArgsIsHelpError) and not (app.json or app.out.logs_json):
         click.echo(error.format_message(), err=True)
         return 2
     message = " ".join(error.format_message().split()).rstrip(".")

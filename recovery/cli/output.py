@@ -22,6 +22,7 @@ from recovery.redact import NOTHING, Redactor
 _CONTROLS = [*range(9), *range(11, 32), *range(127, 160), *range(0x202A, 0x202F), *range(0x2066, 0x206A)]
 _SHOWN = {code: f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" for code in _CONTROLS}
 
+LOGGER = "agent-journal.command"
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 
 
@@ -50,10 +51,14 @@ class Output:
     """One run's streams. ``json`` and ``color`` may change until the first line is printed."""
 
     def __init__(
-        self, *, json: bool = False, color: bool = True, redaction: Callable[[], Redactor] = lambda: NOTHING
-    ) -> None:
+        self, *, json: bool = False, color: bool = True, redaction: Callable[[], Redactor] = lambda: NOTHING,
+        log_format: Callable[[], str] = lambda: "text",
+    ) -> None:  # fmt: skip
         self.json = json
         self.color = color
+        self.log_format: str | None = None  # None: not chosen yet
+        self._choose_log_format = log_format
+        self._is_logging = False
         self.is_content = False
         """True where stdout is what was asked for, and so stays whole. What goes to stderr never is."""
         self._redaction = redaction
@@ -112,16 +117,50 @@ class Output:
 
     # -- beside the data ----------------------------------------------------------------------------------------------
 
+    @property
+    def logs_json(self) -> bool:
+        """Whether stderr is for machines: one JSON object a line. Found out when the first line is printed."""
+        if self.log_format is None:
+            self.log_format = self._choose_log_format()
+        return self.log_format == "json"
+
     def note(self, text: str) -> None:
-        """A remark on stderr, for people."""
-        _write(f"journal: {printable(self.redactor.text(text))}\n", sys.stderr)
+        """A remark on stderr, for people; or a log record of it."""
+        if self.logs_json:
+            self._log("INFO", text)
+        else:
+            write_note(f"journal: {printable(self.redactor.text(text))}\n")
 
     def error(self, error: JournalError) -> None:
         """One line on stderr, or an object on stdout under --json."""
         if self.json:
             self.refusal(error)
+        elif self.logs_json:
+            facts = error.to_json()
+            self._log("ERROR", str(facts.pop("message")), **facts, exit_code=error.exit_code)
         else:
             self.note(_one_line(str(self.redactor.error(error))))
+
+    @contextmanager
+    def logging(self, *, always: bool = False) -> Iterator[None]:
+        """What is logged by way of `logging` goes to stderr while the block runs: as JSON, or as text for who asks for
+        it always, as only a verb does that runs for long."""
+        if self._is_logging or not (always or self.logs_json):
+            yield
+            return
+        from recovery.logs import logging_to_stderr
+
+        self._is_logging = True
+        with logging_to_stderr(as_json=self.logs_json, redactor=self.redactor):
+            yield
+        self._is_logging = False
+
+    def _log(self, level: str, message: str, **facts: object) -> None:
+        from time import time
+
+        from recovery.logs import line_of
+
+        write_note(line_of(time(), level, LOGGER, message, facts, self.redactor) + "\n")
 
     def refusal(self, error: JournalError, **facts: object) -> None:
         """An error as a document on stdout, content or not, with more facts about it."""
@@ -131,12 +170,16 @@ class Output:
         """What the interpreter would print of an error that nobody declared."""
         from traceback import format_exception
 
-        _write(self.redactor.text("".join(format_exception(error))), sys.stderr)
+        told = "".join(format_exception(error))
+        if self.logs_json:
+            self._log("ERROR", f"{type(error).__name__}: {error}", exception=told)
+        else:
+            write_note(self.redactor.text(told))
 
     @contextmanager
     def progress(self, label: str, unit: str = "") -> Iterator[Bar]:
         """A bar on stderr while the block runs, on a terminal; nothing elsewhere."""
-        if not _is_terminal(sys.stderr):
+        if not _is_terminal(sys.stderr) or self.logs_json:
             yield Bar()
             return
         from rich.console import Console
@@ -154,7 +197,7 @@ class Output:
         """Asks on a terminal; ``yes`` (of --yes) answers. Raises UsageError where nobody can be asked."""
         if yes:
             return True
-        if self.json or not (_is_terminal(sys.stdin) and _is_terminal(sys.stderr)):
+        if self.json or self.logs_json or not (_is_terminal(sys.stdin) and _is_terminal(sys.stderr)):
             raise UsageError(f"{question} needs an answer, and there is no terminal", hint="add --yes to go ahead")
         _write(f"{printable(self.redactor.text(question))} [y/N] ", sys.stderr)
         sys.stderr.flush()
@@ -192,6 +235,14 @@ def discard(stream: TextIO | None) -> None:
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, stream.fileno())
         os.close(null)
+
+
+def write_note(text: str) -> None:
+    """On stderr. Where nobody reads that any more, what is said goes nowhere: no work ends for that."""
+    try:
+        _write(text, sys.stderr)
+    except BrokenPipeError:
+        discard(sys.stderr)
 
 
 def _write(text: str, stream: TextIO | None = None) -> None:

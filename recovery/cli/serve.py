@@ -40,9 +40,15 @@ def command(app: App, address: str | None, token_file: str | None, quick_check: 
 
     Under systemd it says when it is ready, feeds the watchdog, and takes sockets that were activated for it.
     """
+    with app.out.logging(always=True):
+        return _serve(app, address, token_file, quick_check)
+
+
+def _serve(app: App, address: str | None, token_file: str | None, quick_check: bool) -> int | None:
     from recovery import systemd
     from recovery.control.listen import Control
     from recovery.control.writer import CoreWriter
+    from recovery.opened import say_opened
     from recovery.opening import background_of, open_core
     from recovery.telemetry import meters
     from recovery.telemetry.gathering import Metrics
@@ -58,6 +64,7 @@ def command(app: App, address: str | None, token_file: str | None, quick_check: 
     opened = open_core(  # which a signal ends at once: a rebuild may take long, and is taken up by the next open
         data, check="quick" if quick_check else "full", progress=lambda *_: systemd.extend_timeout(60)
     )
+    say_opened(data, opened)
     told = Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: told.set())

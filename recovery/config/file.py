@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from journal.errors import UsageError
 from recovery.config.reading import BadKey, from_mapping
 from recovery.config.table import Config
-from recovery.redact import NOTHING, Redactor, rules_of
+from recovery.redact import Redactor, rules_of
 
 if TYPE_CHECKING:
     import yaml
@@ -50,13 +50,24 @@ def load(root: str | Path, path: str | Path | None = None) -> Config:
 
 def load_rules(root: str | Path, path: str | Path | None = None) -> Redactor:
     """The rules of redaction alone, of that same file: those that can be read, whatever else is wrong with it."""
+    return rules_of(_readable(root, path).get("redact"))
+
+
+def load_log_format(root: str | Path, path: str | Path | None = None) -> str:
+    """`log.format` alone, likewise."""
+    section = _readable(root, path).get("log")
+    chosen = section.get("format") if isinstance(section, dict) else None
+    return "json" if chosen == "json" else "text"
+
+
+def _readable(root: str | Path, path: str | Path | None) -> dict[str, object]:
+    """What that file says, as far as it is YAML that is taken here."""
     chosen = Path(path) if path is not None else Path(root) / FILE_NAME
     try:
         with open(chosen, "rb", opener=_open_plainly) as file:
-            values, _ = _values(file.read(FILE_BYTES_MAX + 1), str(chosen))
+            return _values(file.read(FILE_BYTES_MAX + 1), str(chosen))[0]
     except (OSError, ValueError, UsageError):
-        return NOTHING
-    return rules_of(values.get("redact"))
+        return {}
 
 
 def _open_plainly(path: str, flags: int) -> int:

@@ -195,6 +195,16 @@ class Durability:
 
 
 @dataclass(frozen=True, slots=True)
+class Logs:
+    format: Literal["text", "json"] = _key(
+        choice("text", "json"),
+        "text",
+        "What the command says on stderr: a line for people, or a JSON object a line with time, level, logger, message "
+        "and trace ids. `--log-format` and $JOURNAL_LOG_FORMAT come before it.",
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Redact:
     patterns: tuple[str, ...] = _key(
         PATTERNS, (), "Regular expressions (Python's). What they match is replaced by `[redacted]`."
@@ -234,6 +244,7 @@ class Config:
         "estimate is longer; 0 sets no bound.",
     )
     durability: Durability = _section(Durability, "How much is synced before a write is acknowledged.")
+    log: Logs = _section(Logs, "What the command and `journal serve` log.")
     redact: Redact = _section(
         Redact, "What errors, logs, reports and traces must not show. The journal and what is asked of it stay whole."
     )

@@ -5,6 +5,7 @@ Knows requests and declared errors; must not know what any path does.
 
 from __future__ import annotations
 
+import re
 from http import HTTPStatus
 from typing import TypeVar
 
@@ -14,8 +15,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from journal.errors import CallerError, JournalError, NoSpace, NotApplied, OutcomeUnknown, Refused, UsageError
+from replay.logs import say
 
 T = TypeVar("T")
+_TRACEPARENT = re.compile(r"[\da-f]{2}-(?P<trace_id>[\da-f]{32})-(?P<span_id>[\da-f]{16})-[\da-f]{2}.*")
 BODY_BYTES_MAX = 128 << 20
 JSON = "application/json"
 LINES = "application/x-ndjson"
@@ -110,7 +113,19 @@ def status_of(error: JournalError) -> int:
 
 def declared_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, JournalError)
-    return answer(status_of(error), {"error": error.to_json()})
+    status = status_of(error)
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        _say_failed(request, status, error)
+    return answer(status, {"error": error.to_json()})
+
+
+def _say_failed(request: Request, status: int, error: JournalError) -> None:
+    """The faults of the server's own: with the ids of the client's trace where its request has one."""
+    redact = request.app.state.service.writer.core.redact
+    came_from = _TRACEPARENT.fullmatch(request.headers.get("traceparent", ""))
+    facts = {name: each for name, each in error.to_json().items() if name in ("code", "seq", "op_id", "offset")}
+    said = f"{request.method} {request.url.path} was answered {status}: {error}"
+    say("error", "control", said, redact, **facts, status=status, **(came_from.groupdict() if came_from else {}))
 
 
 def http_error(request: Request, error: Exception) -> Response:
