@@ -57,7 +57,7 @@ venv: .venv/.core
 
 .venv/.full: .venv/.core
 	@$(PY) -c 'import torch' 2>/dev/null || $(PIP) install --quiet $(TORCH) || $(PIP) install --quiet 'torch>=2.2'
-	$(PIP) install --quiet --editable '.[embeddings,test]'
+	$(PIP) install --quiet --editable '.[embeddings,onnx,test]'
 	@touch $@
 
 .venv/.dev: .venv/.core

@@ -25,6 +25,7 @@ from replay.layout import Layout
 
 if TYPE_CHECKING:
     from journal.parity_store import ParityStore
+    from replay.encoder import Model
 
 
 @dataclass
@@ -106,6 +107,12 @@ class Data:
             return self.storage.read(path).decode("ascii", errors="replace").strip()
         except (OSError, JournalError):
             raise UsageError("there is no token file", path=path, hint="see server.token_file") from None
+
+    def model(self) -> Model:
+        """The configured sentence model, for the configured backend. Raises NoModel."""
+        from replay.encoder import Model  # most verbs have no use for it
+
+        return Model(self.config.model_path(self.root), backend=self.config.embeddings.backend)
 
     @property
     def plan_path(self) -> str:

@@ -111,7 +111,7 @@ def background_of(data: Data, core: Core, *, checkpoints: bool = False, embeddin
     return Background(
         core, data.config.policy(), model_finder(data, core), batch_size=data.config.embeddings.batch_size,
         checkpoints=checkpoints, embeddings=embeddings,
-        parity=ParityPlace(data.parity.directory, share) if share else None,
+        parity=ParityPlace(data.parity.directory, share) if share else None, backend=data.config.embeddings.backend,
     )  # fmt: skip
 
 

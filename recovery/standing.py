@@ -22,7 +22,7 @@ from recovery.reading import reading
 from recovery.rto import estimate
 from recovery.tables.rto import Estimate
 from replay.embeddings import pending
-from replay.encoder import Model, NoModel, is_available
+from replay.encoder import EXTRAS, Model, NoModel, is_available
 from replay.holders import holders
 from replay.model_files import ModelDamaged
 from replay.schema import TABLES, Position, read_position
@@ -72,9 +72,13 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Embeddings(msgspec.Struct, frozen=True, kw_only=True):
-    """``pending``: texts without a vector of the model, or of any model where there is none; None if unknown."""
+    """``pending``: texts without a vector of the model, or of any model where there is none; None if unknown.
+
+    ``extra`` is the one that the configured backend needs.
+    """
 
     extra_installed: bool
+    extra: str
     model: str | None
     pending: int | None = None
 
@@ -126,7 +130,8 @@ def standing(data: Data, now: int) -> Standing:
     return Standing(
         data=data.root, time=now, journal=log, memory=memory, agents=memory.rows.get("agents"),
         embeddings=Embeddings(
-            extra_installed=is_available(), model=str(model.path) if model is not None else None, pending=pending_texts
+            extra_installed=is_available(data.config.embeddings.backend), extra=EXTRAS[data.config.embeddings.backend],
+            model=str(model.path) if model is not None else None, pending=pending_texts,
         ),
         checkpoints=_checkpoints(manifests, damaged, now), quarantine=_quarantine(data.quarantine),
         model=last_model(data, reader), drill=drill,
@@ -181,7 +186,7 @@ def _log(data: Data, manifests: list[Manifest], position: Position | None) -> tu
 
 def _model(data: Data) -> Model | None:
     try:
-        model = Model(data.config.model_path(data.root))
+        model = data.model()
         return model if model.fingerprint else None
     except (NoModel, ModelDamaged, OSError):
         return None

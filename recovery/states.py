@@ -91,7 +91,7 @@ class LiveStates:
         background = self._background
         if self._data.storage.kind(self._data.config.model_path(self._data.root)) == "missing":
             return ("missing" if self._was_journaled() else "absent"), ""
-        if not is_available():
+        if not is_available(self._data.config.embeddings.backend):
             return "no_extra", ""
         if background.last_failed == "embeddings" and not self._core.away:
             return "refused", background.last_error or ""

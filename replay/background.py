@@ -31,7 +31,7 @@ from replay.vouching import vouched
 if TYPE_CHECKING:
     from replay.checkpoints import Shadow
     from replay.core import Core
-    from replay.encoder import Model
+    from replay.encoder import Backend, Model
     from replay.search import Hit, SearchIndex
 
 _LOOK_SECONDS = 1.0  # how often the checkpointer asks whether one is due
@@ -51,8 +51,10 @@ class Background:
         checkpoints: bool = True,
         embeddings: bool = True,
         parity: ParityPlace | None = None,
+        backend: Backend = "torch",
     ) -> None:
         self.core = core
+        self.backend: Backend = backend
         self.policy = policy
         self.parity = parity
         self.last_error: str | None = None
@@ -156,8 +158,8 @@ class Background:
         """The observations nearest in meaning. Raises MissingExtra or NoModel where there is nothing to search with."""
         from replay.encoder import MissingExtra, is_available
 
-        if not is_available():
-            raise MissingExtra
+        if not is_available(self.backend):
+            raise MissingExtra(self.backend)
         told = {"gen_ai.operation.name": "search_memory", "db.system.name": "sqlite", "db.operation.name": "search"}
         with span("search_memory", told | ({} if scope is None else {"gen_ai.memory.store.id": scope})) as live:
             found = self._search(text, limit, scope)

@@ -1,8 +1,10 @@
 """The sentence model: where its files are, what identifies it, and turning text into vectors.
 
-Knows a directory in the sentence-transformers layout. Must not know observations or tables. torch, numpy and
-sentence-transformers take seconds to import, so they are imported when the first text is encoded and never before;
-nothing here asks the network for anything.
+Knows a directory in the sentence-transformers layout, and two backends that encode with it: torch (by
+sentence-transformers) and ONNX Runtime (`onnx_encoder`). Their vectors are equal within the tolerance of
+docs/embeddings.md, so a model has one fingerprint whichever of them computes. Must not know observations or tables.
+What encodes takes long to import, so it is imported when the first text is encoded and never before; nothing here asks
+the network for anything.
 """
 
 from __future__ import annotations
@@ -11,11 +13,11 @@ import hashlib
 import importlib.util
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from journal.errors import EnvironmentFault
 from replay.model_files import ModelDamaged, determining_files, missing_files, module_folders, read_json, sha256_of
@@ -27,7 +29,15 @@ if TYPE_CHECKING:
     Vectors: TypeAlias = numpy.typing.NDArray[numpy.float32]
 
 MODEL_NAME = "all-MiniLM-L6-v2"
-_EXTRA = ("sentence_transformers", "numpy")
+Backend = Literal["torch", "onnx"]
+EXTRAS: dict[Backend, str] = {"torch": "embeddings", "onnx": "onnx"}
+_PACKAGES: dict[Backend, tuple[str, ...]] = {
+    "torch": ("sentence_transformers", "numpy"), "onnx": ("onnx", "onnxruntime", "tokenizers", "numpy"),
+}  # fmt: skip
+_HINTS: dict[Backend, str] = {
+    "torch": "pip install 'agent-journal[embeddings]' (see docs/embeddings.md for the small CPU build of torch)",
+    "onnx": "pip install 'agent-journal[onnx]'",
+}
 
 
 class MissingExtra(EnvironmentFault):
@@ -35,11 +45,8 @@ class MissingExtra(EnvironmentFault):
 
     code = "missing_extra"
 
-    def __init__(self, reason: str = "is not installed") -> None:
-        super().__init__(
-            f"searching needs the extra 'embeddings', which {reason}",
-            hint="pip install 'agent-journal[embeddings]' (see docs/embeddings.md for the small CPU build of torch)",
-        )
+    def __init__(self, backend: Backend = "torch", reason: str = "is not installed") -> None:
+        super().__init__(f"searching needs the extra '{EXTRAS[backend]}', which {reason}", hint=_HINTS[backend])
 
 
 class NoModel(EnvironmentFault):
@@ -54,22 +61,26 @@ def fingerprint_of(files: Mapping[str, str]) -> str:
     return hashlib.sha256(manifest.encode()).hexdigest()
 
 
-def is_available() -> bool:
-    """Whether the extra is installed. Cheap: looks the packages up without importing them."""
-    return all(importlib.util.find_spec(name) is not None for name in _EXTRA)
+def is_available(backend: Backend = "torch") -> bool:
+    """Whether the backend's extra is installed. Cheap: looks the packages up without importing them."""
+    return all(importlib.util.find_spec(name) is not None for name in _PACKAGES[backend])
 
 
 class Model:
     """One model directory. Opening it reads names only; the weights are loaded by the first `encode`.
 
     Safe to share between threads: one encodes at a time, because the tokenizer keeps padding state between calls and
-    fails with "Already borrowed" when two threads are in it. `threads` are torch's own, by default half the cores: its
-    threads wait for each other by spinning, so where the server needs a core too, all of them are slower than half.
+    fails with "Already borrowed" when two threads are in it. `threads` are the backend's own, by default half the
+    cores: torch's wait for each other by spinning, so where the server needs a core too, all of them are slower than
+    half. `device` is torch's.
     """
 
-    def __init__(self, path: str | Path, *, device: str = "cpu", threads: int | None = None) -> None:
+    def __init__(
+        self, path: str | Path, *, device: str = "cpu", threads: int | None = None, backend: Backend = "torch"
+    ) -> None:
         self.path = Path(path)
         self.device = device
+        self.backend: Backend = backend
         self.threads = threads if threads is not None else max(1, (os.cpu_count() or 1) // 2)
         self._encoder: Any = None
         self._lock = threading.Lock()
@@ -112,12 +123,15 @@ class Model:
         return dimension
 
     def encode(self, texts: Sequence[str], *, batch: int = 32) -> Vectors:
-        """One row a text, float32. Raises MissingExtra, or ModelDamaged if what comes out are no vectors."""
+        """One row a text, float32.
+
+        Raises MissingExtra, UnsuitableModel where the backend does not compute such models, or ModelDamaged if what
+        comes out are no vectors.
+        """
         with self._lock:
             if self._encoder is None:
                 self._encoder = self._load()
-            with _torch_threads(self.threads):
-                vectors = self._encoder.encode(list(texts), batch_size=batch, show_progress_bar=False)
+            vectors = self._encoder(texts, batch)
         import numpy
 
         rows: Vectors = numpy.ascontiguousarray(vectors, dtype="<f4").reshape(len(texts), -1)
@@ -129,21 +143,36 @@ class Model:
             )
         return rows
 
-    def _load(self) -> Any:
-        if not is_available():
-            raise MissingExtra
-        try:
-            from sentence_transformers import SentenceTransformer
-        except (ImportError, OSError) as error:  # half installed: torch is gone, or a library of it does not load
-            raise MissingExtra(f"does not load: {error}") from error
+    def _load(self) -> Callable[[Sequence[str], int], Any]:
+        if not is_available(self.backend):
+            raise MissingExtra(self.backend)
+        try:  # half installed: a package is gone, or a library of it does not load
+            return self._with_torch() if self.backend == "torch" else self._with_onnx()
+        except (ImportError, OSError) as error:
+            raise MissingExtra(self.backend, f"does not load: {error}") from error
+
+    def _with_onnx(self) -> Callable[[Sequence[str], int], Any]:
+        from replay.onnx_encoder import OnnxEncoder
+
+        return OnnxEncoder(self.path, self.threads).encode
+
+    def _with_torch(self) -> Callable[[Sequence[str], int], Any]:
+        from sentence_transformers import SentenceTransformer
+
         with _quiet_loading():
             try:
-                return SentenceTransformer(str(self.path), device=self.device, local_files_only=True)
+                model = SentenceTransformer(str(self.path), device=self.device, local_files_only=True)
             except Exception as error:  # the loaders of weights, tokenizer and JSON share no base class
                 reason = next(iter(str(error).splitlines()), "") or type(error).__name__
                 raise ModelDamaged(
                     f"the model cannot be loaded: {reason}", path=str(self.path), hint="journal recover model"
                 ) from error
+
+        def encode(texts: Sequence[str], batch: int) -> Any:
+            with _torch_threads(self.threads):
+                return model.encode(list(texts), batch_size=batch, show_progress_bar=False)
+
+        return encode
 
 
 @contextmanager

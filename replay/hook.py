@@ -151,7 +151,7 @@ class Hook:
             return receipts
 
     async def search(self, text: str, limit: int = 10, *, scope: str | None = None) -> list[Hit]:
-        """The observations nearest in meaning to `text`, best first. Needs the extra `embeddings` and a model."""
+        """The observations nearest in meaning to `text`, best first. Needs the backend's extra and a model."""
         return await anyio.to_thread.run_sync(lambda: self.background.search(text, limit, scope))
 
     async def checkpoint(self) -> Shadow:

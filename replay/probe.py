@@ -1,9 +1,9 @@
-"""Whether a model works: `python -m replay.probe DIR NAME` encodes a sentence in a process of its own.
+"""Whether a model works: `python -m replay.probe DIR NAME BACKEND` encodes a sentence in a process of its own.
 
-A damaged file may make torch crash or hang; then only the child dies. The child takes its sentence's vector and holds
-it against the known one, where there is one for a model of this name: the same weights give a cosine of 1 but for the
-last bits, in whatever container they come. Of other models it says only whether vectors are usable and tell a
-paraphrase from something unrelated.
+A damaged file may make torch or ONNX Runtime crash or hang; then only the child dies. The child takes its sentence's
+vector and holds it against the known one, where there is one for a model of this name: the same weights give a cosine
+of 1 but for the last bits, in whatever container they come and by whatever backend. Of other models it says only
+whether vectors are usable and tell a paraphrase from something unrelated.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from math import sqrt
+from typing import cast
 
 import msgspec
 
+from replay.encoder import Backend
 from replay.known_vectors import PROBE, known_vector
 
 COSINE_MIN = 0.99999
@@ -34,9 +36,9 @@ class Probed(msgspec.Struct, frozen=True):
     dimension: int | None = None
 
 
-def probe(path: str, name: str, *, timeout: float = TIMEOUT_SECONDS) -> Probed:
+def probe(path: str, name: str, *, backend: Backend = "torch", timeout: float = TIMEOUT_SECONDS) -> Probed:
     """Runs the child and judges how it ended. Raises nothing: a model that cannot be tested is one that fails."""
-    command = [sys.executable, "-P", "-m", "replay.probe", path, name]
+    command = [sys.executable, "-P", "-m", "replay.probe", path, name, backend]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))}
     environment |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     try:
@@ -58,13 +60,14 @@ def probe(path: str, name: str, *, timeout: float = TIMEOUT_SECONDS) -> Probed:
 # -- the child --------------------------------------------------------------------------------------------------------
 
 
-def encode_and_compare(path: str, name: str) -> Probed:
+def encode_and_compare(path: str, name: str, backend: Backend) -> Probed:
     from replay.encoder import MissingExtra, Model, NoModel
     from replay.model_files import ModelDamaged
+    from replay.onnx_graph import UnsuitableModel
 
     try:
-        vectors = Model(path).encode([PROBE, _PARAPHRASE, _UNRELATED]).tolist()
-    except MissingExtra as error:
+        vectors = Model(path, backend=backend).encode([PROBE, _PARAPHRASE, _UNRELATED]).tolist()
+    except (MissingExtra, UnsuitableModel) as error:
         return Probed(None, error.message)
     except (NoModel, ModelDamaged) as error:
         return Probed(False, error.message)
@@ -91,8 +94,8 @@ def cosine(one: Sequence[float], other: Sequence[float]) -> float:
 
 
 def main(arguments: Sequence[str]) -> int:
-    path, name = arguments
-    print(json.dumps(msgspec.to_builtins(encode_and_compare(path, name))))
+    path, name, backend = arguments
+    print(json.dumps(msgspec.to_builtins(encode_and_compare(path, name, cast(Backend, backend)))))
     return 0
 
 

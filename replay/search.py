@@ -76,8 +76,8 @@ class SearchIndex:
 
         Raises MissingExtra, ModelDamaged or UsageError.
         """
-        if not is_available():
-            raise MissingExtra
+        if not is_available(self._model.backend):
+            raise MissingExtra(self._model.backend)
         if limit < 1:
             raise UsageError(f"limit is {limit}", hint="ask for at least one result")
         target = self._unit_vector(query)

@@ -42,7 +42,7 @@ def adopt_model(data: Data, *, dry_run: bool = False, source: str = "adopted") -
     Raises NoModel where there is none. Nothing is journaled in a `dry_run`, or
     where the files are the journaled ones already.
     """
-    model = Model(data.config.model_path(data.root))
+    model = data.model()
     name = model_name(data)
     fault = fault_of(model.path)
     if fault is not None:
@@ -51,7 +51,7 @@ def adopt_model(data: Data, *, dry_run: bool = False, source: str = "adopted") -
     manifest = journaled_manifest(data, data.reader())
     if manifest is not None and manifest.fingerprint == model.fingerprint:
         return adopted
-    found = probe(str(model.path), name)
+    found = probe(str(model.path), name, backend=model.backend)
     adopted.test = found.reason
     if found.works is False:
         adopted.refused = f"it fails its test: {found.reason}"

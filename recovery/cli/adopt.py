@@ -44,7 +44,7 @@ def command(app: App, component: str, names: tuple[str, ...], dry_run: bool, yes
     A memory.db that is damaged is refused: damage is no change. Exit code: 3 where something was left out.
 
     Of the model: the embedding model as it lies there becomes the journaled one, by the hashes of its files, if it is
-    sound and, with the extra `embeddings`, passes its test. Vectors of another model are computed anew.
+    sound and, with the extra `embeddings` or `onnx`, passes its test. Vectors of another model are computed anew.
     """
     if component == "memory":
         return _adopt_memory(app, names, dry_run, yes)

@@ -13,18 +13,20 @@ def command(app: App) -> int | None:
     """Compute the vectors of all observations that have none yet.
 
     A server does this behind its writes; this is for a state that was just rebuilt or adopted. Vectors are derived:
-    nothing is lost without them, and only search needs them. Needs the extra `embeddings`.
+    nothing is lost without them, and only search needs them. Needs the extra of the configured backend: `embeddings`
+    for torch, `onnx` for onnx.
     """
     from msgspec import to_builtins
 
     from recovery.cli.words import counted
     from recovery.control.writer import open_writer
-    from replay.encoder import MissingExtra, Model, is_available
+    from replay.encoder import MissingExtra, is_available
 
-    if not is_available():
-        raise MissingExtra
     data = app.data
-    Model(data.config.model_path(data.root))  # before the lock is taken: without a model there is nothing to do
+    backend = data.config.embeddings.backend
+    if not is_available(backend):
+        raise MissingExtra(backend)
+    data.model()  # before the lock is taken: without a model there is nothing to do
     with open_writer(data) as writer, app.out.progress("embedding", "texts") as bar:
         done = writer.embed(bar.advance)
     if app.json:

@@ -97,7 +97,7 @@ def _memory(found: Standing) -> Iterator[tuple[str, str]]:
 def _embeddings(found: Standing) -> str:
     embeddings = found.embeddings
     pending = "pending unknown" if embeddings.pending is None else f"{embeddings.pending:,} pending"
-    lacking = [] if embeddings.extra_installed else ["the extra `embeddings` is not installed"]
+    lacking = [] if embeddings.extra_installed else [f"the extra `{embeddings.extra}` is not installed"]
     if embeddings.model is None:
         known = found.model is not None
         lacking.append("the model is missing or damaged - journal check" if known else "there is no model")

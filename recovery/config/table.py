@@ -163,6 +163,12 @@ class Watch:
 @dataclass(frozen=True, slots=True)
 class Embeddings:
     model: str = _key(PATH, "models/all-MiniLM-L6-v2", "The directory of the sentence-transformers model.")
+    backend: Literal["torch", "onnx"] = _key(
+        choice("torch", "onnx"),
+        "torch",
+        "What computes vectors: torch (extra `embeddings`), or ONNX Runtime (extra `onnx`), which starts in a second "
+        "and needs a third of the memory. Vectors that are there stay when this is changed: both compute the same.",
+    )
     batch_size: int = _key(whole(1, 4096), 32, "Texts that are embedded at once.")
     mirror: str = _key(
         OPTIONAL_PATH, "", "A directory that holds the model's original files, or a directory of such directories: "
@@ -230,7 +236,7 @@ class Config:
     agents: Agents = _section(Agents, "How agent configs are judged.")
     reload: Reload = _section(Reload, "How a failed hot reload is told.")
     watch: Watch = _section(Watch, "What `journal watch` and `open_server(watch=True)` do.")
-    embeddings: Embeddings = _section(Embeddings, "The embedding model (extra `embeddings`).")
+    embeddings: Embeddings = _section(Embeddings, "The embedding model (extra `embeddings`, or `onnx`).")
     disk: Disk = _section(Disk, "Free space.")
     server: Server = _section(
         Server, "How recovery stops the server before it replaces what that uses, starts it, and asks how it is."

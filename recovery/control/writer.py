@@ -143,12 +143,13 @@ class CoreWriter:
         from contextlib import closing
 
         from replay.embeddings import pending
-        from replay.encoder import MissingExtra, Model, is_available
+        from replay.encoder import MissingExtra, is_available
         from replay.schema import connect
 
-        if not is_available():
-            raise MissingExtra
-        model = Model(self._data.config.model_path(self._data.root))
+        backend = self._data.config.embeddings.backend
+        if not is_available(backend):
+            raise MissingExtra(backend)
+        model = self._data.model()
         done = self._background.embed(progress=tick)
         with closing(connect(self.core.state.layout.memory_db, read_only=True)) as connection:
             return Embedded(done, pending(connection, model.fingerprint), model.fingerprint)

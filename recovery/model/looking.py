@@ -18,7 +18,7 @@ from recovery.known import Known
 from recovery.model.journaled import Manifest, journaled_manifest, model_name
 from recovery.reading import reading
 from replay.embeddings import bad_rows
-from replay.encoder import Model, NoModel
+from replay.encoder import NoModel
 from replay.model_files import ModelDamaged, determining_files, fault_of, sha256_of
 from replay.probe import Probed, probe
 
@@ -41,7 +41,7 @@ def look_at_model(data: Data, reader: LogReader, known: Known, *, hashed: bool, 
     fault = fault_of(Path(path)) or ""
     missing, altered, extra = _compare(Path(path), manifest, hashed)
     asked = tested == "always" or (tested == "unjournaled" and manifest is None)
-    found = _probe(path, facts.name, known) if asked and not fault else Probed(None, "")
+    found = _probe(data, facts.name, known) if asked and not fault else Probed(None, "")
     works = _WORKS[found.works] if found.reason else "untested"
     return ModelFacts(
         name=facts.name, path=path, kind=kind, journaled_seq=facts.journaled_seq,
@@ -53,14 +53,15 @@ def look_at_model(data: Data, reader: LogReader, known: Known, *, hashed: bool, 
 _WORKS: dict[bool | None, Works] = {True: "yes", False: "no", None: "unknown"}
 
 
-def _probe(path: str, name: str, known: Known) -> Probed:
+def _probe(data: Data, name: str, known: Known) -> Probed:
     """Seconds, so it is asked once of the same files."""
     try:
-        fingerprint = Model(path).fingerprint
+        model = data.model()
+        fingerprint = model.fingerprint
     except (NoModel, ModelDamaged, OSError) as error:
         return Probed(False, str(error))
     if fingerprint not in known.probes:
-        known.probes[fingerprint] = probe(path, name)
+        known.probes[fingerprint] = probe(str(model.path), name, backend=model.backend)
     return known.probes[fingerprint]
 
 
@@ -109,7 +110,7 @@ def look_at_vectors(data: Data) -> VectorFacts | None:
 def dimensions(data: Data) -> dict[str, int]:
     """Fingerprint → numbers in a vector, of the model that is there and can be read."""
     try:
-        model = Model(data.config.model_path(data.root))
+        model = data.model()
         return {model.fingerprint: model.dimension}
     except (NoModel, ModelDamaged, OSError):
         return {}

@@ -29,6 +29,7 @@ from recovery.model.sources import (
 )
 from recovery.recovered import RestoredModel
 from replay.agent_quarantine import set_aside
+from replay.encoder import Backend
 from replay.model_files import ModelDamaged, determining_files, fault_of, sha256_of
 from replay.own_events import journal_event
 from replay.probe import probe
@@ -50,7 +51,7 @@ def restore_model(data: Data, log: Log, progress: Progress | None = None) -> Res
     storage.make_directory(building)
     manifest = journaled_manifest(data, log.reader())
     sources, without = sources_of(data, name)
-    gathered = _Gathering(path, building, manifest, progress)
+    gathered = _Gathering(path, building, manifest, progress, data.config.embeddings.backend)
     try:
         gathered.fill(sources, without)
     except OSError as error:
@@ -89,8 +90,11 @@ def _set_aside(data: Data, path: str) -> str:
 class _Gathering:
     """The files of one restoration, as they come together in `building`."""
 
-    def __init__(self, path: str, building: str, manifest: Manifest | None, progress: Progress | None) -> None:
+    def __init__(
+        self, path: str, building: str, manifest: Manifest | None, progress: Progress | None, backend: Backend
+    ) -> None:
         self.path = path
+        self.backend: Backend = backend
         self.building = building
         self.manifest = manifest
         self.progress = progress
@@ -111,7 +115,7 @@ class _Gathering:
         fault = fault_of(where)
         test = ""
         if self.manifest is None and fault is None:
-            found = probe(self.building, name)
+            found = probe(self.building, name, backend=self.backend)
             fault, test = found.reason if found.works is False else None, found.reason
         if fault is not None:
             raise NotRestored(

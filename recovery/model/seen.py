@@ -38,7 +38,7 @@ def model_finder(data: Data, core: Core) -> Callable[[], Model | None]:
         except ModelDamaged as error:
             refused = (monotonic(), error)
             raise
-        return model if is_available() else None
+        return model if is_available(data.config.embeddings.backend) else None
 
     return find
 
@@ -46,7 +46,7 @@ def model_finder(data: Data, core: Core) -> Callable[[], Model | None]:
 def sound_model(data: Data, core: Core) -> Model | None:
     """The configured model, if its files are as journaled; its first sight is journaled. Raises ModelDamaged."""
     try:
-        model = Model(data.config.model_path(data.root))
+        model = data.model()
     except NoModel:
         return None
     manifest = journaled_manifest(data, data.reader())

@@ -17,8 +17,9 @@ from recovery.model.restore import NotRestored, restore_model
 from recovery.plan import Step
 from recovery.recovered import Recovered
 from replay.embeddings import Embedder, Row, bad_rows, drop_rows, store
-from replay.encoder import MissingExtra, Model, NoModel
+from replay.encoder import MissingExtra, NoModel
 from replay.model_files import ModelDamaged
+from replay.onnx_graph import UnsuitableModel
 from replay.schema import connect
 
 Progress = Callable[[str, int, int], None]
@@ -59,12 +60,12 @@ def embed(data: Data, log: Log, step: Step, result: Recovered, progress: Progres
 
         tick = None if progress is None else lambda done, total: progress("compute vectors", done, total)
         try:
-            model = Model(data.config.model_path(data.root))
+            model = data.model()
             manifest = journaled_manifest(data, log.reader())
             if manifest is not None and manifest.fingerprint != model.fingerprint:
                 raise ModelDamaged("the model's files are not the journaled ones", path=str(model.path))
             done = Embedder(model, batch=data.config.embeddings.batch_size).run(reading, write, progress=tick)
-        except (MissingExtra, NoModel, ModelDamaged) as error:
+        except (MissingExtra, NoModel, ModelDamaged, UnsuitableModel) as error:
             result.problems.append(f"vectors stay pending: {error}")
             return {"embedded": 0}
     result.embedded = done.done

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from recovery.data import Data
 from recovery.reading import reading
 from replay.embeddings import Row, fault, pending
-from replay.encoder import Model, NoModel
+from replay.encoder import NoModel
 from replay.tolerant import Gap, walk
 
 _KEY_BYTES = 32
@@ -36,7 +36,7 @@ def pending_vectors(data: Data) -> int:
     if path is None:
         return 0
     try:
-        fingerprint: str | None = Model(data.config.model_path(data.root)).fingerprint
+        fingerprint: str | None = data.model().fingerprint
     except NoModel:
         fingerprint = None
     with reading(path) as connection:

@@ -123,5 +123,6 @@ def expected(data: Data) -> ServingFacts:
             agents = 0
     return ServingFacts(
         agents_expected=agents,
-        model_expected=is_available() and data.storage.kind(data.config.model_path(data.root)) == "directory",
+        model_expected=is_available(data.config.embeddings.backend)
+        and data.storage.kind(data.config.model_path(data.root)) == "directory",
     )

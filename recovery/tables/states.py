@@ -89,7 +89,7 @@ MODEL: tuple[Row[LiveFacts], ...] = (
     Row("healthy", "none of these: loaded, or to be loaded when it is needed, or there never was one",
         lambda f: True, "none", "healthy", 0,
         lambda f: {"loaded": "the model is loaded", "available": "the model is there", "absent": "there is no model"}
-        .get(f.model, "the extra `embeddings` is not installed") + _queue(f)),
+        .get(f.model, "the extra that computes vectors (`embeddings` or `onnx`) is not installed") + _queue(f)),
 )  # fmt: skip
 
 CHECKPOINTS: tuple[Row[LiveFacts], ...] = (

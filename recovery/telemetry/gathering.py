@@ -106,10 +106,9 @@ class Metrics:
 
     @cached_property
     def _fingerprint(self) -> str | None:
-        from replay.encoder import Model
 
         try:
-            return Model(self._data.config.model_path(self._data.root)).fingerprint or None
+            return self._data.model().fingerprint or None
         except (JournalError, OSError):
             return None
 

@@ -20,11 +20,12 @@ from tests.bench.starting import start
 from tests.bench.tables import markdown_of_figures, markdown_of_targets, text_of, text_of_targets
 from tests.bench.telemetry import telemetry
 from tests.bench.timing import Result
+from tests.bench.vectors import embeddings, missing
 from tests.bench.writing import append, write_through
 
 ROUNDS = {
     "append": 7, "write-through": 7, "telemetry": 7, "start": 21, "bytes": 1, "rebuild": 3, "prove": 5, "checkpoint": 5,
-    "restore": 5,
+    "restore": 5, "embeddings": 3,
 }  # fmt: skip
 SECTIONS = tuple(ROUNDS)
 PEERS_OF = ("write-through", "rebuild", "restore")  # sections with other projects in them
@@ -55,7 +56,8 @@ class Bench:
             "write-through": lambda: write_through(self.root, self.peers, quick=self.quick, rounds=rounds),
             "telemetry": lambda: telemetry(self.root, quick=self.quick, rounds=rounds),
             "start": lambda: start(self.root, rounds=rounds),
-            "bytes": lambda: self._numbers(bytes_per_event(self.root)),
+            "bytes": lambda: self._with_numbers({}, bytes_per_event(self.root)),
+            "embeddings": lambda: self._with_numbers(*embeddings(self.root, quick=self.quick, rounds=rounds)),
             "rebuild": lambda: rebuild(self.place, self.peers, rounds=rounds),
             "prove": lambda: prove(self.place, rounds=rounds),
             "checkpoint": lambda: checkpoint(self.place, self.values, rounds=rounds, quick=self.quick),
@@ -63,9 +65,14 @@ class Bench:
         }
         return run[section]()
 
-    def _numbers(self, values: dict[str, float]) -> Sections:
+    def _with_numbers(self, sections: Sections, values: dict[str, float]) -> Sections:
         self.values |= values
-        return {}
+        return sections
+
+    def missing(self, wanted: Sequence[str]) -> dict[str, str]:
+        """What the sections lack here, and how to have it."""
+        lacking = self.peers.missing() if set(wanted) & set(PEERS_OF) else {}
+        return lacking | (missing() if "embeddings" in wanted else {})
 
 
 def measure(bench: Bench, wanted: Sequence[str], command: str) -> Recorded:
@@ -85,11 +92,11 @@ def measure(bench: Bench, wanted: Sequence[str], command: str) -> Recorded:
     return found
 
 
-def tell_missing(missing: dict[str, str], wanted: Sequence[str]) -> None:
+def tell_missing(lacking: dict[str, str]) -> None:
     """To stderr, loudly: a table without its peers looks like one."""
-    if missing and set(wanted) & set(PEERS_OF):
+    if lacking:
         print("NOT COMPARED WITH, because they are not there:", file=sys.stderr)
-        for name, how in missing.items():
+        for name, how in lacking.items():
             print(f"  {name:<36} {how}", file=sys.stderr)
 
 
@@ -112,12 +119,12 @@ def main() -> None:
     wanted = options.sections or SECTIONS
     with TemporaryDirectory(prefix="journal-bench-", dir=options.dir) as root:
         bench = Bench(Path(root), quick=options.quick, rounds=options.rounds)
-        tell_missing(missing := bench.peers.missing(), wanted)
+        tell_missing(lacking := bench.missing(wanted))
         found = measure(bench, wanted, command_line())
-    found.missing = missing
+    found.missing = lacking
     print(*text_of_targets(found.figures()), sep="\n")
     print("\n" + ", ".join(f"{key} {value}" for key, value in found.machine.items()))
-    tell_missing(missing, wanted)
+    tell_missing(lacking)
     if options.markdown:
         print("", *markdown_of_targets(found.figures()), "", sep="\n")
         print(*markdown_of_figures(found.figures(), found.machine, found.peers), sep="\n")

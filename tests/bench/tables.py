@@ -52,14 +52,14 @@ def _markdown_of_sections(figures: Figures) -> Iterator[str]:
         command, when, load, commit = (section[key] for key in ("command", "when", "load", "commit"))
         yield f"**{title}** ({command}, {when}, load {load}, commit {commit})"
         yield ""
-        yield "| | per second | seconds | p50 µs | p99 µs | ratios |"
-        yield "|---|--:|--:|--:|--:|---|"
+        yield "| | per second | of | seconds | p50 µs | p99 µs | ratios |"
+        yield "|---|--:|--:|--:|--:|--:|---|"
         for row in section["rows"]:
             waits = [f"{row[key]:,.0f}" if row[key] is not None else "" for key in ("p50_us", "p99_us")]
             ratios = "; ".join(f"**{ratio:.2f}×** {name}" for name, ratio in row["ratios"].items())
             what = row["unit"].removesuffix("/s")
-            cells = (row["name"], f"{row['rate']:,.1f} {what}", f"{row['seconds']:.3f}", *waits, ratios)
-            yield _line(cells)
+            rate, count = f"{row['rate']:,.1f} {what}", f"{row['operations']:,}"
+            yield _line((row["name"], rate, count, f"{row['seconds']:.3f}", *waits, ratios))
         yield ""
 
 

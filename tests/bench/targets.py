@@ -205,6 +205,15 @@ TARGETS = (
         for verb in ("log -n 20", "show SEQ", "log --agent X -n 20")
     ),
     Target(
+        "embeddings", "embeddings: rebuild of observations, 60 % of the texts repeated or cached",
+        "encoding all of them", "≥ 2.4×",
+        faster("embeddings", "rebuild, 60 % of the texts repeated or cached", "encoding all of them", 2.4),
+    ),
+    Target(
+        "embeddings", "the backends ONNX Runtime and torch: cosine of their vectors", "each other", "≥ 0.99999",
+        value("least cosine between the backends' vectors", "{:.7f}", at_least=0.99999),
+    ),
+    Target(
         "start", "`--help`", "—", "≤ 0.15 s", seconds("start of the command", "journal --help", 0.15)
     ),
     Target("start", "`status`", "—", "≤ 0.15 s", seconds("start of the command", "journal status", 0.15)),
