@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -32,7 +32,7 @@ from replay.schema import PROJECTION_VERSION, Position, read_position, write_pos
 from replay.timeline import Range, event_count, lineage_from
 from replay.tracing import span
 from replay.vouching import refusal
-from replay.working import JournalMode, connect_finished, connect_private, discard, finish
+from replay.working import JournalMode, connect_finished, connect_private, discard, finish, syncing
 
 Progress = Callable[[int, int], None]
 """Called with (done, total) in events; a part of a checkpoint counts as `PART_EVENTS`."""
@@ -250,7 +250,7 @@ class _Build:
         )
         records = self._records(ranges, before, total)
         try:
-            with closing(connect_private(self.path)) as connection:
+            with self._writing_on(base), closing(connect_private(self.path)) as connection:
                 touched = Touched(connection) if known is not None else None
                 applied = _load(connection, records) if base is None else _apply(connection, base, records)
                 connection.execute("BEGIN")
@@ -273,6 +273,9 @@ class _Build:
             raise _Unusable(f"its parts have digest {digest}, its manifest says {base.digest}")
         scanned = sum(counts.values()) if known is None else _rows_in(leaves, buckets)
         return _Result(base.seq if base else 0, applied, counts, scanned, embeddings, lost, digest)
+
+    def _writing_on(self, base: Manifest | None) -> AbstractContextManager[None]:
+        return nullcontext() if base is None or self.draft else syncing(self.checkpoints.storage, self.path)
 
     def _take_parts(self, base: Manifest, total: int) -> None:
         reason = refusal(base, self.reader, self.manifests)

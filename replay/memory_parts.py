@@ -9,8 +9,9 @@ a page's content was before; must not know what a row is, nor which checkpoint m
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 from msgspec import UNSET
@@ -41,6 +42,7 @@ from journal.storage import File
 BASE_BYTES_MIN = 4 << 20  # a smaller file is cut whole: what that costs is less than depending on a base is worth
 DELTA_SHARE_MAX = 0.25  # of its base; a larger delta would be written again and again: a new base is cut
 _HOPS_MAX = 64
+_THREADS = 2
 
 
 class Cut(NamedTuple):
@@ -274,12 +276,11 @@ def assemble(
         pieces: dict[int, tuple[bytes, int]] = {}  # index: digest and length of what is proven to lie there
         offset = 0
         base, delta = manifest.of_kind(KIND_MEMORY), manifest.of_kind(KIND_PAGES)
-        for count, part in enumerate(base, 1):
-            file.write_at(offset, checkpoints.read_part(part))
+        _put_down(checkpoints, base, file, notify)
+        for part in base:
             if offset % PART_BYTES == 0:
                 pieces[offset // PART_BYTES] = bytes.fromhex(part.sha256), part.length
             offset += part.length
-            notify(count)
         if manifest.whole is UNSET:
             if delta:
                 raise Corrupt("it lists pages, and not of which file", path=where)
@@ -298,6 +299,22 @@ def assemble(
             raise Corrupt("its parts make another file than it says", path=where)
     finally:
         file.close()
+
+
+def _put_down(checkpoints: CheckpointStore, parts: Sequence[Part], file: File, notify: Callable[[int], None]) -> None:
+    """Writes parts one after the other, each proven. Reading, hashing and writing a part need no interpreter, so two
+    threads do twice as much where there are two cores."""
+
+    def put_down(offset: int, part: Part) -> None:
+        file.write_at(offset, checkpoints.read_part(part))
+
+    offsets = accumulate((part.length for part in parts), initial=0)
+    pool = ThreadPoolExecutor(_THREADS)
+    try:
+        for count, _ in enumerate(pool.map(put_down, offsets, parts), 1):
+            notify(count)
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _digests(file: File, length: int, proven: dict[int, tuple[bytes, int]]) -> Iterator[bytes]:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from contextlib import closing
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from typing import Literal
 from urllib.parse import quote
 
@@ -43,12 +45,28 @@ def finish(storage: Storage, path: str, journal_mode: JournalMode) -> None:
     if journal_mode == "wal":  # a file that says so already needs nobody to be alone with it to switch
         with closing(sqlite3.connect(path, isolation_level=None)) as connection:
             connection.execute("PRAGMA journal_mode=WAL")
+    _sync(storage, path)
+    storage.sync_dir(path.rsplit("/", 1)[0])
+
+
+@contextmanager
+def syncing(storage: Storage, path: str) -> Iterator[None]:
+    """Syncs the file while the body writes on: the sync at the end then waits for little more than the body's writes.
+
+    An error of it is raised here, behind the body: the kernel tells each error of writing once, and may tell it to us.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        early = pool.submit(_sync, storage, path)
+        yield
+        early.result()
+
+
+def _sync(storage: Storage, path: str) -> None:
     file = storage.open(path, write=True)
     try:
         file.sync()
     finally:
         file.close()
-    storage.sync_dir(path.rsplit("/", 1)[0])
 
 
 def discard(storage: Storage, path: str) -> None:

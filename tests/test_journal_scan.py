@@ -7,19 +7,21 @@ from dataclasses import replace
 import pytest
 
 from journal.errors import Corrupt, Unsupported
-from journal.events import ConfigWritten
+from journal.events import ConfigWritten, TagCreated
 from journal.format import (
     BATCH_HEADER_BYTES,
+    Record,
     SegmentHeader,
     array_of,
     decode_segment_header,
     encode_batch,
+    encode_record,
     encode_segment_header,
     next_chain,
 )
 from journal.scan import BadRegion, Scanner
 from journal.segment import FILL_BYTES_MIN
-from tests.journals import record
+from tests.journals import START, record
 
 HEADER = SegmentHeader(bytes(range(16)), b"saltsalt", 3, 1, 0, 0, 0, bytes(32))
 
@@ -192,6 +194,13 @@ def test_an_event_type_of_a_newer_program_is_unsupported_by_name() -> None:
     )  # fmt: skip
     with pytest.raises(Unsupported, match=r"memory\.dreamt"):
         scan(data)
+
+
+@pytest.mark.parametrize("flags", [4, 255, 1 << 40, -1])
+def test_a_record_flag_of_a_newer_program_is_unsupported_and_never_skipped(flags: int) -> None:
+    newer = encode_record(Record(flags, START, None, None, None, None, None, TagCreated("x", 1)))
+    with pytest.raises(Unsupported, match="record flag"):
+        scan(segment([[record(1), newer]])[0])
 
 
 def test_arbitrary_bytes_behind_a_good_header_never_crash_the_scanner() -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import sqlite3
+from collections import Counter
 from contextlib import closing
 from pathlib import Path
 
@@ -14,6 +16,7 @@ import pytest
 from journal.checkpoint import KIND_EMBEDDINGS, KIND_MEMORY, Manifest
 from journal.errors import Corrupt, UsageError
 from journal.events import EntityCreated, Event, ObservationAdded, StateRestored
+from journal.storage import RealFile, RealStorage
 from replay.digest import state_digest
 from replay.engine import Built, build_state
 from replay.history import read_history
@@ -305,6 +308,53 @@ def test_damage_before_a_checkpoint_does_not_stop_a_build_on_it(tmp_path: Path):
     flip(world.reader().segments[1].path, 20_000)
     built = build(world, 4500, tmp_path / "built.db")
     assert (built.base_seq, built.digest) == (3000, world.digest_at(4500))
+
+
+class Disk(RealStorage):
+    """The real disk, which counts what a build asks of it and fails its n-th sync of a file."""
+
+    def __init__(self, fail_sync: int = 0) -> None:
+        self.fail_sync = fail_sync
+        self.syncs = 0
+        self.opened: Counter[str] = Counter()
+
+    def open(self, path: str, *, write: bool = False, create: bool = False) -> RealFile:
+        self.opened[os.path.basename(path)] += 1
+        file = super().open(path, write=write, create=create)
+        return CountedFile(self, file) if write else file
+
+
+class CountedFile(RealFile):
+    __slots__ = ("disk",)
+
+    def __init__(self, disk: Disk, file: RealFile) -> None:
+        super().__init__(file.fd, file.path)
+        self.disk = disk
+
+    def sync(self) -> None:
+        self.disk.syncs += 1
+        if self.disk.syncs == self.disk.fail_sync:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), self.path)
+        super().sync()
+
+
+def test_a_restore_reads_each_part_once_and_syncs_beside_the_events_and_at_the_end(world: World, tmp_path: Path):
+    disk = Disk()
+    target = str(tmp_path / "built.db")
+    assert build_state(disk, world.layout.journal, world.reader(), 120, target).base_seq == 80
+    newest, older = world.checkpoints.manifests()
+    assert {disk.opened[part.sha256] for part in newest.parts} == {1}
+    assert {disk.opened[part.sha256] for part in older.parts if part not in newest.parts} == {0}
+    assert disk.syncs == 2
+
+
+@pytest.mark.parametrize("nth", [1, 2])
+def test_an_error_of_either_sync_stops_the_build(world: World, tmp_path: Path, nth: int):
+    """The kernel tells an error of writing once: the sync beside the events may be the only one that hears of it."""
+    target = tmp_path / "built.db"
+    with pytest.raises(OSError, match="Input/output"):
+        build_state(Disk(nth), world.layout.journal, world.reader(), 120, str(target))
+    assert list(tmp_path.glob("built.db*")) == []
 
 
 def test_a_full_disk_leaves_nothing_half_built(world: World, tmp_path: Path):
