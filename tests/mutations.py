@@ -235,7 +235,7 @@ MUTATIONS = (
              '            self.connection.execute("COMMIT")\n'
              '            self.connection.execute("BEGIN IMMEDIATE")\n'),
     Mutation("a generation is swapped in before it is synced", WORKING, "finish",
-             "        file.sync()\n", "        pass\n", "crashes.files", 6),
+             "    _sync(storage, path)\n", "    pass\n", "crashes.files", 6),
     Mutation("memory.db is written in place of the next generation", GENERATIONS, "Generations.building_path",
              "1 + max(", "max("),
     Mutation("catching up forgets the position", CATCHUP, "_commit",
