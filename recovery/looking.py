@@ -29,6 +29,7 @@ from replay.generations import Current
 from replay.holders import holders
 from replay.rebuild import journaled_versions
 from replay.schema import APPLICATION_ID, Position, connect, read_position, read_projection_version
+from replay.tracing import database_span
 
 Progress = Callable[[str, int, int], None]
 """Called with a step's name, done and total."""
@@ -49,6 +50,7 @@ class Look:
         self.progress = progress
         self.known = known
 
+    @database_span("check")
     def at_memory(self) -> MemoryFacts:
         current = self.data.generations.current()
         held = tuple(str(each) for each in (holders([current.path]) or [])) if current.path else ()
@@ -185,6 +187,7 @@ def _cut_short(connection: sqlite3.Connection, path: str) -> str | None:
     return f"the file ends {page_bytes - excess} bytes before its last page does"
 
 
+@database_span("integrity_check")
 def _integrity(connection: sqlite3.Connection) -> str:
     """SQLite's own verdict: "ok", or the first thing that it found."""
     try:

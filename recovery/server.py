@@ -88,9 +88,7 @@ def _beside(
         meter = meters.meter()
         if meter is not None:
             writer.metrics = Metrics(data, hook.core)
-            writer.metrics.watch()
-            meters.attach(writer.metrics, meter)
-            measuring.callback(writer.metrics.close)
+            measuring.enter_context(meters.measured(writer.metrics, meter))
         if watch:
             hook.watch.start()
             watching.callback(hook.watch.close)

@@ -25,7 +25,7 @@ from replay.layout import ParityPlace
 from replay.logs import say, say_failed
 from replay.schema import connect
 from replay.timeline import branches
-from replay.tracing import span
+from replay.tracing import DATABASE, database_span, span
 from replay.vouching import vouched
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ class Background:
 
         if not is_available(self.backend):
             raise MissingExtra(self.backend)
-        told = {"gen_ai.operation.name": "search_memory", "db.system.name": "sqlite", "db.operation.name": "search"}
+        told = DATABASE | {"gen_ai.operation.name": "search_memory", "db.operation.name": "search"}
         with span("search_memory", told | ({} if scope is None else {"gen_ai.memory.store.id": scope})) as live:
             found = self._search(text, limit, scope)
             live.set(gen_ai__memory__record__count=len(found))
@@ -203,6 +203,7 @@ class Background:
         self._embedded = (generation, done.last_id)
         return done.done
 
+    @database_span("write_vectors")
     def _write(self, change: Callable[[sqlite3.Connection], None]) -> None:
         """Runs `change` in a transaction of memory.db's one writing connection."""
         with self.core.lock, declared(self.core.state.generation):

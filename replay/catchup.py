@@ -18,6 +18,7 @@ from replay.memory import Applied, apply_records
 from replay.records import jump_in, total_of, within
 from replay.schema import Position, read_position, write_position
 from replay.timeline import Restore
+from replay.tracing import database_span
 
 EVENTS_PER_COMMIT = 20_000  # others wait to write, and the write-ahead log grows, for no longer than that
 _MANY = 1000
@@ -85,7 +86,10 @@ def catch_up(
         if progress is not None:
             progress(reached.seq - start.seq, total)
 
-    with _for_many(connection) if total >= _MANY else nullcontext():
+    with (
+        database_span("catch_up") if total else nullcontext(),
+        _for_many(connection) if total >= _MANY else nullcontext(),
+    ):
         for batch in reader.batches(start.seq + 1, reader.last_seq) if total else ():
             if len(waiting) >= EVENTS_PER_COMMIT:
                 commit()

@@ -54,6 +54,7 @@ import msgspec
 
 from replay.schema import TABLES, one_moment
 from replay.tolerant import decoded
+from replay.tracing import database_span
 
 DIGEST_VERSION = 1
 BUCKET_BITS = 10
@@ -94,6 +95,7 @@ def state_digest(connection: sqlite3.Connection) -> str:
     return digest_of(state_leaves(connection))
 
 
+@database_span("digest")
 def state_leaves(connection: sqlite3.Connection) -> Leaves:
     """All leaves of what this connection sees at one moment. Raises sqlite3.DatabaseError as `state_digest` does."""
     with one_moment(connection):

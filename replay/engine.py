@@ -30,7 +30,7 @@ from replay.memory_parts import assemble
 from replay.records import jump_in, position_at, records_of, total_of
 from replay.schema import PROJECTION_VERSION, Position, read_position, write_position
 from replay.timeline import Range, event_count, lineage_from
-from replay.tracing import span
+from replay.tracing import DATABASE, span
 from replay.vouching import refusal
 from replay.working import JournalMode, connect_finished, connect_private, discard, finish, syncing
 
@@ -109,7 +109,7 @@ def build_state(
     """
     if not 0 <= target_seq <= reader.last_seq:
         raise UsageError(f"seq {target_seq} is not in this journal, which ends at {reader.last_seq}", seq=target_seq)
-    told = {"journal.replay.seq": target_seq, "db.system.name": "sqlite", "db.operation.name": "rebuild"}
+    told = DATABASE | {"journal.replay.seq": target_seq, "db.operation.name": "rebuild"}
     with span("journal.replay", told) as live:
         built = _build_state(storage, directory, reader, target_seq, destination, progress, use_checkpoints, history,
                              embeddings, vectors, journal_mode, draft, scan)  # fmt: skip

@@ -28,6 +28,7 @@ from replay.layout import Layout
 from replay.memory import Applied, apply_records
 from replay.rebuild import generations_of
 from replay.schema import Position
+from replay.tracing import database_span
 from replay.validate import Validator
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ class LiveState:
         }
 
     @classmethod
+    @database_span("open")
     def open(cls, storage: Storage, layout: Layout) -> LiveState:
         """The current generation, which must be there. Raises Diverged where it is not."""
         path = generations_of(storage, layout).current().path
@@ -346,6 +348,7 @@ class LiveState:
         except OSError:  # none; or the next look finds it
             return 0
 
+    @database_span("fold")
     def fold(self) -> None:
         """Moves the write-ahead log into the file. Tens of milliseconds: never on an event loop.
 

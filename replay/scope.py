@@ -40,6 +40,7 @@ from replay.layout import Layout
 from replay.rebuild import check_space, generations_of
 from replay.schema import connect, one_moment, read_position
 from replay.tolerant import Gap, is_damage, text_or_bytes, walk
+from replay.tracing import database_span
 from replay.working import connect_finished, connect_private, discard, finish
 
 SCOPE_DIGEST_VERSION = 1
@@ -143,6 +144,7 @@ class ScopeRebuilt(msgspec.Struct, frozen=True):
     path: str
 
 
+@database_span("rebuild_scope")
 def rebuild_scope(
     storage: Storage,
     layout: Layout,

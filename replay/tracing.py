@@ -100,14 +100,17 @@ class Live:
 
 
 @contextmanager
-def span(name: str, attributes: Mapping[str, Any] | None = None) -> Iterator[Live]:
-    """A span around the block, current within it; an error of the block is the span's."""
+def span(name: str, attributes: Mapping[str, Any] | None = None, *, of_database: bool = False) -> Iterator[Live]:
+    """A span around the block, current within it; an error of the block is the span's. Also a decorator."""
     traced = tracer()
     if traced is None:
         yield Live(None)
         return
+    from opentelemetry.trace import SpanKind
+
+    kind = SpanKind.CLIENT if of_database else SpanKind.INTERNAL
     with traced.start_as_current_span(
-        name, attributes=attributes, record_exception=False, set_status_on_exception=False
+        name, attributes=attributes, kind=kind, record_exception=False, set_status_on_exception=False
     ) as made:
         live = Live(made)
         try:
@@ -115,6 +118,16 @@ def span(name: str, attributes: Mapping[str, Any] | None = None) -> Iterator[Liv
         except BaseException as error:
             live.failed(error)
             raise
+
+
+DATABASE = {"db.system.name": "sqlite", "db.namespace": "memory.db"}
+
+
+@contextmanager
+def database_span(operation: str) -> Iterator[Live]:
+    """A span around what is done with a file of memory.db's kind, the live one or one that is built beside it."""
+    with span(f"{operation} memory.db", DATABASE | {"db.operation.name": operation}, of_database=True) as live:
+        yield live
 
 
 class Appending:
@@ -179,8 +192,8 @@ def committed(
         _, trace, parent, flags = place.split("-")[:4]
         links.append(Link(SpanContext(int(trace, 16), int(parent, 16), True, TraceFlags(int(flags, 16)))))
     attributes: dict[str, Any] = {
-        "db.system.name": "sqlite", "db.namespace": "memory.db", "db.operation.name": "apply",
-        "journal.seq": first_seq, "journal.batch.size": count, "journal.sync.seconds": sync_ns / 1e9,
+        **DATABASE, "db.operation.name": "apply", "journal.seq": first_seq, "journal.batch.size": count,
+        "journal.sync.seconds": sync_ns / 1e9,
     }  # fmt: skip
     made = traced.start_span(
         "apply memory.db", Context(), SpanKind.CLIENT, attributes, links, start_time=started_ns

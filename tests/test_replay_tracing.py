@@ -15,6 +15,7 @@ import pytest
 
 from recovery.data import Data
 from recovery.records import entries
+from recovery.telemetry.conventions import LIVE_SPANS
 from tests.commands import ENVIRONMENT, small_history
 
 _SET_UP = """
@@ -31,7 +32,7 @@ def told():
         {"name": span.name, "id": f"{span.context.span_id:016x}", "trace": f"{span.context.trace_id:032x}",
          "parent": f"{span.parent.span_id:016x}" if span.parent else None, "attributes": dict(span.attributes),
          "links": [f"{link.context.span_id:016x}" for link in span.links],
-         "status": span.status.status_code.name, "events": len(span.events)}
+         "status": span.status.status_code.name, "kind": span.kind.name, "events": len(span.events)}
         for span in exporter.get_finished_spans()
     ]
 """
@@ -130,6 +131,44 @@ def test_what_a_server_does_is_below_its_own_span(data: Path) -> None:
     for word in ("over there", "s3cret", "Nobody", "Acme", "E1"):
         assert word not in json.dumps(spans)
     assert not any(span["events"] for span in spans), "an exception's text would be content"
+
+
+_DATABASE = """
+from journal.events import *
+from recovery import open_server_sync
+from recovery.data import Data
+from recovery.log.backup import back_up
+with trace.get_tracer("server").start_as_current_span("request"):
+    for number in range(2):
+        with open_server_sync(sys.argv[1], background=False) as hook:
+            hook.append(EntityCreated("agent:writer", f"s3cret {number}", "thing"))
+            hook.recover_scope("agent:writer")
+            hook.core.housekeeping()
+    back_up(Data.at(sys.argv[1]), sys.argv[1] + "-backup")
+print(json.dumps(told()))
+"""
+
+
+def test_each_touch_of_sqlite_is_a_database_span(data: Path) -> None:
+    """Where a slow open or a slow recovery spent its time: the check, the digest, the catch-up, the fold."""
+    spans = json.loads(ran(_SET_UP + _DATABASE, str(data)))
+    of_database = [span for span in spans if span["attributes"].get("db.system.name") == "sqlite"]
+    assert {span["attributes"]["db.namespace"] for span in of_database} == {"memory.db"}
+    assert all(span["kind"] == "CLIENT" for span in of_database if span["name"].endswith(" memory.db"))
+    told = {span["name"]: span for span in spans}
+    documented = {name for name, _ in LIVE_SPANS}
+    assert {span["name"] for span in spans} <= documented | {"request", "create_memory"}
+    without_a_model = {name for name in documented if name.endswith(" memory.db")} - {"write_vectors memory.db"}
+    assert {span["name"] for span in of_database} == without_a_model | {"journal.replay"}
+    assert told["journal.backup"]["status"] == "UNSET"
+    by_id = {span["id"]: span for span in spans}
+    below = {(by_id[span["parent"]]["name"], span["name"]) for span in of_database if span["parent"] in by_id}
+    assert ("check memory.db", "digest memory.db") in below
+    assert ("check memory.db", "integrity_check memory.db") in below
+    assert ("journal.recovery", "rebuild_scope memory.db") in below
+    assert "s3cret" not in json.dumps(spans)
+    assert all(span["attributes"]["db.operation.name"] == span["name"].split()[0] for span in of_database
+               if span["name"].endswith(" memory.db"))  # fmt: skip
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])

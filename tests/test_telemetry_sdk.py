@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,7 @@ import pytest
 
 from recovery.data import Data
 from recovery.records import entries
+from recovery.telemetry.metrics import METRICS
 from recovery.telemetry.sdk import entry_point_of, exporters_of
 from tests.commands import ENVIRONMENT, SMALL, process, small_history
 from tests.holders import serving
@@ -95,6 +99,93 @@ def test_a_backend_that_is_not_there_costs_no_recovery(data: Path) -> None:
     assert "no traces go to 'zipkin'" in ran.stderr
     assert "Traceback (most" not in ran.stderr
     assert process(data, "check").returncode == 0
+
+
+EMBEDDED = """
+import json, sys, anyio
+from opentelemetry import metrics
+from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader, PeriodicExportingMetricReader
+from opentelemetry.sdk.resources import Resource
+from journal.events import *
+from recovery import open_server, open_server_sync
+
+reader = InMemoryMetricReader()
+sending = PeriodicExportingMetricReader(OTLPMetricExporter(sys.argv[1] + "/v1/metrics"), 3_600_000)
+provider = MeterProvider([reader, sending], resource=Resource.create({"service.name": "the-application"}))
+metrics.set_meter_provider(provider)
+
+def told():
+    found = {}
+    for of_resource in reader.get_metrics_data().resource_metrics:
+        for of_scope in of_resource.scope_metrics:
+            for metric in of_scope.metrics:
+                for point in metric.data.data_points:
+                    value = point.count if hasattr(point, "count") else point.value
+                    key = "|".join([metric.name, *map(str, dict(point.attributes).values())])
+                    assert key not in found, "two points of one journal"
+                    found[key] = value
+    return found
+
+def one(path, number):
+    with open_server_sync(path, background=False) as hook:
+        for each in range(number):
+            hook.append(ObservationAdded("global", "Acme", f"{number} {each}"))
+        hook.checkpoint()
+        found = told()
+        provider.force_flush()
+        return found
+
+async def other(path):
+    async with open_server(path, background=False) as hook:
+        await hook.append(ObservationAdded("global", "Acme", "by a task"))
+        return await anyio.to_thread.run_sync(told)
+
+first, second = sys.argv[2:]
+runs = [one(first, 3), told(), one(first, 4), anyio.run(other, second)]
+print(json.dumps(runs))
+provider.shutdown()
+"""
+
+
+def test_a_server_that_embeds_it_measures_through_its_own_provider(tmp_path: Path) -> None:
+    """The application's MeterProvider, in-process and over OTLP; a journal that is opened again, and another one."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    small_history(first)
+    (first / "memory.db").unlink()
+    assert process(first, "recover", "all", "--yes").returncode == 0
+    assert process(second, "init").returncode == 0
+    acme = {"event": {"type": "memory.entity_created", "scope": "global", "name": "Acme", "entity_type": "company"}}
+    assert process(second, "append", input=json.dumps(acme) + "\n").returncode == 0
+    ids = {path: Data.at(path).reader().journal_id.hex() for path in (first, second)}
+    with http_receiver() as receiver:
+        command = [sys.executable, "-c", EMBEDDED, receiver.url, str(first), str(second)]
+        ran = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=120, check=False)
+        assert (ran.returncode, ran.stderr) == (0, ""), "no warning of an instrument that is made twice"
+        opened, closed, again, another = json.loads(ran.stdout)
+        sent = {metric.name: metric for request in receiver.metrics
+                for metric in request.resource_metrics[0].scope_metrics[0].metrics}  # fmt: skip
+        assert "the-application" in str(receiver.metrics[0].resource_metrics[0].resource)
+
+    def of(run: dict[str, float], name: str, *labels: str, journal: Path = first) -> float | None:
+        return run.get("|".join([f"journal.{name}", ids[journal], *labels]))
+
+    assert of(opened, "appended_events") == 3, "the checkpoint's own record is no caller's"
+    assert of(opened, "recovery_time", "completed") == of(opened, "recovery_attempts", "all") == 1
+    assert (of(opened, "writable"), of(opened, "position_lag")) == (1, 0)
+    assert of(closed, "appended_events") is None, "nobody can say where a closed journal stands"
+    assert of(again, "appended_events") == 3 + 4, "it goes on counting: a counter does not go back"
+    assert of(again, "append_duration") == 3 + 4
+    assert of(again, "recovery_time", "completed") == 1, "the history is not told twice"
+    assert of(again, "checkpoint_size") == 2
+    assert of(another, "appended_events", journal=second) == 1
+    assert of(another, "appended_events") is None
+    known = {metric.name: metric for metric in METRICS}
+    assert set(sent) <= set(known)
+    assert len(sent) > 20
+    for name, metric in sent.items():
+        assert (metric.unit, metric.description) == (known[name].unit or "1", known[name].words)
 
 
 @pytest.mark.parametrize(

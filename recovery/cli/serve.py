@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+from contextlib import nullcontext
 from threading import Event
 from typing import TYPE_CHECKING
 
@@ -77,9 +78,9 @@ def _serve(app: App, address: str | None, token_file: str | None, quick_check: b
         writer = CoreWriter(data, opened.core, background, hook.settle)
         metrics = writer.metrics = Metrics(data, opened.core)
         metrics.watch()
-        if (meter := meters.meter()) is not None:
-            meters.attach(metrics, meter)
-        with Control(data, writer, sockets, token) as control:
+        meter = meters.meter()
+        measuring = nullcontext() if meter is None else meters.measured(metrics, meter)
+        with measuring, Control(data, writer, sockets, token) as control:
             places = [*control.addresses(), *([control.problem] if control.problem else [])]
             app.out.note(f"serving {data.root} at seq {opened.core.log.next_seq - 1}: {', '.join(places)}")
             systemd.notify("READY=1", f"STATUS=at seq {opened.core.log.next_seq - 1}")

@@ -22,6 +22,7 @@ from journal.storage import Storage, write_file
 from journal.verify import verify
 from recovery.data import Data
 from recovery.places import is_within, lies_on_live_data, place_of
+from replay.tracing import span
 
 Progress = Callable[[int, int], None]
 
@@ -37,6 +38,7 @@ class BackedUp(msgspec.Struct):
     files_kept: int = 0
 
 
+@span("journal.backup")
 def back_up(data: Data, directory: str, progress: Progress | None = None) -> BackedUp:
     """Brings `directory` up to the journal's end and verifies it there. Raises Corrupt for a damaged source or copy.
 

@@ -25,6 +25,16 @@ LIVE_SPANS = (
     ("journal.recovery", "A plan that is run, or one scope that is put right."),
     ("journal.recovery.step", "One step of it."),
     ("search_memory", "A call of `search`."),
+    ("journal.backup", "A backup, its verification included."),
+    ("open memory.db", "The connection that writes is opened, and what is known of the state is read."),
+    ("check memory.db", "What is wrong with it is looked for: `integrity_check memory.db` and `digest memory.db` are "
+     "its children."),
+    ("integrity_check memory.db", "SQLite's own check."),
+    ("digest memory.db", "All rows are read and hashed."),
+    ("catch_up memory.db", "Events behind its position are applied; none where there are none."),
+    ("rebuild_scope memory.db", "One scope is put right, in a copy that takes its place."),
+    ("fold memory.db", "Its write-ahead log is moved into it."),
+    ("write_vectors memory.db", "Vectors are stored, or dropped."),
 )  # fmt: skip
 
 ATTRIBUTES = {
@@ -41,9 +51,10 @@ ATTRIBUTES = {
     "gen_ai.memory.store.id": "The scope: `global`, `workspace:NAME`, `agent:NAME`.",
     "gen_ai.memory.record.id": "A pseudonym of the memory: equal for the same one, and not its name.",
     "gen_ai.memory.record.count": "How many memories it is about; of a search, how many were found.",
-    "db.system.name": "`sqlite`, where memory.db was read or written.",
+    "db.system.name": "`sqlite`, where memory.db, or what is built to replace it, was read or written.",
     "db.namespace": "The database's file, without its directory.",
-    "db.operation.name": "What was done with it: a step's strategy, `rebuild`, `scan`, `search`.",
+    "db.operation.name": "What was done with it: the first word of the span's name, `rebuild`, `search`; of a step of "
+    "a recovery its strategy.",
     "error.type": "Why it failed, as a short code: an error's of this project (`locked`, `no_space`), an exception's "
     "name, `recovery_failed`, `recovery_cut`, `drill_failed`, `scrub_findings`, `drift`, `config_rejected`, "
     "`event_lost`.",

@@ -39,7 +39,7 @@ class Folded:
     """The samples up to one seq, and the last times that ages are counted from (UTC ns)."""
 
     def __init__(self) -> None:
-        self.seq = 0
+        self.seq = self.at = 0  # up to which everything counts, and of the record that is being taken
         self.exportable_seq = 0  # the last that an export has something to send of
         self.samples = Samples()
         self.scrubbed_at: int | None = None
@@ -71,7 +71,7 @@ class Folded:
             self.seq = batch.last_seq
 
     def _take(self, seq: int, epoch: int, time: int, event: Event) -> None:
-        samples = self.samples
+        samples, self.at = self.samples, seq
         if not is_own_cursor(event):
             self.exportable_seq = seq
         for told in self._runs.feed(seq, epoch, time, event):

@@ -10,6 +10,7 @@ from recovery.telemetry.metrics import BY_NAME
 
 Labels = tuple[str, ...]
 """Values, in the order of the metric's labels."""
+Values = dict[str, dict[Labels, float]]
 Listener = Callable[[str, Labels, float], None]
 
 
@@ -37,13 +38,18 @@ class Histogram:
 class Samples:
     """Metric name → labels → value. ``listener`` hears of each value that a histogram takes."""
 
-    values: dict[str, dict[Labels, float]] = field(default_factory=dict)
+    values: Values = field(default_factory=dict)
     histograms: dict[str, dict[Labels, Histogram]] = field(default_factory=dict)
     listener: Listener | None = None
 
     def add(self, name: str, amount: float = 1, *labels: str) -> None:
         of = self.values.setdefault(name, {})
         of[labels] = of.get(labels, 0) + amount
+
+    def go_on_from(self, before: Values) -> None:
+        for name, of in before.items():
+            for labels, value in of.items():
+                self.add(name, value, *labels)
 
     def set(self, name: str, value: float, *labels: str) -> None:
         self.values.setdefault(name, {})[labels] = +value  # of a truth 1 or 0: OTLP takes numbers alone
