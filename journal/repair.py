@@ -14,9 +14,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from journal.checkpoint import MANIFEST_SUFFIX, CheckpointStore
+from journal.index_check import check_indexes
+from journal.index_store import IndexStore
+from journal.indexing import fill
 from journal.log import take_lock
 from journal.parity_file import check_parity, protects
 from journal.parity_store import ParityStore
+from journal.reader import LogReader
 from journal.repair_bench import Bench, RepairPlan
 from journal.repair_checkpoints import plan_checkpoints
 from journal.repair_log import plan_segments
@@ -32,6 +36,7 @@ def plan_repairs(storage: Storage, directory: str, parity: ParityStore, progress
     plan_segments(bench, progress)
     plan_checkpoints(bench)
     bench.plan.parity = [name for name in parity.names() if not _parity_is_good(bench, name)]
+    bench.plan.indexes = [found.key for found in check_indexes(storage, directory) if found.is_damage]
     return bench.plan
 
 
@@ -63,6 +68,8 @@ def execute_repairs(storage: Storage, directory: str, parity: ParityStore, plan:
                 done += put_in_place(storage, directory, path, data, repairs)
         if plan.parity:
             done += _make_anew(storage, directory, parity, plan.parity)
+        if plan.indexes:
+            done += _index_anew(storage, directory, plan.indexes)
     finally:
         lock.release()
     return done
@@ -80,3 +87,15 @@ def _make_anew(storage: Storage, directory: str, parity: ParityStore, names: Seq
     return [each for each, name in zip(told, names, strict=True) if name not in skipped]
 
 
+def _index_anew(storage: Storage, directory: str, keys: Sequence[tuple[int, int]]) -> list[Repair]:
+    """The same of indexes. No event tells of it: an index is nobody's evidence."""
+    store, told = IndexStore(storage, directory), []
+    with store.exclusive():
+        for key in keys:
+            path = store.path_of(key)
+            kept = keep_damaged(storage, directory, path)
+            told.append(Repair(path=path.removeprefix(f"{directory}/"), method="anew", proof="chain", quarantined=kept))
+            storage.remove(path)
+        storage.sync_dir(store.directory)
+    fill(LogReader(storage, directory))
+    return told

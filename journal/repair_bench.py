@@ -19,22 +19,28 @@ NOT_REPAIRABLE = "more than one bit is wrong, and no parity restores it"
 
 @dataclass(slots=True)
 class RepairPlan:
-    """What would be done: the new bytes of each file with what was wrong in it, and whose parity is made anew.
+    """What would be done: the new bytes of each file with what was wrong in it, and whose parity and index (by the
+    segment's first seq and epoch) is made anew.
 
     ``refused`` are (path, reason) of damage that nothing here can put right.
     """
 
     files: dict[str, tuple[bytes, tuple[Repair, ...]]] = field(default_factory=dict)
     parity: list[str] = field(default_factory=list)
+    indexes: list[tuple[int, int]] = field(default_factory=list)
     refused: list[tuple[str, str]] = field(default_factory=list)
 
     @property
     def is_empty(self) -> bool:
-        return not self.files and not self.parity
+        return not self.files and not self.parity and not self.indexes
 
     def repairs(self) -> list[Repair]:
         """All that would be put right, in the order in which it is done."""
         anew = [Repair(path=f"parity of {name}", method="anew", proof="sha256") for name in self.parity]
+        anew += [
+            Repair(path=f"index of segment {first_seq}-{epoch}", method="anew", proof="chain")
+            for first_seq, epoch in self.indexes
+        ]
         return [*(repair for _, repairs in self.files.values() for repair in repairs), *anew]
 
 

@@ -28,7 +28,7 @@ if sys.platform != "win32":
 
 FILE_MODE = 0o600
 DIRECTORY_MODE = 0o700
-OWN_DIRECTORIES = frozenset({"segments", "checkpoints", "parts", "work", "quarantine", "parity"})
+OWN_DIRECTORIES = frozenset({"segments", "checkpoints", "parts", "work", "quarantine", "parity", "index"})
 READ_BYTES_MAX = 5 << 28  # above any segment (1 GiB) with a batch behind it
 
 

@@ -17,6 +17,9 @@ from journal.checkpoint import CheckpointStore
 from journal.errors import Corrupt, DataError, Diverged, JournalError
 from journal.events import JournalEventLost
 from journal.format import HEADER_BYTES_MAX, KIND_PLAN, Record, SegmentHeader, decode_file
+from journal.index_check import check_indexes
+from journal.index_store import FOLDER as INDEXES
+from journal.index_store import IndexStore
 from journal.lineage import Parent, parent_of
 from journal.parity_check import check_store
 from journal.parity_store import ParityStore
@@ -61,6 +64,7 @@ class Verified(msgspec.Struct):
     bytes: int = 0
     checkpoints: int = 0
     parity: int = 0
+    indexes: int = 0
     last_seq: int = 0
     chain: str = ""
     head_proven: bool = False
@@ -102,6 +106,8 @@ def verify(
     parts = {part for manifest in manifests for part in manifest.parts}
     total = sum(stored_bytes(storage, segment.path) for segment in segments) + sum(part.length for part in parts)
     total += sum(storage.size(parity.path_of(name)) for name in parity.names())
+    indexes = IndexStore(storage, directory)
+    total += sum(indexes.size_of(key) for key in indexes.listed())
     ours = _journal_id(storage, segments)
     wanted = {manifest.seq for manifest in manifests} | ({head.seq} if head else set())
     if head is not None and head.journal_id == ours:
@@ -133,6 +139,7 @@ def verify(
         told = Corrupt("the events marked as lost are not those that the header names", path=segments[0].path, offset=0)
         report.add(told, segments[0].path)
     _parity(parity, report, lambda: progress and progress(report.bytes, total))
+    _indexes(storage, directory, report, lambda: progress and progress(report.bytes, total))
     _strays(storage, directory, {part.sha256 for part in parts}, report)
     if head is not None:
         wrong = judge_head(
@@ -174,6 +181,19 @@ def _parity(store: ParityStore, report: Verified, tick: Callable[[], Any]) -> No
         else:
             hint = found.error.hint
             report.findings.append(Finding("note", "parity_late", found.error.message, found.path, hint=hint))
+
+
+def _indexes(storage: Storage, directory: str, report: Verified, tick: Callable[[], Any]) -> None:
+    def read(length: int) -> None:
+        report.indexes, report.bytes = report.indexes + 1, report.bytes + length
+        tick()
+
+    for found in check_indexes(storage, directory, tick=read):
+        if found.is_damage:
+            report.add(found.error, found.path)
+        else:
+            hint = found.error.hint
+            report.findings.append(Finding("note", "index_late", found.error.message, found.path, hint=hint))
 
 
 def _journal_id(storage: Storage, segments: list[SegmentRef]) -> str:
@@ -369,7 +389,7 @@ def _link(
 
 def _strays(storage: Storage, directory: str, parts: set[str], report: Verified) -> None:
     """Reads what is neither segment, manifest nor listed part: a plan must decode, anything else is a note."""
-    known = {"segments", "checkpoints", "parity", "quarantine", "lock", "control.sock", "token", WATERMARK}
+    known = {"segments", "checkpoints", "parity", "quarantine", "lock", "control.sock", "token", INDEXES, WATERMARK}
     known |= PLANS
     names = [(directory, name) for name in storage.list(directory) if name not in known]
     ours = {segment.path for segment in list_segments(storage, directory)}

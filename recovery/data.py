@@ -118,6 +118,14 @@ class Data:
     def plan_path(self) -> str:
         return f"{self.layout.journal}/recovery.json"
 
+    @property
+    def is_ours(self) -> bool:
+        """Whether what this process made in the journal's directory would be its owner's."""
+        try:
+            return os.stat(self.layout.journal).st_uid == os.geteuid()
+        except OSError:
+            return False
+
     def reader(self, evidence_seq: int = 0) -> LogReader:
         return LogReader(self.storage, self.layout.journal, evidence_seq=evidence_seq)
 

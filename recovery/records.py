@@ -5,31 +5,26 @@ Knows envelopes and filters; must not know streams.
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
+from itertools import islice
 from typing import Any, NamedTuple
 
 from journal.errors import DataError, Refused, UsageError
 from journal.event_json import event_to_json
 from journal.events import type_dictionary
 from journal.format import RECORD_CONTINUES_GROUP, RECORD_UNCHECKED, Record, generated_op_id
+from journal.index import ENTITY_FIELDS
 from journal.limits import check_scope
+from journal.lookup import AnyOf, Lookup, MakeIndex
 from journal.reader import LogReader
 from journal.scan import Batch
 
-_ENTITY_FIELDS = {
-    "memory.entity_created": ("name",),
-    "memory.entity_updated": ("name",),
-    "memory.entity_deleted": ("name",),
-    "memory.observation_added": ("entity",),
-    "memory.observation_removed": ("entity",),
-    "memory.relation_created": ("from_entity", "to_entity"),
-    "memory.relation_updated": ("from_entity", "to_entity"),
-    "memory.relation_deleted": ("from_entity", "to_entity"),
-}
+_GENERATED = re.compile(r"e[0-9]{1,10}-([0-9]{1,18})")  # see `generated_op_id`
 
 
 class Entry(NamedTuple):
@@ -103,10 +98,23 @@ class Filter:
 
     def _is_about_entity(self, entry: Entry) -> bool:
         event = entry.record.event
-        return any(getattr(event, name) in self.entities for name in _ENTITY_FIELDS.get(event.type_name, ()))
+        return any(getattr(event, name) in self.entities for name in ENTITY_FIELDS.get(event.type_name, ()))
 
     def __bool__(self) -> bool:
         return bool(self._tests or self.op_ids)
+
+    def conditions(self) -> list[AnyOf]:
+        """The same as an index can be asked."""
+        kinds = {
+            "agent": self.agents, "actor": self.actors, "type": tuple(_types(self.types)), "scope": self.scopes,
+            "entity": self.entities,
+        }  # fmt: skip
+        found = [AnyOf(tuple((kind, value) for value in values)) for kind, values in kinds.items() if values]
+        if self.op_ids:
+            generated = (_GENERATED.fullmatch(op_id) for op_id in self.op_ids)
+            seqs = tuple(int(match[1]) for match in generated if match is not None)
+            found.append(AnyOf(tuple(("op_id", op_id) for op_id in self.op_ids), seqs))
+        return found
 
     def select(self, found: Iterable[Entry]) -> Iterator[Entry]:
         """The wanted entries, in order. An op_id names an operation: of a group, all its records."""
@@ -142,26 +150,45 @@ def _types(patterns: Iterable[str]) -> frozenset[str]:
     return frozenset(found)
 
 
-def selected(reader: LogReader, wanted: Filter, first: int, last: int | None, count: int | None) -> Iterator[Entry]:
-    """What is to be printed, in order, up to the damage if there is any, which is raised then."""
+def selected(
+    reader: LogReader, wanted: Filter, first: int, last: int | None, count: int | None, make: MakeIndex | None = None
+) -> Iterator[Entry]:
+    """What is to be printed, in order, up to the damage if there is any, which is raised then.
+
+    A filter reads those parts of the log that may hold what it wants; `make` gives the index of a part that has none.
+    """
+    end = reader.last_seq if last is None else last
     if count is not None and not wanted:
-        first = max(first, (reader.last_seq if last is None else last) - count + 1)
+        first = max(first, end - count + 1)
     if first > reader.last_seq:
         if last is None:
             reader.raise_for_end()
         return
-    found = wanted.select(entries(reader.batches(first, last), first, last))
-    yield from found if count is None or not wanted else _newest(found, count)
+    if not wanted:
+        yield from entries(reader.batches(first, last), first, last)
+    elif count is None:
+        yield from wanted.select(entries(Lookup(reader, wanted.conditions(), make).batches(first, end), first, last))
+    else:
+        yield from _newest(reader, wanted, first, end, count, make)
     if last is None:
         reader.raise_for_end()
 
 
-def _newest(found: Iterator[Entry], count: int) -> Iterator[Entry]:
-    """The last of them, by one pass that keeps no more."""
-    kept: deque[Entry] = deque(maxlen=count)
+def _newest(
+    reader: LogReader, wanted: Filter, first: int, last: int, count: int, make: MakeIndex | None
+) -> Iterator[Entry]:
+    """The last of them, looked for from the end on. Beside damage, the last before it, and then what is wrong."""
+    kept: deque[Entry] = deque()
     try:
-        kept.extend(found)
+        for run in Lookup(reader, wanted.conditions(), make).newest_first(first, last):
+            if len(kept) >= count:
+                break
+            kept.extendleft(reversed(list(wanted.select(entries(run, first, last)))))
     except DataError:
-        yield from kept
-        raise
-    yield from kept
+        kept = deque(maxlen=count)
+        try:
+            kept.extend(wanted.select(entries(reader.batches(first, last), first, last)))
+        except DataError:
+            yield from kept
+            raise
+    yield from islice(kept, max(0, len(kept) - count), None)

@@ -56,6 +56,8 @@ class Shadow(msgspec.Struct, frozen=True, kw_only=True):
     embeddings_parts: int = 0
     parity_files: int = 0  # made, of this checkpoint and of segments that were sealed since the last
     parity_bytes: int = 0
+    index_files: int = 0  # made, of segments that were sealed since the last
+    index_problem: str | None = None  # why some is missing: lookups take longer, and that is all
     parity_problem: str | None = None  # why some is missing: the checkpoint is none the worse
     passed_over: list[PassedOver] = []
     written_seconds: float = 0.0  # until its bytes were durable; the rest is proof

@@ -21,8 +21,10 @@ import msgspec
 
 from journal.errors import EnvironmentFault, JournalError, from_json
 from journal.events import type_dictionary, type_named
+from journal.indexing import fill
 from journal.parity import SHARE
 from journal.parity_store import ParityStore
+from journal.reader import LogReader
 from journal.storage import RealStorage
 from replay.checkpoints import Shadow, make_checkpoint
 from replay.faults import declared
@@ -122,6 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         storage = RealStorage()
         with declared(memory):
             made = make_checkpoint(storage, layout, time_ns, _reporter())
+        made = with_indexes(made, LogReader(storage, journal))
         if options.parity is not None:
             made = with_parity(made, ParityStore(storage, journal, os.path.abspath(options.parity), options.share))
     except JournalError as error:
@@ -131,6 +134,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     print(msgspec.json.encode(made).decode())
     return 0
+
+
+def with_indexes(made: Shadow, reader: LogReader) -> Shadow:
+    """Makes the sparse indexes of what was sealed since. What keeps that from happening is told, as of parity."""
+    try:
+        return msgspec.structs.replace(made, index_files=fill(reader).files)
+    except JournalError as error:
+        return msgspec.structs.replace(made, index_problem=str(error))
 
 
 def with_parity(made: Shadow, store: ParityStore) -> Shadow:

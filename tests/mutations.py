@@ -153,7 +153,7 @@ MUTATIONS = (
              "            if False:\n"),
     Mutation("the chain of a batch is not looked at", SCAN, "Scanner._mismatch",
              "        if found.previous_chain != self.chain:\n", "        if False:\n", "crashes.damage", 600),
-    Mutation("the chain across two segments is not looked at", READER, "LogReader._scan",
+    Mutation("the chain across two segments is not looked at", "journal/segments.py", "Segments._whole",
              "scanner.chain != successor.previous_chain or ", "",
              "crashes.damage", 1500),
     Mutation("a batch header is not held against its CRC", FORMAT, "decode_batch_header",

@@ -209,8 +209,8 @@ def test_the_newest_few_are_found_near_the_end(tmp_path, capsys, monkeypatch):
     """Scenario: `log -n 5` on a journal of many segments must not read them all."""
     many_segments(tmp_path / "data")
     read: set[int] = set()
-    scan = LogReader._scan
-    monkeypatch.setattr(LogReader, "_scan", lambda self, index: read.add(index) or scan(self, index))
+    scan = LogReader.scan
+    monkeypatch.setattr(LogReader, "scan", lambda self, index, *seqs: read.add(index) or scan(self, index, *seqs))
     assert seqs(Command(tmp_path / "data", capsys), "-n", "5") == [237, 238, 239, 240, 241]
     assert len(read) <= 2
 

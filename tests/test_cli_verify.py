@@ -421,8 +421,8 @@ def test_thousands_of_receipts_read_each_segment_once(tmp_path, capsys, monkeypa
     file = tmp_path / "receipts.jsonl"
     file.write_bytes(b"\n".join(msgspec.json.encode(each) for each in reversed(made)))
     read: list[int] = []
-    scan = LogReader._scan
-    monkeypatch.setattr(LogReader, "_scan", lambda self, index: read.append(index) or scan(self, index))
+    scan = LogReader.scan
+    monkeypatch.setattr(LogReader, "scan", lambda self, index, *seqs: read.append(index) or scan(self, index, *seqs))
     report = Command(data, capsys).json("verify", "--receipt", str(file))
     assert report["proven"] == 241
     assert [each["seq"] for each in report["receipts"]] == list(range(241, 0, -1))

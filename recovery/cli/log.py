@@ -7,6 +7,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import click
@@ -15,7 +16,10 @@ from recovery.cli.app import App, Verb
 from recovery.cli.names import ENTITY_NAME
 
 if TYPE_CHECKING:
+    from journal.index import SegmentIndex
+    from journal.lookup import MakeIndex
     from journal.reader import LogReader
+    from recovery.cli.output import Bar
     from recovery.data import Data
     from recovery.records import Entry, Filter
 
@@ -79,13 +83,35 @@ def command(
     first, last = bounds(data, reader, since, until)
     show = _objects(app) if app.json else _Lines(app).show
     answered = _Answered(op_ids)
-    show(answered.passing(selected(reader, wanted, first, last, count)))
+    with ExitStack() as bar:
+        make = _indexer(data, bar.enter_context(app.out.progress("indexing", "events"))) if wanted else None
+        show(answered.passing(_after(bar, selected(reader, wanted, first, last, count, make))))
     if op_ids and not follow:
         _tell_what_became(app, data, reader, answered)
     if follow:
         app.out.flush()
         reader.raise_for_end()
         _follow(app, reader, wanted, show)
+
+
+def _indexer(data: Data, bar: Bar) -> MakeIndex | None:
+    """What makes the indexes that a search finds missing, where they would be the journal's owner's."""
+    if not data.is_ours:
+        return None
+    from journal.indexing import index_on_the_way
+
+    def make(reader: LogReader, number: int) -> SegmentIndex | None:
+        bar.advance(reader.segments[number].first_seq, reader.last_seq)
+        return index_on_the_way(reader, number)
+
+    return make
+
+
+def _after(bar: ExitStack, found: Iterator[Entry]) -> Iterator[Entry]:
+    """Takes the bar away before the first line, which may go to the same terminal."""
+    for entry in found:
+        bar.close()
+        yield entry
 
 
 class _Answered:

@@ -170,6 +170,7 @@ def _summary(report: Verified) -> str:
     notes = len(report.findings) - damages
     files = [(report.segments, "segment"), (report.events, "event"), (report.checkpoints, "checkpoint")]
     files += [(report.parity, "parity file")] if report.parity else []
+    files += [(report.indexes, "index file")] if report.indexes else []
     read = ", ".join([*(counted(*each) for each in files), f"{bytes_text(report.bytes)} read"])
     verdict = counted(damages, "damage") if damages else "no damage"
     return f"{read}: {verdict}" + (f", {counted(notes, 'note')}" if notes else "")

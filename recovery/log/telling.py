@@ -28,7 +28,7 @@ def log_repairs(data: Data) -> RepairPlan:
     plan = plan_repairs(data.storage, data.layout.journal, data.parity)
     segments = f"{data.layout.journal}/segments/"
     plan.files = {path: planned for path, planned in plan.files.items() if path.startswith(segments)}
-    plan.parity = []
+    plan.parity, plan.indexes = [], []
     return plan
 
 

@@ -1,0 +1,87 @@
+"""The index files of one journal, `index/FIRST_SEQ-EPOCH.idx` for each sealed segment that is worth one.
+
+What is wrong with an index is never an error to whoever looks something up: he reads the segment instead. `verify`
+tells of it. Knows names and bytes; which segment an index is of, and whether it still is, its reader asks.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from journal.errors import DataError, EnvironmentFault, Locked
+from journal.format import HEADER_BYTES_MAX
+from journal.index import SegmentIndex, decode_index, encode_index
+from journal.storage import Storage, read_bounded, write_file
+
+FOLDER = "index"
+_NAME = re.compile(r"(\d{16})-(\d{6,})\.idx")
+
+Key = tuple[int, int]
+"""First seq and epoch of a segment."""
+
+
+class IndexStore:
+    """Reading takes no lock; `exclusive` is for those who write or remove."""
+
+    def __init__(self, storage: Storage, journal: str) -> None:
+        self.storage = storage
+        self.directory = f"{journal}/{FOLDER}"
+
+    def path_of(self, key: Key) -> str:
+        return f"{self.directory}/{key[0]:016d}-{key[1]:06d}.idx"
+
+    def listed(self) -> list[Key]:
+        """Of the segments that have an index, damaged or not. Raises EnvironmentFault."""
+        found = (_NAME.fullmatch(name) for name in self.storage.list(self.directory))
+        return [(int(match[1]), int(match[2])) for match in found if match]
+
+    def size_of(self, key: Key) -> int:
+        """In bytes; 0 where it was swept since it was listed."""
+        try:
+            return self.storage.size(self.path_of(key))
+        except FileNotFoundError:
+            return 0
+
+    def load(self, key: Key) -> SegmentIndex:
+        """Raises Corrupt, Unsupported, EnvironmentFault, FileNotFoundError."""
+        path = self.path_of(key)
+        return decode_index(read_bounded(self.storage, path, HEADER_BYTES_MAX), path)
+
+    def find(self, key: Key) -> SegmentIndex | None:
+        """None where there is none that can be read, for whatever reason."""
+        try:
+            return self.load(key)
+        except (FileNotFoundError, DataError, EnvironmentFault):
+            return None
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Two that wrote one file at a time would publish half of it. Raises Locked, EnvironmentFault."""
+        self.storage.make_directory(self.directory)
+        lock = self.storage.lock(f"{self.directory}/lock")
+        if lock is None:
+            raise Locked("another process is making indexes", path=f"{self.directory}/lock", hint="it makes them all")
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def write(self, index: SegmentIndex) -> int:
+        """Puts it in place, whole and synced, over the one that is there; returns its bytes. Call under `exclusive`."""
+        data = encode_index(index)
+        write_file(self.storage, self.path_of((index.first_seq, index.epoch)), data)
+        return len(data)
+
+    def sweep(self, there: set[Key]) -> list[str]:
+        """Removes what no segment `there` has any use for, and what a cut left half written. Under `exclusive`."""
+        removed = []
+        for name in self.storage.list(self.directory):
+            match = _NAME.fullmatch(name)
+            orphan = match is not None and (int(match[1]), int(match[2])) not in there
+            path = f"{self.directory}/{name}"
+            if (orphan or (name.startswith(".") and name.endswith(".tmp"))) and self.storage.kind(path) == "file":
+                self.storage.remove(path)
+                removed.append(path)
+        return removed
