@@ -165,13 +165,13 @@ def filter_of(names: Iterable[Hashed], count: int) -> bytes:
 # -- bytes ------------------------------------------------------------------------------------------------------------
 
 
-def index_of(header: SegmentHeader, batches: Iterable[Batch]) -> SegmentIndex:
-    """The index of a segment with this header and all these batches."""
+def index_of(header: SegmentHeader, successor: SegmentHeader, batches: Iterable[Batch]) -> SegmentIndex:
+    """The index of a segment with this header and all these batches, which ends as its successor says."""
     granules: list[Granule] = []
     hashes: dict[Name, Hashed] = {}
     opened: Batch | None = None
     names: set[Name] = set()
-    count, end = 0, Granule(header.first_seq, 0, 0, header.previous_chain, _NONE)
+    count = 0
 
     def close() -> None:
         if opened is not None:
@@ -185,8 +185,8 @@ def index_of(header: SegmentHeader, batches: Iterable[Batch]) -> SegmentIndex:
             opened, names, count = batch, set(), 0
         names |= names_in(batch)
         count += batch.count
-        end = Granule(batch.last_seq + 1, batch.end, 0, batch.chain, _NONE)
     close()
+    end = Granule(successor.first_seq, successor.previous_end, 0, successor.previous_chain, _NONE)
     return SegmentIndex(header.journal_id, header.salt, header.epoch, header.first_seq, tuple(granules), end)
 
 

@@ -36,7 +36,10 @@ def is_worth_one(reader: LogReader, number: int) -> bool:
 def make_index(reader: LogReader, number: int) -> SegmentIndex | None:
     """The index of a sealed segment, by reading all of it; None where it is damaged, or of a newer version."""
     try:
-        return index_of(reader.bounds(number).header, reader.scan(number)) if is_worth_one(reader, number) else None
+        bounds = reader.bounds(number)
+        if bounds.successor is None or not is_worth_one(reader, number):
+            return None
+        return index_of(bounds.header, bounds.successor, reader.scan(number))
     except DataError:
         return None  # whoever reads the segment is told where, and why
 
