@@ -22,7 +22,9 @@ from journal.events import (
     RelationDeleted,
 )
 from journal.format import Record, encode_record
+from journal.indexing import fill
 from journal.log import Log, create
+from journal.reader import LogReader
 from journal.storage import RealFile, RealStorage
 from replay.bulk import collector_paused
 from replay.checkpoints import Shadow, make_checkpoint
@@ -116,9 +118,11 @@ def write_lengthy(
 
 
 def add_checkpoint(layout: Layout, shape: Lengthy, progress: Callable[[int, int], None] | None = None) -> Shadow:
-    """Makes a checkpoint at the journal's end (no memory.db may lie there that is behind), and journals it."""
+    """Makes a checkpoint at the journal's end (no memory.db may lie there that is behind) and the indexes of what is
+    sealed, as the checkpoint's process does, and journals it."""
     storage = RealStorage()
     made = make_checkpoint(storage, layout, lambda: shape.time(0), progress)
+    fill(LogReader(storage, layout.journal))
     with closing(Log.open(storage, layout.journal)) as log:
         event, time = CheckpointCreated(made.seq, made.digest, manifest=made.manifest), shape.time(log.next_seq)
         log.append([encode_record(Record(0, time, None, None, None, None, None, event))], time)
