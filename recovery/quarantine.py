@@ -16,7 +16,7 @@ from journal.errors import EnvironmentFault
 from journal.storage import Storage, write_file
 from recovery.data import Data
 from replay.agent_quarantine import printable
-from replay.working import SIDECARS
+from replay.layout import SIDECARS
 
 LEDGER = "kept-since.json"
 DAY_NS = 86_400 * 10**9

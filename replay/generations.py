@@ -24,7 +24,7 @@ from urllib.parse import quote
 from journal.errors import Locked
 from journal.storage import Storage
 from replay.holders import Holder, holders
-from replay.working import SIDECARS
+from replay.layout import SIDECARS
 
 BUILDING = ".building"
 _GENERATION = re.compile(r"(?P<stem>.+)-(?P<number>[0-9]{6,})\.db(?P<rest>.*)", re.DOTALL)

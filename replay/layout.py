@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+SIDECARS = ("-wal", "-shm", "-journal")
+"""What SQLite puts beside a database, by the ends of their names."""
+
 
 class Layout(NamedTuple):
     """Absolute paths of one server's data. Nothing in the files depends on them: a closed directory may be moved."""

@@ -15,10 +15,10 @@ from typing import Literal
 from urllib.parse import quote
 
 from journal.storage import FILE_MODE, Storage
+from replay.layout import SIDECARS
 from replay.schema import PAGE_BYTES
 
 JournalMode = Literal["wal", "delete"]
-SIDECARS = ("-wal", "-shm", "-journal")
 _CACHE_KIB = 64 << 10  # a larger cache makes building indexes slower
 
 

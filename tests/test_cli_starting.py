@@ -16,7 +16,7 @@ import pytest
 from tests.commands import ENVIRONMENT, small_history
 
 SLOW = {
-    "anyio", "asyncio", "email", "frontmatter", "http", "logging", "multiprocessing", "numpy",
+    "anyio", "asyncio", "email", "concurrent", "frontmatter", "http", "logging", "multiprocessing", "numpy",
     "opentelemetry", "rich", "secrets", "sentence_transformers", "sqlite_utils", "subprocess", "tempfile", "torch",
     "transformers", "watchfiles", "yaml", "zipfile",
 }  # fmt: skip
