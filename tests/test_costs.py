@@ -6,6 +6,8 @@ A regression in speed that matters shows here first; time itself is measured by 
 from __future__ import annotations
 
 import sqlite3
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -28,6 +30,7 @@ from replay.live import FOLD_BYTES
 from replay.memory import apply_records
 from replay.schema import connect
 from replay.schema import create as create_tables
+from tests.commands import ENVIRONMENT
 from tests.crashes import Everything
 from tests.simdisk import SimDisk
 
@@ -221,3 +224,57 @@ def test_a_reader_that_takes_its_time_holds_no_fold_up(tmp_path: Path) -> None:
         state.fold()
         assert Path(f"{state.generation}-wal").stat().st_size == 0
         assert state.connection.execute("PRAGMA busy_timeout").fetchone() == (600000,)
+
+
+# -- telemetry --------------------------------------------------------------------------------------------------------
+
+CALLS = """
+import sys
+{imports}
+from journal.events import ObservationAdded
+from recovery import open_server_sync
+
+every = of_telemetry = looks = 0
+outermost = None
+def note(frame, event, argument):
+    global every, of_telemetry, looks, outermost
+    if event in ("call", "c_call"):
+        every += 1
+        if outermost is None and event == "call" and frame.f_code.co_filename.endswith("/replay/tracing.py"):
+            outermost = frame
+        of_telemetry += outermost is not None
+        looks += event == "call" and "/opentelemetry/" in frame.f_code.co_filename
+    elif event == "return" and frame is outermost:
+        outermost = None
+with open_server_sync(sys.argv[1], background=False) as hook:
+    events = [ObservationAdded("global", "Acme", f"fact {{n}}") for n in range(704)]
+    for event in events[:64]:
+        hook.append(event)
+    sys.setprofile(note)
+    for event in events[64:]:
+        hook.append(event)
+    sys.setprofile(None)
+assert ("opentelemetry.trace" in sys.modules) == bool({imports!r})
+print(every, of_telemetry, looks)
+"""
+
+
+def test_an_append_without_an_sdk_asks_twice_and_that_is_all_that_telemetry_costs(tmp_path: Path) -> None:
+    """640 appends: a question where each begins and one where its batch is committed, of which every 64th is a look at
+    the provider. The calls in these and below, counted by the interpreter, with OpenTelemetry's API and without."""
+    counted = {}
+    for imports in ("", "import opentelemetry.trace"):
+        place = tmp_path / (imports or "nothing")
+        initialise(str(place))
+        with open_server_sync(place, background=False) as hook:
+            hook.append(EntityCreated("global", "Acme", "company"))
+        program = CALLS.format(imports=imports)
+        ran = subprocess.run([sys.executable, "-c", program, str(place)], capture_output=True, text=True, check=False,
+                             env=ENVIRONMENT, timeout=120)  # fmt: skip
+        assert ran.returncode == 0, ran.stderr
+        counted[imports] = [int(number) / 640 for number in ran.stdout.split()]
+    (_, asked, none), (every, of_telemetry, looks) = counted.values()
+    assert (none, 2 <= asked <= 2.2) == (0, True), "a question where it begins, one where its batch is committed"
+    assert 0 < looks <= 0.5
+    assert 2 < of_telemetry <= 3
+    assert of_telemetry / every <= 0.02, "of the calls that the interpreter makes for an append"
