@@ -31,10 +31,10 @@ ROOT = Path(__file__).resolve().parent.parent
 TITLES = {
     "append, 1 task", "append, 32 tasks", "append, 256 tasks",
     "write-through, 1 task", "write-through, 32 tasks", "write-through, 256 tasks",
-    "rebuild", "state digest", "verify", "restore", "catch-up", "start of the command",
-    "telemetry, 1 task", "telemetry, 32 tasks",
-}
-WITH_A_MODEL = {"embeddings", "embedding backends"}  # fmt: skip
+    "rebuild", "state digest", "verify", "verify of a checkpoint", "restore", "catch-up", "start of the command",
+    "checkpoint beside 32 tasks", "telemetry, 1 task", "telemetry, 32 tasks",
+}  # fmt: skip
+WITH_A_MODEL = {"embeddings", "embedding backends"}
 
 
 def test_the_quick_run_counts_everything_again_and_reports_it(tmp_path: Path) -> None:

@@ -122,7 +122,8 @@ def main() -> None:
         tell_missing(lacking := bench.missing(wanted))
         found = measure(bench, wanted, command_line())
     found.missing = lacking
-    print(*text_of_targets(found.figures()), sep="\n")
+    if not options.quick:
+        print(*text_of_targets(found.figures()), sep="\n")
     print("\n" + ", ".join(f"{key} {value}" for key, value in found.machine.items()))
     tell_missing(lacking)
     if options.markdown:

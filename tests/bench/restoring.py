@@ -11,6 +11,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 from time import sleep
 
+from journal.checkpoint import CheckpointStore
 from journal.events import CheckpointCreated
 from journal.format import Record, encode_record
 from journal.log import Log
@@ -28,12 +29,16 @@ RESTORED = "checkpoint + events, digest proven"
 COPIED = "copy of a backup + integrity_check"
 STREAMED = "litestream restore -timestamp"
 CAUGHT_UP = "catch-up"
+READ_AGAIN = "every byte of it, by sha256"
 _TOGETHER = 100
 
 
 def restore(place: Place, peers: Peers, *, rounds: int) -> dict[str, list[Result]]:
-    """A checkpoint and the events after it, against copying a backup and checking its integrity, and litestream; and
-    the catch-up of a live memory.db by the same events. Makes the journal longer: the last section that uses it."""
+    """A checkpoint and the events after it, against copying a backup and checking its integrity, and litestream; the
+    catch-up of a live memory.db by the same events; and the checkpoint's proof alone.
+
+    Makes the journal longer: the last section that uses it.
+    """
     made = make_checkpoint(place.storage, place.layout, lambda: START)
     with closing(Log.open(place.storage, place.layout.journal)) as log:
         event, time = CheckpointCreated(made.seq, made.digest, manifest=made.manifest), START + log.next_seq
@@ -78,6 +83,15 @@ def restore(place: Place, peers: Peers, *, rounds: int) -> dict[str, list[Result
             raise CountMismatch(f"caught up to {done.to_seq} of {end}")
         return Sample(place.more, watch.seconds, found - place.shape.observations)
 
+    def read_again() -> Sample:
+        store = CheckpointStore(place.storage, f"{place.layout.journal}/checkpoints")
+        with Watch() as watch:
+            (manifest,) = store.manifests()
+            wrong = store.check(manifest)
+        if wrong:
+            raise CountMismatch(f"the checkpoint is damaged: {wrong[0]}")
+        return Sample(manifest.bytes, watch.seconds, sum(part.length for part in manifest.parts))
+
     contenders = [Contender(RESTORED, restored, ours=True), Contender(COPIED, copied)]
     if (program := peers.program(LITESTREAM)) is not None:
         peers.seen[LITESTREAM] = f"{run_program([program, 'version']).strip()}: replica in a directory, -timestamp"
@@ -86,6 +100,7 @@ def restore(place: Place, peers: Peers, *, rounds: int) -> dict[str, list[Result
     return {
         "restore": compare(contenders, rounds, "rows/s"),
         "catch-up": compare([Contender(CAUGHT_UP, caught_up, ours=True)], rounds, "events/s"),
+        "verify of a checkpoint": compare([Contender(READ_AGAIN, read_again, ours=True)], rounds, "bytes/s"),
     }
 
 

@@ -74,14 +74,26 @@ def wait_ratio(
     return find
 
 
+def takes(title: str, ours: str, other: str, at_most: float) -> Callable[[Figures], Found]:
+    """Our time over the other's for the same operations."""
+
+    def find(figures: Figures) -> Found:
+        ratio = row_of(figures, title, ours)["ratios"].get(other)
+        if ratio is None:
+            raise NotMeasured(f"{title}: {other}")
+        return Found(f"{1 / ratio:.2f}× its time", 1 / ratio <= at_most)
+
+    return find
+
+
 def rate(
-    title: str, ours: str, at_least: float, *, where: tuple[str, float] | None = None
+    title: str, ours: str, at_least: float, *, where: tuple[str, float] | None = None, unit: tuple[float, str] = (1, "")
 ) -> Callable[[Figures], Found]:
-    """A rate; `where` names a contender and the p50 (µs) of it up to which the target is set."""
+    """A rate, told in `unit`s of so many; `where` names a contender and the p50 (µs) of it up to which this is set."""
 
     def find(figures: Figures) -> Found:
         row = row_of(figures, title, ours)
-        text, reached = f"{row['rate']:,.0f}/s", row["rate"] >= at_least
+        text, reached = f"{row['rate'] / unit[0]:,.0f}{unit[1]}/s", row["rate"] >= at_least
         if where is None:
             return Found(text, reached)
         took = row_of(figures, title, where[0])["p50_us"] or 0.0
@@ -132,6 +144,7 @@ def _append(tasks: int, against: str, reach: str, find: Callable[[Figures], Foun
     return Target("append", work, against, reach, find)
 
 
+_BESIDE = "checkpoint beside 32 tasks"
 _1, _32, _256 = "append, 1 task", "append, 32 tasks", "append, 256 tasks"
 
 TARGETS = (
@@ -181,14 +194,40 @@ TARGETS = (
     Target("restore", "catch-up of 10,000 events at open", "—", "≤ 0.3 s", seconds("catch-up", "catch-up", 0.3)),
     *(
         Target(
-            "bytes", f"bytes on disk per 120 B observation event, open segment, {together} a batch", "its JSON line",
-            "≤ 0.6×",
-            value(f"bytes of an observation in an open segment, {together} a batch, to its JSON line", "{:.2f}×",
-                  at_most=0.6),
+            "bytes", f"bytes on disk per 120 B observation event, {state} segment, {together} a batch", "its JSON line",
+            f"≤ {most}×",
+            value(f"bytes of an observation in {state} segment, {together} a batch, to its JSON line", "{:.2f}×",
+                  at_most=most),
         )
+        for state, most in (("an open", 0.6), ("a packed", 0.25))
         for together in (1, 32, 256)
     ),
+    Target(
+        "checkpoint", "checkpoint of 200 MB after 20,000 events, to `written`, while 32 tasks append", "VACUUM INTO",
+        "≤ 1.5× its time", takes(_BESIDE, "checkpoint, to written", "VACUUM INTO, synced", 1.5),
+    ),
+    Target(
+        "checkpoint", "the same: what the writers keep of their rate", "before it", "≥ 60 %",
+        value("rate of the writers beside checkpoint, to written, to that before", "{:.0%}", at_least=0.6),
+    ),
+    Target(
+        "checkpoint", "the same: the longest wait of a writer, to `verified`", "—", "≤ 20 ms",
+        value("longest wait of a writer beside checkpoint, to written, ms", "{:.1f} ms", at_most=20),
+    ),
+    Target("checkpoint", "the same, to `verified`", "—", "timed", value("checkpoint, seconds to verified", "{:.2f} s")),
+    *(
+        Target(
+            "checkpoint", f"the next checkpoint after 1 % {what}: {unit}", "the full one", f"≤ {most:.0%}",
+            value(f"next checkpoint, 1 % {what}: {number}, to the first one's", "{:.1%}", at_most=most),
+        )
+        for what in ("rows of all tables changed", "entities updated", "observations added")
+        for unit, number, most in (("bytes", "bytes", 0.1), ("time to `written`", "seconds to written", 0.25))
+    ),
     Target("prove", "`verify`", "—", "≥ 1.5 M events/s, chain and CRC", rate("verify", "verify", 1.5e6)),
+    Target(
+        "restore", "`verify` of a checkpoint's files", "—", "≥ 500 MB/s",
+        rate("verify of a checkpoint", "every byte of it, by sha256", 500e6, unit=(1e6, " MB")),
+    ),
     Target(
         "scale", "`replay --until` on a journal of 10 M events", "the same on 1 M", "equal within noise (≤ 1.25×)",
         value("replay --until, 10^7 events to 10^6", "{:.2f}×", at_most=1.25),
