@@ -139,8 +139,9 @@ class BulkLoader:
             agents = ((name, *agent) for name, agent in self._agents.items())
             self._connection.executemany(_INSERT_AGENT, agents)
             self._flush()
-            idle = self._deferred.settle() + self._deferred.make_indexes()
-        self._connection.execute("COMMIT")
+            idle = self._deferred.settle()
+            self._connection.execute("COMMIT")
+            idle += self._deferred.make_indexes()
         for name, value in self._settings.items():
             self._connection.execute(f"PRAGMA {name}={value}")
         return Applied(applied.events, applied.rows - idle, applied.no_ops + idle)

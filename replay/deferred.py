@@ -6,10 +6,15 @@ Knows rows by id and observations by key; must not know events. See `bulk` for w
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from replay.memory import ENTITY_CHANGES, RELATION_CHANGES
 from replay.schema import create_indexes
+
+_SORT_KIB = 1 << 10  # SQLite's cache, which is also how much it sorts at once
+_IN_FILES = 1  # of temp_store
 
 
 class Deferred:
@@ -81,7 +86,32 @@ class Deferred:
         execute("DROP TABLE dead")
 
     def make_indexes(self) -> int:
-        """Makes the indexes. Where rows break a unique rule the first of each key stands; returns how many do not."""
+        """Makes the indexes, in a transaction of its own. Where rows break a unique rule the first of each key stands;
+        returns how many do not.
+
+        Entries are sorted in runs of a megabyte that stay in a core's cache, which takes half as long as one run in
+        memory. The runs go to SQLite's temporary files; where there is no room for those, memory must do.
+        """
+        with _settings(self._connection, cache_size=-_SORT_KIB, temp_store=_IN_FILES, threads=1):
+            try:
+                return self._in_one_transaction()
+            except sqlite3.OperationalError:
+                pass
+        return self._in_one_transaction()
+
+    def _in_one_transaction(self) -> int:
+        execute = self._connection.execute
+        execute("BEGIN")
+        try:
+            idle = self._make_indexes()
+            execute("COMMIT")
+        except BaseException:
+            if self._connection.in_transaction:
+                execute("ROLLBACK")
+            raise
+        return idle
+
+    def _make_indexes(self) -> int:
         execute = self._connection.execute
         idle = 0
         execute("SAVEPOINT indexes")
@@ -95,3 +125,16 @@ class Deferred:
             create_indexes(self._connection)
         execute("RELEASE indexes")
         return idle
+
+
+@contextmanager
+def _settings(connection: sqlite3.Connection, **wanted: int) -> Iterator[None]:
+    """Settings of a connection, for as long as the body runs. No transaction is open."""
+    before = {name: connection.execute(f"PRAGMA {name}").fetchone()[0] for name in wanted}
+    try:
+        for name, value in wanted.items():
+            connection.execute(f"PRAGMA {name}={value}")
+        yield
+    finally:
+        for name, value in before.items():
+            connection.execute(f"PRAGMA {name}={value}")

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import gc
 import math
+import os
 import random
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -36,6 +39,7 @@ from replay.bulk import BulkLoader, collector_paused
 from replay.digest import state_digest
 from replay.memory import Applied, apply_records
 from replay.schema import TABLES, connect, create
+from tests.loopdisk import missing, tmpfs
 
 
 @pytest.fixture
@@ -223,3 +227,44 @@ def test_the_collector_is_paused_and_left_as_it_was() -> None:
     with pytest.raises(RuntimeError), collector_paused():
         raise RuntimeError
     assert gc.isenabled()
+
+
+# -- indexes ----------------------------------------------------------------------------------------------------------
+
+LOAD = """
+import sqlite3, sys
+from journal.events import EntityCreated, ObservationAdded
+from journal.format import Record
+from replay.bulk import BulkLoader
+from replay.working import connect_private
+
+connection = connect_private(sys.argv[1])
+loader, events = BulkLoader(connection), [EntityCreated("global", "E", "t")]
+events += [ObservationAdded("global", "E", str(number)) for number in range(60_000)]
+loader.add(1, [Record(0, 1, None, None, None, None, None, event) for event in events])
+told = []
+connection.set_trace_callback(told.append)
+applied = loader.finish()
+connection.set_trace_callback(None)
+assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+print(applied.rows, sum("INDEX observations_by_entity" in statement for statement in told))
+"""
+
+
+def loaded(path: Path, temporary: Path) -> str:
+    """What `LOAD` prints in a process whose temporary files are in `temporary`: SQLite asks for it once."""
+    command = [sys.executable, "-c", LOAD, str(path)]
+    environment = os.environ | {"SQLITE_TMPDIR": str(temporary), "PYTHONPATH": str(Path(__file__).parent.parent)}
+    return subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
+
+
+def test_entries_are_sorted_in_temporary_files(tmp_path: Path) -> None:
+    assert loaded(tmp_path / "memory.db", tmp_path) == "60001 1\n"
+    assert os.listdir(tmp_path) == ["memory.db"]
+
+
+@pytest.mark.skipif(missing("tmpfs") is not None, reason=missing("tmpfs") or "")
+def test_where_temporary_files_have_no_room_memory_does(tmp_path: Path) -> None:
+    """A full /tmp must not keep anybody from recovering."""
+    with tmpfs(tmp_path, "size=64k") as small:
+        assert loaded(tmp_path / "memory.db", small) == "60001 2\n"
