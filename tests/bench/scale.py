@@ -13,6 +13,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from math import log10
 from pathlib import Path
 from statistics import median
@@ -65,12 +66,20 @@ RUNS = (
 ONCE = {"first open, memory.db missing"}
 
 
+def make(root: Path, events: int, tell: Callable[[str], None]) -> str:
+    """The data directory with a journal of so many events under `root`, unless it is there already."""
+    data = root / "data"
+    if not data.exists():
+        tell(f"making {events:,} events")
+        make_lengthy(f"{root}/making", events, tail=TAIL)
+        os.rename(f"{root}/making", data)
+    return str(data)
+
+
 def measure(root: Path, events: int, tell: Callable[[str], None], *, once: bool = False) -> dict[str, Any]:
-    """Makes the journal of so many events under `root` and runs everything on it."""
-    data = f"{root}/data"
-    tell(f"making {events:,} events")
-    layout, _ = make_lengthy(data, events, tail=TAIL)
-    storage = RealStorage()
+    """Runs everything on the journal of so many events under `root`, which is made first."""
+    data = make(root, events, tell)
+    layout, storage = Layout.under(data), RealStorage()
     names = sorted(name for name in os.listdir(f"{layout.journal}/segments"))
     log_bytes = sum(storage.size(f"{layout.journal}/segments/{name}") for name in names)
     found: dict[str, Any] = {"bytes": log_bytes, "segments": len(names)}
@@ -140,6 +149,9 @@ def main() -> None:
                         help="where the figures go; those of other lengths stay; default: docs/scale.json")  # fmt: skip
     parser.add_argument("--svg", default=str(DOCS / "scale.svg"), metavar="FILE", help="the picture of all in FILE")
     parser.add_argument("--dir", metavar="DIR", help="a directory on the disk to measure; 10^7 events take 3 GB there")
+    parser.add_argument("--made", metavar="DIR", help="with --make-only: where the journals are left; else: where they "
+                        "are, for one run, which takes long if it has to make them at the priority of measuring")
+    parser.add_argument("--make-only", action="store_true", help="makes the journals under --made and measures nothing")
     parser.add_argument("--once", action="store_true", help="everything once, instead of the median of three")
     parser.add_argument("--rebuild", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -148,18 +160,31 @@ def main() -> None:
         return
     if not TAIL < options.min <= options.max:
         parser.error(f"--min must be above {TAIL:,} and --max not below it")
+    if options.make_only and not options.made:
+        parser.error("--make-only needs --made")
     path = Path(options.json)
     kept: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     sizes = kept.get("sizes", {})
     for power in range(round(log10(options.min)), round(log10(options.max)) + 1):
         events = 10**power
+        tell = partial(print, flush=True)
+        if options.made:
+            place = Path(options.made, str(events))
+            place.mkdir(parents=True, exist_ok=True)
+            make(place, events, tell)
+        if options.make_only:
+            continue
         about = {"when": when(), "commit": commit(), "load": round(os.getloadavg()[0], 1)}
-        with TemporaryDirectory(prefix="journal-scale-", dir=options.dir) as root:
-            found = measure(Path(root), events, lambda text: print(text, flush=True), once=options.once)
+        with TemporaryDirectory(prefix="journal-scale-", dir=options.made or options.dir) as root:
+            if options.made:
+                os.rename(place / "data", Path(root, "data"))  # what is run changes it: another run needs another
+            found = measure(Path(root), events, tell, once=options.once)
         sizes[str(events)] = {**about, **found}
         sizes = dict(sorted(sizes.items(), key=lambda item: int(item[0])))
         path.write_text(json.dumps({"machine": machine(), "sizes": sizes}, indent=1) + "\n")
         Path(options.svg).write_text(picture_of(sizes))
+    if options.make_only:
+        return
     print(f"{options.json}, {options.svg}; make docs puts the figures into docs/performance.md")
 
 
