@@ -9,8 +9,9 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
+import sqlite3
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from tempfile import mkdtemp
@@ -63,7 +64,7 @@ def embeddings(root: Path, *, quick: bool, rounds: int) -> tuple[dict[str, list[
     there = [backend for backend in BACKENDS if is_available(backend)]
     if not there:
         return {}, {}
-    count = 20 if quick else 1000
+    count = 20 if quick else 2000
     history = _History(root, count)
     model = Model(model_path(), backend=there[0])
     model.encode(["first"])  # imports and loads: not what is compared here
@@ -108,7 +109,7 @@ class _History:
             reader = LogReader(self._storage, self.layout.journal)
             build_state(self._storage, self.layout.journal, reader, reader.last_seq, path, vectors=lambda: self._kept)
             with closing(connect(path)) as connection:
-                done = Embedder(model).run(connection, lambda rows: store(connection, rows))
+                done = Embedder(model).run(connection, lambda rows: _store(connection, rows))
         with closing(connect(path)) as connection:
             observed = "SELECT count(*) FROM observations JOIN embeddings USING (text_sha256)"
             (found,) = connection.execute(observed).fetchone()
@@ -124,6 +125,13 @@ class _History:
         with Watch() as watch:
             made = model.encode(ordered)
         return Sample(self.count, watch.seconds, len(made))
+
+
+def _store(connection: sqlite3.Connection, rows: Sequence[Row]) -> None:
+    """In one transaction, as a server does."""
+    connection.execute("BEGIN IMMEDIATE")
+    store(connection, rows)
+    connection.execute("COMMIT")
 
 
 def _rows(model: Model, contents: list[str], vectors: list[bytes]) -> Iterator[Row]:
