@@ -27,13 +27,14 @@ from journal.errors import (
 from journal.events import Event
 from journal.format import RECORD_CONTINUES_GROUP, RECORD_UNCHECKED, Record, generated_op_id
 from journal.log import Appended, Log
-from journal.op_ids import OpIds
+from journal.op_ids import GENERATED, OpIds
 from journal.ticket import GROUP_BYTES_MAX as GROUP_BYTES_MAX
 from journal.ticket import GROUP_RECORDS_MAX as GROUP_RECORDS_MAX
 from journal.ticket import Draft as Draft
 from journal.ticket import Receipt as Receipt
 from journal.ticket import Ticket as Ticket
 from journal.ticket import draft as draft
+from journal.ticket import single as single
 from journal.ticket import ticket as ticket
 from journal.waiting import WaitingRoom
 
@@ -102,7 +103,7 @@ class Committer:
         self._queue.append(request)
 
     def __len__(self) -> int:
-        return len(self._queue) + len(self._taken) + self.waiting
+        return len(self._queue) + len(self._taken) + (0 if self.room is None else len(self.room))
 
     @property
     def waiting(self) -> int:
@@ -124,14 +125,19 @@ class Committer:
         Returns an empty list if nothing was queued. Errors are in the tickets; only an interrupt is raised, after
         every ticket of the batch has its outcome.
         """
-        refused = self._into_room() if self.waiting else []
+        refused = self._into_room() if self.room is not None and len(self.room) else []
         taken = self.settled = self._take()
         if taken:
             try:
                 self._settle(taken)
             finally:
-                self._taken = [request for request in taken if not request.done and not request.waits]
-                self.settled = refused + [request for request in taken if request.done]
+                done = [request for request in taken if request.done]
+                self._taken = (
+                    [request for request in taken if not request.done and not request.waits]
+                    if len(done) < len(taken)
+                    else []
+                )
+                self.settled = refused + done
         elif refused:
             self.settled = refused
         return self.settled
@@ -209,20 +215,22 @@ class Committer:
                 request.error = poisoned
             return
         start, unchecked = machine.mark(), RECORD_UNCHECKED if self.unchecked else 0
-        check, clock, next_seq, last_time = machine.check, self._clock, log.next_seq, log.last_time
+        known = op_ids.seqs
+        check, clock, seq, last_time = machine.check, self._clock, log.next_seq, log.last_time
         records: list[Record] = []
         accepted: list[Ticket] = []
         in_flight: dict[str, Ticket] = {}
         for request in taken:
-            op_id, drafts, seq = request.op_id, request.drafts, next_seq + len(records)
-            mark = None
+            op_id, drafts, first, mark = request.op_id, request.drafts, seq, None
             try:
-                if op_id is not None and (op_id in in_flight or op_ids.may_know(op_id)) and op_ids.has_answer(
-                    request, op_id, in_flight, machine.applied_seq
+                if (
+                    op_id is not None
+                    and (op_id in in_flight or op_id in known or op_id[0] == GENERATED)  # else it is new
+                    and op_ids.has_answer(request, op_id, in_flight, machine.applied_seq)
                 ):
                     continue
-                if request.after_seq is not None and request.after_seq != seq - 1:
-                    raise Refused("moved_on", f"the journal is at seq {seq - 1}, not at {request.after_seq} any more")
+                if request.after_seq is not None and request.after_seq != first - 1:
+                    raise Refused("moved_on", f"the journal is at seq {first - 1}, not at {request.after_seq} any more")
                 if len(drafts) > 1:
                     mark = machine.mark()
                 for item in drafts:
@@ -231,7 +239,7 @@ class Committer:
             except JournalError as error:
                 if mark is not None:  # a single event that is refused counted nothing in
                     machine.rollback(mark)
-                request.error = error
+                request.error, seq = error, first
                 continue
             except CannotTell:
                 machine.rollback(start)
@@ -239,9 +247,11 @@ class Committer:
                     if each.joined is not None and each.joined in accepted:
                         each.joined = None
                 return
-            now = clock()
-            read = None if now >= last_time else now
-            last_time = max(now, last_time)
+            now, read = clock(), None
+            if now >= last_time:
+                last_time = now
+            else:
+                read = now
             if op_id is not None:
                 in_flight[op_id] = request
             flags = unchecked
@@ -307,15 +317,16 @@ class Committer:
     def _receipts(self, accepted: list[Ticket], appended: Appended, records: list[Record]) -> list[list[Receipt]]:
         """Each ticket's receipts. It gets them once the batch is applied: that is what they acknowledge."""
         receipts: list[list[Receipt]] = []
-        chain, epoch, seq, checked = appended.chain.hex(), appended.epoch, appended.first_seq, not self.unchecked
-        at = iter(records)
+        chain, epoch, first, checked = appended.chain.hex(), appended.epoch, appended.first_seq, not self.unchecked
+        at = 0
         for request in accepted:
             op_id = request.op_id
             made: list[Receipt] = []
             for _ in request.drafts:
-                made.append(Receipt(seq, next(at).time, op_id or generated_op_id(epoch, seq), chain, epoch, checked))
+                seq = first + at
+                made.append(Receipt(seq, records[at].time, op_id or generated_op_id(epoch, seq), chain, epoch, checked))
                 op_id = None  # it is the group's, and stands for it at its first record
-                seq += 1
+                at += 1
             receipts.append(made)
         return receipts
 

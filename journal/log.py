@@ -179,7 +179,9 @@ class Log:
             chain = next_chain(self.chain, first_seq, count, payload)
             appended = Appended(first_seq, count, chain, self.epoch)
             if meanwhile is not None:
+                paused = perf_counter_ns()
                 meanwhile(appended)
+                started += perf_counter_ns() - paused
             segment.sync(len(batch))
             if self._watermark is not None:
                 self._watermark.advance(Mark(first_seq + count - 1, chain, self.epoch))
@@ -217,6 +219,8 @@ class Log:
         if full:
             segment = self._next_segment()
         assert segment is not None
+        if segment.offset + length <= segment.filled:
+            return segment
         try:
             segment.reserve(length, self._reserve_bytes)
         except NoSpace:

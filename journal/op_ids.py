@@ -20,21 +20,23 @@ from journal.ticket import Draft, Receipt, Ticket
 
 OP_ID_WINDOW = 100_000
 
+GENERATED = "e"  # what those that the journal generates begin with
 _GENERATED = re.compile(r"e(\d{1,10})-(\d{1,20})")
 
 
 class OpIds:
-    """Which operations of one log are remembered. Without `remember` none is: for what no caller can retry."""
+    """Which operations of one log are remembered: ``seqs`` has the seq of each. Without `remember` none is: for what no
+    caller can retry."""
 
     def __init__(self, log: Log, *, remember: bool = True) -> None:
         self._log = log
-        self._seqs = _read(log) if remember else {}  # op_id → seq, oldest first
+        self.seqs = _read(log) if remember else {}  # op_id → seq, oldest first
         self._past: LogReader | None = None  # for retries, as long as one batch lasts
         self._past_batch: Batch | None = None
 
     def remember(self, accepted: Sequence[Ticket], seq: int) -> None:
         """Takes in the tickets of a batch that is durable and began at `seq`; the oldest go beyond the window."""
-        known = self._seqs
+        known = self.seqs
         for request in accepted:
             if request.op_id is not None:
                 known[request.op_id] = seq
@@ -50,10 +52,6 @@ class OpIds:
         """The batch is over: the log goes on, and what was read of it for retries is not the whole any more."""
         self._past = self._past_batch = None
 
-    def may_know(self, op_id: str) -> bool:
-        """False only where no earlier event has it. For the many that are new."""
-        return op_id in self._seqs or op_id.startswith("e")
-
     def has_answer(self, request: Ticket, op_id: str, in_flight: Mapping[str, Ticket], applied_seq: int) -> bool:
         """Whether the op_id was used before: by an earlier event, or by one in this very batch. Then the ticket has
         its receipts, its error, or what it joined.
@@ -67,9 +65,9 @@ class OpIds:
             else:
                 request.error = _reused(op_id)
             return True
-        seq = self._seqs.get(op_id)
+        seq = self.seqs.get(op_id)
         if seq is None:
-            match = _GENERATED.fullmatch(op_id) if op_id.startswith("e") else None
+            match = _GENERATED.fullmatch(op_id) if op_id.startswith(GENERATED) else None
             if match is None:
                 return False
             seq = self._generated_seq(int(match[1]), int(match[2]))

@@ -13,6 +13,7 @@ from journal.storage import File, Storage
 
 FILL_BYTES_MIN = 64 << 10
 FILL_BYTES_MAX = 4 << 20
+FILL_BATCHES = 128
 
 _NAME = re.compile(r"(\d{16})-(\d{6,})(\.seg|\.pack)")
 PLAIN, PACKED = ".seg", ".pack"
@@ -95,13 +96,14 @@ class SegmentWriter:
     def reserve(self, length: int, reserve_bytes: int) -> None:
         """Makes sure that `length` bytes at `offset` are zero-filled and durable.
 
-        The file grows by as much as it has, between 64 KiB and 4 MiB; on a nearly full disk by what is needed. Raises
-        NoSpace, before any batch was touched, where even that cannot be had or would eat into `reserve_bytes`.
+        The file grows by as much as it has, or as `FILL_BATCHES` of this length take, between 64 KiB and 4 MiB: a batch
+        that waits for one more sync is to be rare. On a nearly full disk it grows by what is needed. Raises NoSpace,
+        before any batch was touched, where even that cannot be had or would eat into `reserve_bytes`.
         """
         needed = self.offset + length - self.filled
         if needed <= 0:
             return
-        wanted = max(needed, min(max(self.filled, FILL_BYTES_MIN), FILL_BYTES_MAX))
+        wanted = max(needed, min(max(self.filled, FILL_BYTES_MIN, FILL_BATCHES * length), FILL_BYTES_MAX))
         free = self._storage.free_bytes(self.path)
         for grow in (-(-wanted // FILL_BYTES_MIN) * FILL_BYTES_MIN, -(-needed // 4096) * 4096):
             if free - grow < reserve_bytes:

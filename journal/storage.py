@@ -89,15 +89,11 @@ else:
 
 @cache
 def _write_ahead() -> Callable[[int, int, int, int], int]:
-    """sync_file_range(2): starts writing a range of a file's pages to the disk, and returns. Python does not offer it.
-
-    It is no sync: neither does it wait, nor do the drive's cache and the file's length hear of it.
-    """
+    """sync_file_range(2), which Python does not offer: starts writing pages of a file to the disk. It is no sync: it
+    does not wait, and the drive's cache does not hear of it."""
     import ctypes  # only a writer needs it
 
-    call = getattr(ctypes.CDLL(None), "sync_file_range", None)
-    if call is None:
-        return lambda fd, offset, length, flags: -1
+    call: Any = getattr(ctypes.CDLL(None), "sync_file_range", lambda *_: -1)  # macOS has none
     call.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
     return cast("Callable[[int, int, int, int], int]", call)
 
@@ -163,7 +159,7 @@ class RealLock:
     """flock(2) on a file that is never deleted, so that two holders can never lock two different inodes.
 
     A writer looks at it before each batch. So the content is read again only when `is_held` saw the file's times or
-    length change; and each time within `_TIMES_SETTLE_NS` of a change, since another one could have the same times.
+    length change; and each time as long as another change could have the same times.
     """
 
     __slots__ = ("_content", "_identity", "_owner", "_read_at", "_seen", "fd", "path")
@@ -183,7 +179,7 @@ class RealLock:
         seen = self._seen
         if seen is None or seen != self._read_at:
             self._content = RealFile(self.fd, self.path).read_at(0, 65536)
-            self._read_at = seen if seen and time_ns() - seen[1] > _TIMES_SETTLE_NS else None
+            self._read_at = seen if seen and _has_settled(seen[1]) else None
         return self._content
 
     def write(self, data: bytes) -> None:
@@ -211,7 +207,11 @@ class RealLock:
 
 
 _LOCKS: set[RealLock] = set()
-_TIMES_SETTLE_NS = 2_000_000_000  # no file system that can lock stamps more coarsely
+
+
+def _has_settled(changed_ns: int) -> bool:
+    """Whether a file's next change gets another time: clocks of files tick every 10 ms, or in seconds: not believed."""
+    return changed_ns % 1_000_000_000 != 0 and time_ns() - changed_ns > 100_000_000
 
 
 def _leave_to_parent() -> None:

@@ -49,15 +49,12 @@ class Pace:
     a rare hiccup is served inline nearly always, one that is slow practically never.
     """
 
-    __slots__ = ("_left", "_sentence")
+    __slots__ = ("_left", "_sentence", "inline")
 
     def __init__(self) -> None:
+        self.inline = True
         self._left = 0
         self._sentence = THREADED_MIN
-
-    @property
-    def inline(self) -> bool:
-        return self._left <= 0
 
     def note(self, sync_ns: int) -> None:
         """Takes note of one batch."""
@@ -68,6 +65,7 @@ class Pace:
             self._left -= 1
             if self._left < -self._sentence:  # as many fast ones inline: the last hiccup is forgotten
                 self._left, self._sentence = 0, max(self._sentence // 2, THREADED_MIN)
+        self.inline = self._left <= 0
 
 
 class Core:
@@ -99,7 +97,7 @@ class Core:
     @property
     def prefers_inline(self) -> bool:
         """True while syncs are fast enough to be done by an event loop without a thread's switches."""
-        return self._pace.inline and not self.away
+        return self._pace.inline and not isinstance(self.state, Away)
 
     @property
     def away(self) -> str:

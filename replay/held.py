@@ -7,6 +7,7 @@ and digests; must not know events, nor what is still pending. Whoever changes ro
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterable
 
 ENTITY_MAX = 4096
 """An entity with more observations is asked for each of them by itself: reading them all would take a millisecond."""
@@ -20,19 +21,20 @@ _OVERHEAD = 8  # what an empty set weighs, in digests
 
 
 class Held:
-    """Digests are SHA-256 of the texts, 32 bytes."""
+    """Digests are SHA-256 of the texts, 32 bytes. ``entities`` are those that are known, by id, each with all of its
+    digests, or None: it has too many."""
 
-    __slots__ = ("_entities", "_weight")
+    __slots__ = ("_weight", "entities")
 
     def __init__(self) -> None:
-        self._entities: dict[int, set[bytes] | None] = {}  # None: too many
+        self.entities: dict[int, set[bytes] | None] = {}
         self._weight = 0
 
     def has(self, connection: sqlite3.Connection, entity_id: int, digest: bytes) -> bool:
         """Whether memory.db holds this observation. Raises sqlite3.Error."""
-        held = self._entities.get(entity_id)
+        held = self.entities.get(entity_id)
         if held is None:
-            if entity_id not in self._entities:
+            if entity_id not in self.entities:
                 found = {row[0] for row in connection.execute(_ALL, (entity_id, ENTITY_MAX + 1))}
                 few = len(found) <= ENTITY_MAX
                 self._hold(entity_id, found if few else None)
@@ -43,39 +45,40 @@ class Held:
 
     def begins(self, entity_id: int) -> None:
         """This entity was just created: it has no observations yet."""
-        if entity_id in self._entities:
+        if entity_id in self.entities:
             self._drop(entity_id)
         self._hold(entity_id, set())
 
-    def note(self, entity_id: int, digest: bytes, there: bool) -> None:
-        """This observation was added to memory.db, or removed from it."""
-        held = self._entities.get(entity_id)
-        if held is None or (digest in held) is there:
-            return  # not known, or too many: then each is asked for, and still is when some of them go
-        if not there:
-            held.remove(digest)
-            self._weight -= 1
-        elif len(held) < ENTITY_MAX:
-            held.add(digest)
-            self._weight += 1
-            if self._weight > HELD_MAX:
-                self._forget_oldest()
-        else:
-            self._drop(entity_id)
-            self._hold(entity_id, None)
+    def note(self, changes: Iterable[tuple[tuple[int, bytes], bool]]) -> None:
+        """These observations, by entity and digest, were added to memory.db (True) or removed from it."""
+        for (entity_id, digest), there in changes:
+            held = self.entities.get(entity_id)
+            if held is None or (digest in held) is there:
+                continue  # not known, or too many: then each is asked for, and still is when some of them go
+            if not there:
+                held.remove(digest)
+                self._weight -= 1
+            elif len(held) < ENTITY_MAX:
+                held.add(digest)
+                self._weight += 1
+            else:
+                self._drop(entity_id)
+                self._hold(entity_id, None)
+        if self._weight > HELD_MAX:
+            self._forget_oldest()
 
     def forget(self) -> None:
-        self._entities.clear()
+        self.entities.clear()
         self._weight = 0
 
     def _hold(self, entity_id: int, digests: set[bytes] | None) -> None:
-        self._entities[entity_id] = digests
+        self.entities[entity_id] = digests
         self._weight += _OVERHEAD + len(digests or ())
         self._forget_oldest()
 
     def _drop(self, entity_id: int) -> None:
-        self._weight -= _OVERHEAD + len(self._entities.pop(entity_id) or ())
+        self._weight -= _OVERHEAD + len(self.entities.pop(entity_id) or ())
 
     def _forget_oldest(self) -> None:
-        while self._weight > HELD_MAX and self._entities:
-            self._drop(next(iter(self._entities)))
+        while self._weight > HELD_MAX and self.entities:
+            self._drop(next(iter(self.entities)))

@@ -15,10 +15,10 @@ import anyio
 import anyio.lowlevel
 import anyio.to_thread
 
-from journal.commit import Draft, Receipt, Ticket, draft, ticket
+from journal.commit import Draft, Receipt, Ticket, draft, single, ticket
 from journal.errors import Poisoned, Refused
 from journal.events import ConfigRemoved, ConfigWritten, Event
-from journal.limits import refuse_reserved
+from journal.limits import RESERVED, refuse_reserved
 from replay.background import Background
 from replay.core import Core
 from replay.delivery import Messages, SyncMessages
@@ -121,7 +121,9 @@ class Hook:
         """
         traced = self.core.tracing.tracer()
         if traced is None:
-            request = ticket((_draft(event, agent, actor, traceparent),), op_id)
+            if type(event) in RESERVED:
+                refuse_reserved(event)
+            request = single(event, agent, actor, traceparent, op_id)
             await self._queued(request)
             return request.result()[0]
         with self.core.appending(traced, (event,), agent, traceparent) as span:
@@ -221,7 +223,7 @@ class Hook:
                 else:
                     settled = await anyio.to_thread.run_sync(core.commit_locked, limiter=self._thread)
                 self._answer(settled)
-                if core.committer.waiting and not settled:  # the disk is full, and nothing else is to be done meanwhile
+                if not settled and core.committer.waiting:  # the disk is full, and nothing else is to be done meanwhile
                     if self._open:
                         await anyio.sleep(FULL_PAUSE_SECONDS)
                     else:

@@ -29,7 +29,7 @@ from replay.memory import Applied, apply_records
 from replay.rebuild import generations_of
 from replay.schema import Position
 from replay.tracing import database_span
-from replay.validate import Validator
+from replay.validate import RULES, Validator
 
 if TYPE_CHECKING:
     from replay.agent_format import Mode
@@ -117,7 +117,8 @@ class LiveState:
         try:
             if type(event) is ConfigWritten:
                 self._check_config(event)
-            self._validator.check(event, seq)
+            if (rule := RULES.get(type(event))) is not None:  # `Validator.check`, without the call
+                rule(self._validator, event, seq)
         except sqlite3.Error as error:  # nothing is written yet: no reason to doubt the journal
             self._note_loss(error)
             if self.lost is not None and self.can_leave:
@@ -179,7 +180,7 @@ class LiveState:
                 self._note_loss(error)
                 raise sqlite_fault(error, self.generation) from error
             return
-        if _needs_rebuild(records):
+        if not self._staged and _needs_rebuild(records):
             raise EnvironmentFault("a restore needs a rebuild", hint="open the server again")
         try:
             try:
@@ -197,7 +198,8 @@ class LiveState:
             raise
         self._settled(appended.first_seq + appended.count - 1)
         self._note_agents(records)
-        self._materialise(records[-1].time)
+        if self.unwritten:
+            self._materialise(records[-1].time)
         self._batches += 1
         if self._batches % _LOOK_EVERY == 0:
             self.look()
@@ -323,7 +325,7 @@ class LiveState:
 
     def _notice_foreign_writes(self) -> None:
         """Another program's commit changes data_version on this connection: what was cached may be wrong now."""
-        version = self._read_data_version()
+        (version,) = self.connection.execute("PRAGMA data_version").fetchone()
         if version != self._data_version:
             self._data_version = version
             self.foreign_writes += 1

@@ -73,6 +73,10 @@ class Validator:
         self._messages: _Table = {}  # (conversation id, message id)
         self._message_ids: _Table = {}
         self._agents: _Table = {}
+        self._overlay = (
+            self._entities, self._cleared, self._observations, self._relations, self._messages, self._message_ids,
+            self._agents,
+        )  # fmt: skip
         self._folded: dict[str, set[str]] | None = None
         # Each change of the overlay, oldest first: seq, table, key, the value before. `settle` trims it in front and
         # `rollback` cuts it behind; marks count from the first change ever, so that trimming does not move them.
@@ -83,8 +87,8 @@ class Validator:
 
     def check(self, event: Event, seq: int) -> None:
         """Accepts the event, which will get this seq, and counts its effect in; or raises Refused."""
-        if (check := _CHECKS.get(type(event))) is not None:
-            check(self, event, seq)
+        if (rule := RULES.get(type(event))) is not None:
+            rule(self, event, seq)
 
     def reading(self) -> AbstractContextManager[None]:
         """To be held around the checks of a batch: outside, each look into memory.db is a read transaction of its own,
@@ -117,7 +121,7 @@ class Validator:
         if not pending:
             self._hold_applied()
             self._drop_overlay()
-        elif sum(map(len, self._overlay())) > OVERLAY_MAX:
+        elif sum(map(len, self._overlay)) > OVERLAY_MAX:
             self._held.forget()  # what is pending goes on top of what the overlay says was applied
             effects = [(table, key, table[key]) for _, table, key, _ in pending]
             self._drop_overlay()
@@ -130,8 +134,7 @@ class Validator:
         for entity_id in self._entities.values():
             if entity_id is not None:
                 held.begins(entity_id)
-        for (entity_id, digest), there in self._observations.items():
-            held.note(entity_id, digest, there)
+        held.note(self._observations.items())
 
     def forget(self, connection: sqlite3.Connection | None = None) -> None:
         """Believes nothing that memory.db said before: it was restored, swapped (for `connection`), or written to."""
@@ -172,13 +175,20 @@ class Validator:
         return cast(bool, effect)
 
     def _observation(self, event: ObservationAdded | ObservationRemoved) -> tuple[tuple[int, bytes], bool]:
-        """The key of an observation, and whether it is there."""
-        entity_id, digest = self._needed_entity(event.scope, event.entity), sha256(event.content.encode()).digest()
+        """The key of an observation, and whether it is there. Most events ask this: the nearest goes first."""
+        entity_id = self._ids.get((event.scope, event.entity))
+        if entity_id is None:
+            entity_id = self._needed_entity(event.scope, event.entity)
+        digest = sha256(event.content.encode()).digest()
         key = (entity_id, digest)
         effect = self._observations.get(key)
-        if effect is None:  # memory.db does not even hold an entity that is newer than what was applied
-            effect = entity_id <= self._applied_seq and self._held.has(self._connection, entity_id, digest)
-        return key, effect
+        if effect is not None:
+            return key, effect
+        held = self._held.entities.get(entity_id)
+        if held is not None:
+            return key, digest in held
+        # memory.db does not even hold an entity that is newer than what was applied
+        return key, entity_id <= self._applied_seq and self._held.has(self._connection, entity_id, digest)
 
     def _relation(
         self, event: RelationCreated | RelationUpdated | RelationDeleted
@@ -196,12 +206,8 @@ class Validator:
         self._pending.append((seq, table, key, table.get(key, _ABSENT)))
         table[key] = value
 
-    def _overlay(self) -> tuple[_Table, ...]:
-        memory = (self._entities, self._cleared, self._observations, self._relations)
-        return (*memory, self._messages, self._message_ids, self._agents)
-
     def _drop_overlay(self) -> None:
-        for table in self._overlay():
+        for table in self._overlay:
             table.clear()
 
     # -- one rule an event type ---------------------------------------------------------------------------------------
@@ -229,7 +235,8 @@ class Validator:
         key, there = self._observation(event)
         if there:
             raise Refused("already_exists", f"entity {event.entity!r} has this observation already: {_brief(event)}")
-        self._set(seq, self._observations, key, True)
+        self._pending.append((seq, self._observations, key, self._observations.get(key, _ABSENT)))
+        self._observations[key] = True
 
     def _observation_removed(self, event: ObservationRemoved, seq: int) -> None:
         key, there = self._observation(event)
@@ -296,7 +303,7 @@ class Validator:
 
 def may_refer(event: Event) -> bool:
     """Whether events of this type are held against the state at all."""
-    return type(event) in _CHECKS
+    return type(event) in RULES
 
 
 _RELATION = "SELECT 1 FROM relations WHERE from_entity_id = ? AND to_entity_id = ? AND relation_type = ?"
@@ -313,7 +320,7 @@ def _arrow(event: RelationCreated | RelationUpdated | RelationDeleted) -> str:
     return f"relation {event.from_entity!r} -{event.relation_type}-> {event.to_entity!r}"
 
 
-_CHECKS: dict[type[Any], Callable[[Validator, Any, int], None]] = {
+RULES: dict[type[Any], Callable[[Validator, Any, int], None]] = {
     EntityCreated: Validator._entity_created,
     EntityUpdated: Validator._entity_updated,
     EntityDeleted: Validator._entity_deleted,

@@ -7,7 +7,8 @@ call and wraps a queue of futures around the one that is needed; with hundreds o
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator, Iterable
+import types
+from collections.abc import Awaitable, Generator, Iterable
 from typing import Any, Protocol
 
 import anyio
@@ -29,7 +30,7 @@ class Waiting(Protocol):
         """Lets the tasks that await them go on. Once is enough; more often does nothing."""
         ...
 
-    async def turn(self) -> None:
+    def turn(self) -> Awaitable[None]:
         """Lets every task that is ready run once."""
         ...
 
@@ -54,8 +55,11 @@ class _Futures:
             if not waiter.done():  # nor cancelled
                 waiter.set_result(None)
 
-    async def turn(self) -> None:
-        await asyncio.sleep(0)
+    @staticmethod
+    @types.coroutine
+    def turn() -> Generator[None, None, None]:
+        """What `asyncio.sleep(0)` comes to."""
+        yield
 
 
 class _Event:

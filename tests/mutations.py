@@ -68,7 +68,9 @@ MUTATIONS = (
              "            chain = next_chain(self.chain, first_seq, count, payload)\n"
              "            appended = Appended(first_seq, count, chain, self.epoch)\n"
              "            if meanwhile is not None:\n"
+             "                paused = perf_counter_ns()\n"
              "                meanwhile(appended)\n"
+             "                started += perf_counter_ns() - paused\n"
              "            segment.sync(len(batch))\n",
              "            segment.sync(0)\n"
              "            segment.begin(batch)\n"

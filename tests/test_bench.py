@@ -57,7 +57,7 @@ def test_the_quick_run_counts_everything_again_and_reports_it(tmp_path: Path) ->
             assert row["name"] in done.stdout
     for tasks in (1, 32, 256):
         assert [row["operations"] for row in report.sections[_title("append", tasks)]["rows"]] == [
-            8 * tasks, 8 * tasks, 16, 8 * tasks,
+            8 * tasks, 8 * tasks, 8 * tasks, 16, 8 * tasks,
         ]  # fmt: skip
     assert {row["operations"] for row in report.sections["rebuild"]["rows"]} == {1400}
     assert list(tmp_path.iterdir()) == [report_path]

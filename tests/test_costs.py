@@ -5,19 +5,23 @@ A regression in speed that matters shows here first; time itself is measured by 
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from itertools import pairwise
 from pathlib import Path
 from threading import Thread
+from types import FrameType
+from typing import Any
 
 import anyio
 import pytest
 
+from journal import storage
 from journal.commit import Committer, Ticket, draft, ticket
 from journal.events import EntityCreated, EntityUpdated, Event, ObservationAdded, RelationCreated
 from journal.format import BATCH_HEADER_BYTES, TRAILER_BYTES, Record
@@ -26,6 +30,7 @@ from journal.reader import LogReader
 from journal.storage import RealStorage
 from recovery import open_server, open_server_sync
 from recovery.setup import initialise
+from replay.core import Pace
 from replay.live import FOLD_BYTES
 from replay.memory import apply_records
 from replay.schema import connect
@@ -36,6 +41,7 @@ from tests.simdisk import SimDisk
 
 JOURNAL = "/data/journal"
 TEXT = "x" * 120
+ROOMS = tuple(str(Path(__file__).resolve().parent.parent / room) for room in ("journal", "replay"))
 
 
 @contextmanager
@@ -278,3 +284,77 @@ def test_an_append_without_an_sdk_asks_twice_and_that_is_all_that_telemetry_cost
     assert 0 < looks <= 0.5
     assert 2 < of_telemetry <= 3
     assert of_telemetry / every <= 0.02, "of the calls that the interpreter makes for an append"
+
+
+# -- Python -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def inline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However slow the disk is, since what a thread does is not counted; and as when the log was open for a while."""
+    monkeypatch.setattr(Pace, "note", lambda *_: None)
+    monkeypatch.setattr(storage, "_has_settled", lambda _: True)
+
+
+def appended(path: Path, tasks: int, rounds: int, during: Callable[[], AbstractContextManager[object]]) -> None:
+    """So many tasks append `rounds` observations each, with op_ids, after as many that nobody counts."""
+    initialise(str(path))
+
+    async def serve() -> None:
+        async with open_server(path, background=False) as hook:
+            await hook.append(EntityCreated("global", "Acme", "company"))
+
+            async def write(number: int, part: str) -> None:
+                for index in range(rounds):
+                    event = ObservationAdded("global", "Acme", f"{part} {number}-{index} {TEXT}")
+                    await hook.append(event, agent="sales", op_id=f"{part}-{number}-{index}")
+
+            for part, counted in (("before", nullcontext), ("during", during)):
+                with counted():
+                    async with asyncio.TaskGroup() as group:
+                        for number in range(tasks):
+                            group.create_task(write(number, part))
+
+    asyncio.run(serve())
+
+
+@pytest.mark.parametrize(("tasks", "most"), [(1, 78), (32, 22.5), (256, 21)])
+def test_calls_of_an_append(inline: None, tmp_path: Path, tasks: int, most: float) -> None:
+    """Functions of the project that an event goes through, with its share of the batch's: time, without a clock."""
+    calls: Counter[str] = Counter()
+
+    @contextmanager
+    def profiled() -> Iterator[None]:
+        def note(frame: FrameType, event: str, _: object) -> None:
+            code = frame.f_code
+            if event == "call" and code.co_filename.startswith(ROOMS) and not code.co_name.startswith("<"):
+                calls[f"{code.co_filename}:{code.co_name}"] += 1
+
+        sys.setprofile(note)
+        try:
+            yield
+        finally:
+            sys.setprofile(None)
+
+    appended(tmp_path / "data", tasks, 8, profiled)
+    assert calls.total() / (8 * tasks) <= most, calls.most_common(30)
+
+
+def test_one_pass_of_the_loop_serves_a_whole_batch(
+    inline: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """64 tasks, 8 batches: no thread wakes the loop, and it asks for events once a batch, not once an event."""
+    counts: Counter[str] = Counter()
+
+    @contextmanager
+    def counted() -> Iterator[None]:
+        loop: Any = asyncio.get_running_loop()
+        select = loop._selector.select
+        monkeypatch.setattr(loop._selector, "select", lambda timeout: counts.update(["select"]) or select(timeout))
+        monkeypatch.setattr(loop, "call_soon_threadsafe", lambda *_, **__: counts.update(["woken by a thread"]))
+        yield
+        monkeypatch.undo()
+
+    appended(tmp_path / "data", 64, 8, counted)
+    assert counts["woken by a thread"] == 0
+    assert 8 <= counts["select"] <= 8 + 6

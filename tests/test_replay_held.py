@@ -58,11 +58,11 @@ def test_it_answers_as_memory_db_would(
         if rng.random() < 0.6:
             there = rng.random() < 0.6
             change(connection, entity_id, digest, there)
-            known.note(entity_id, digest, there)
+            known.note([((entity_id, digest), there)])
         elif rng.random() < 0.02:
             known.forget()
         assert known.has(connection, entity_id, digest) is is_there(connection, entity_id, digest)
-        assert known._weight == sum(8 + len(each or ()) for each in known._entities.values())
+        assert known._weight == sum(8 + len(each or ()) for each in known.entities.values())
         assert known._weight <= held_max
 
 

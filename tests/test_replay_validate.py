@@ -276,5 +276,5 @@ def test_small_bounds_change_nothing_but_how_often_memory_db_is_asked(
         writer.accept(entity(name), ObservationAdded("global", name, "x"))
         writer.apply(len(writer.events) - writer.applied - 1)
         writer.refuse(ObservationAdded("global", name, "x"), "already_exists")
-        assert sum(map(len, writer.validator._overlay())) == 1
+        assert sum(map(len, writer.validator._overlay)) == 1
         assert len(writer.validator._ids) <= 2

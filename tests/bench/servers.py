@@ -30,7 +30,8 @@ class Unapplied(LiveState):
     """Validates against memory.db as ever, and leaves it to a later catch-up to apply: the journal's path alone."""
 
     def stage(self, appended: Appended, records: Sequence[Record]) -> None:
-        """Nothing."""
+        """Ends the snapshot while the disk is at work: there is nothing to be written into it."""
+        self.end()
 
     def apply(self, appended: Appended, records: Sequence[Record]) -> None:
         self._settled(appended.first_seq + appended.count - 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from journal.format import Record, encode_record
+from tests.bench.floor import run_floor
 from tests.bench.foreign import Peers
 from tests.bench.peers import START, run_grouped_log, run_raw, run_sqlite_log, run_sqlite_memory
 from tests.bench.servers import run_hook
@@ -27,6 +28,7 @@ def append(root: Path, *, quick: bool, rounds: int) -> dict[str, list[Result]]:
                 f"raw write + fdatasync, {tasks} a sync",
                 lambda t=tasks, n=ours: run_raw(root, t, n // t * t, size),
             ),
+            Contender("asyncio alone, prebuilt records", lambda t=tasks, n=ours: run_floor(root, t, n, size)),
             Contender("SQLite WAL FULL, one connection", lambda t=tasks, n=single: run_sqlite_log(root, t, n)),
             Contender("SQLite WAL FULL, group-commit thread", lambda t=tasks, n=ours: run_grouped_log(root, t, n)),
         ]
