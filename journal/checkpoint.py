@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal, NamedTuple
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from journal.errors import Corrupt, DataError, Locked
 from journal.format import HEADER_BYTES_MAX, KIND_MANIFEST, PROLOGUE_BYTES, decode_file, encode_header
@@ -45,10 +46,13 @@ class Part(msgspec.Struct, frozen=True):
 
 
 class Whole(msgspec.Struct, frozen=True):
-    """The file that the parts make: its length, and the SHA-256 of the SHA-256 of each of its pieces (`PART_BYTES`)."""
+    """The file that the parts make: its length, and the SHA-256 of the SHA-256 of each of its pieces (`PART_BYTES`).
+
+    Like a digest, that is empty in a manifest that is only written.
+    """
 
     length: Count
-    sha256: Hex32
+    sha256: Digest
 
 
 def whole_of(length: int, pieces: Iterable[bytes]) -> Whole:
@@ -80,7 +84,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     latest: dict[str, Count] | None = None
     counts: dict[str, Count] = {}
     parts: list[Part] = []
-    whole: Whole | msgspec.UnsetType = msgspec.UNSET  # unset in a manifest from before there were deltas
+    whole: Whole | UnsetType = UNSET  # unset in a manifest from before there were deltas
 
     def of_kind(self, kind: str) -> list[Part]:
         return [part for part in self.parts if part.kind == kind]
@@ -284,7 +288,7 @@ def decode_manifest(data: bytes, path: str) -> Manifest:
         raise Corrupt(f"manifest cannot be decoded: {error}", path=path, offset=PROLOGUE_BYTES) from error
     if path.rsplit("/", 1)[1] != f"{manifest.seq:016d}{MANIFEST_SUFFIX}":
         raise Corrupt(f"manifest of seq {manifest.seq} under another name", path=path, hint=_HINT)
-    if manifest.state == "verified" and not manifest.digest:
+    if manifest.state == "verified" and not (manifest.digest and (manifest.whole is UNSET or manifest.whole.sha256)):
         raise Corrupt("a verified checkpoint without a digest", path=path, hint=_HINT)
     return manifest
 

@@ -19,7 +19,6 @@ from journal.errors import Corrupt
 PAGE_BYTES = 4096
 GROUP_PAGES_MAX = 256
 _WINDOW_LOG = 21  # a dictionary and the pages it tells, 1 MiB each
-_LEVEL = 3
 
 _COUNT = struct.Struct("<H")
 _PAGE = struct.Struct("<II")
@@ -48,9 +47,10 @@ def encode_group(entries: Sequence[Entry], pages: bytes, sources: bytes) -> byte
     import zstandard  # costs 10 ms, and few commands read a checkpoint
 
     dictionary = zstandard.ZstdCompressionDict(sources, dict_type=zstandard.DICT_TYPE_RAWCONTENT) if sources else None
-    parameters = zstandard.ZstdCompressionParameters.from_level(
-        _LEVEL, window_log=_WINDOW_LOG, source_size=len(pages), dict_size=len(sources), write_content_size=True
-    )
+    parameters = zstandard.ZstdCompressionParameters(
+        window_log=_WINDOW_LOG, strategy=zstandard.STRATEGY_FAST, hash_log=17, chain_log=16, search_log=1, min_match=5,
+        target_length=1, write_content_size=True,
+    )  # fmt: skip
     frame = zstandard.ZstdCompressor(dict_data=dictionary, compression_params=parameters).compress(pages)
     table = b"".join(_PAGE.pack(*entry) for entry in entries)
     return _COUNT.pack(len(entries)) + table + _LENGTH.pack(len(frame)) + frame

@@ -10,26 +10,31 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, replace
 from time import perf_counter
 
 import msgspec
 
-from journal.checkpoint import KIND_EMBEDDINGS, CheckpointStore, Manifest, Part, PassedOver
+from journal.checkpoint import KIND_EMBEDDINGS, CheckpointStore, Manifest, Part, PassedOver, Whole
 from journal.errors import Corrupt, DataError, EnvironmentFault
 from journal.reader import LogReader
 from journal.storage import Storage
 from replay.catchup import check_position
 from replay.digest import DIGEST_VERSION, Leaves, digest_of, state_digest, state_leaves
+from replay.drafts import Unfit, can_draft, drafted
 from replay.embedding_parts import save_embeddings
 from replay.engine import Progress, build_state
 from replay.faults import sqlite_fault
-from replay.history import read_history
+from replay.history import History, read_history
 from replay.latest import read_latest
 from replay.layout import Layout
 from replay.leaves import KIND_LEAVES, rows_by_table, save_leaves
-from replay.memory_parts import assemble, cut
+from replay.memory_parts import Cut, assemble, cut
+from replay.page_delta import TooLarge
 from replay.reader import open_reader
+from replay.records import RememberingReader, position_at
 from replay.schema import PROJECTION_VERSION, Position, read_position
+from replay.timeline import event_count, lineage_from
 from replay.vouching import refusal
 from replay.working import connect_finished, discard
 
@@ -86,7 +91,7 @@ def make_checkpoint(
     the parts read back differently than they were built.
     """
     started = perf_counter()
-    reader = LogReader(storage, layout.journal)  # before anything is made: there may be no journal here
+    reader = RememberingReader(storage, layout.journal)  # before anything is made: there may be no journal here
     checkpoints = CheckpointStore(storage, f"{layout.journal}/checkpoints")
     with checkpoints.exclusive(), _work_directory(checkpoints) as work:
         checkpoints.remove([manifest for manifest in checkpoints.manifests() if manifest.state != "verified"])
@@ -100,47 +105,121 @@ def make_checkpoint(
             reader.raise_for_end()  # a checkpoint that ends where the damage begins would pass for the journal's end
             target_seq = reader.last_seq if live.seq is None else live.seq
             history = read_history(reader, checkpoints, target_seq)
-            built = build_state(
-                storage, layout.journal, reader, target_seq, f"{work}/next.db", progress,
-                history=history, embeddings=False, draft=True,
-            )  # fmt: skip
-            seq = built.position.seq
-            base = next((each for each in verified if each.seq == built.base_seq), None)
-            parts, whole, written = cut(checkpoints, built.path, base)
-            manifest = Manifest(
-                journal_id=built.position.journal_id, seq=seq, chain=built.position.chain, epoch=built.position.epoch,
-                time=clock(), digest="", digest_version=DIGEST_VERSION, projection_version=PROJECTION_VERSION,
-                restores=[(restore.seq, restore.to_seq) for restore in history.restores], tags=history.tags,
-                latest=read_latest(reader, checkpoints, seq), parts=[*parts, *live.vectors], whole=whole,
-            )  # fmt: skip
-            if base is None or base.seq != seq:
-                checkpoints.publish(manifest)  # else one of this seq is on the ladder, and stays there until replaced
-            written_seconds = perf_counter() - started
-            discard(storage, built.path)
+            making = _Making(checkpoints, reader, history, target_seq, live.vectors, verified, work, clock, progress)
+            made = making.by_draft(last, scan_live) or making.by_build(storage, layout)
             scan_live()
-        leaves = _prove(checkpoints, manifest, f"{work}/proof.db")
+        try:
+            leaves, whole = _prove(checkpoints, made.manifest, f"{work}/proof.db")
+        except Corrupt:
+            if not made.drafted:
+                raise
+            making.withdraw(made)  # what it was made of had rotted where only its pages were packed against
+            made = making.by_build(storage, layout)
+            leaves, whole = _prove(checkpoints, made.manifest, f"{work}/proof.db")
+        manifest, base, seq = made.manifest, made.base, made.manifest.seq
         digest = digest_of(leaves)
         if base is not None and base.seq == seq and digest != base.digest:
             raise _unproven(checkpoints, manifest, f"the checkpoint reads back with digest {digest}")
         of_leaves, new_bytes = save_leaves(checkpoints, leaves)
         manifest = msgspec.structs.replace(
-            manifest, digest=digest, counts=rows_by_table(leaves), parts=[*manifest.parts, *of_leaves]
+            manifest, digest=digest, counts=rows_by_table(leaves), parts=[*manifest.parts, *of_leaves], whole=whole
         )
         manifest = checkpoints.mark_verified(manifest, clock())
+        checkpoints.sweep()  # what was begun and given up
         differs = live.digest is not None and live.digest != digest
         return Shadow(
             seq=seq, digest=digest, manifest=manifest.fingerprint, bytes=manifest.bytes,
-            new_bytes=live.new_bytes + written + new_bytes, parts=len(manifest.parts), base_seq=built.base_seq,
-            events=built.events, drift=differs or (live.problem is not None and not live.missing),
+            new_bytes=live.new_bytes + made.new_bytes + new_bytes, parts=len(manifest.parts),
+            base_seq=base.seq if base is not None else 0, events=made.events,
+            drift=differs or (live.problem is not None and not live.missing),
             live_digest=live.digest, live_problem=live.problem, embeddings_parts=len(live.vectors),
-            passed_over=list(built.passed_over), written_seconds=written_seconds, seconds=perf_counter() - started,
+            passed_over=made.passed_over, written_seconds=made.written - started, seconds=perf_counter() - started,
         )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """A checkpoint that is written, and what it was made of; `written` is when that was, by `perf_counter`."""
+
+    manifest: Manifest
+    base: Manifest | None
+    events: int
+    new_bytes: int
+    passed_over: list[PassedOver]
+    written: float
+    drafted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Making:
+    """The two ways to a checkpoint: a draft on the last one, or a build by `engine` on whatever holds."""
+
+    checkpoints: CheckpointStore
+    reader: LogReader
+    history: History
+    target_seq: int
+    vectors: list[Part]
+    verified: Sequence[Manifest]
+    work: str
+    clock: Callable[[], int]
+    progress: Progress | None
+
+    def by_draft(self, base: Manifest | None, meanwhile: Callable[[], None]) -> _Made | None:
+        """None where `base` does not serve; `meanwhile` is done between written and proven."""
+        if base is None or (base.projection_version, base.digest_version) != (PROJECTION_VERSION, DIGEST_VERSION):
+            return None
+        restores = self.history.restores_until(self.target_seq)
+        ranges = lineage_from(restores, self.target_seq, base.seq) if base.seq <= self.target_seq else None
+        if ranges is None or not can_draft(base, ranges):
+            return None
+        made: _Made | None = None
+        try:
+            with drafted(
+                self.checkpoints, base, self.reader, ranges, self.target_seq, f"{self.work}/draft.db", self.progress
+            ) as draft:
+                made = self._publish(draft.cut(), base, event_count(ranges), [])
+                meanwhile()
+                whole = draft.prove()
+        except (Unfit, TooLarge):
+            if made is not None:
+                self.withdraw(made)
+            return None
+        return replace(made, manifest=msgspec.structs.replace(made.manifest, whole=whole), drafted=True)
+
+    def withdraw(self, made: _Made) -> None:
+        """Its own parts are listed by nobody then: a sweep takes them."""
+        if made.base is None or made.base.seq != made.manifest.seq:
+            self.checkpoints.remove([made.manifest])
+
+    def by_build(self, storage: Storage, layout: Layout) -> _Made:
+        built = build_state(
+            storage, layout.journal, self.reader, self.target_seq, f"{self.work}/next.db", self.progress,
+            history=self.history, embeddings=False, draft=True,
+        )  # fmt: skip
+        base = next((each for each in self.verified if each.seq == built.base_seq), None)
+        made = self._publish(cut(self.checkpoints, built.path, base), base, built.events, list(built.passed_over))
+        discard(storage, built.path)
+        return made
+
+    def _publish(self, made: Cut, base: Manifest | None, events: int, passed_over: list[PassedOver]) -> _Made:
+        position = position_at(self.reader, self.target_seq)
+        manifest = Manifest(
+            journal_id=position.journal_id, seq=position.seq, chain=position.chain, epoch=position.epoch,
+            time=self.clock(), digest="", digest_version=DIGEST_VERSION, projection_version=PROJECTION_VERSION,
+            restores=[(each.seq, each.to_seq) for each in self.history.restores], tags=self.history.tags,
+            latest=read_latest(self.reader, self.checkpoints, position.seq), parts=[*made.parts, *self.vectors],
+            whole=made.whole,
+        )  # fmt: skip
+        if base is None or base.seq != position.seq:
+            self.checkpoints.publish(manifest)  # else one of this seq is on the ladder, and stays until replaced
+        return _Made(manifest, base, events, made.written, passed_over, perf_counter())
 
 
 def verify_checkpoint(checkpoints: CheckpointStore, manifest: Manifest, clock: Callable[[], int]) -> Manifest:
     """Proves once more that a checkpoint restores, by a scan of its parts as they lie on disk. Raises Corrupt."""
     with checkpoints.exclusive(), _work_directory(checkpoints) as work:
-        digest = digest_of(_prove(checkpoints, manifest, f"{work}/proof.db"))
+        leaves, _ = _prove(checkpoints, manifest, f"{work}/proof.db")
+        digest = digest_of(leaves)
         if digest != manifest.digest:
             raise _unproven(checkpoints, manifest, f"the checkpoint reads back with digest {digest}")
         for part in (*manifest.of_kind(KIND_LEAVES), *manifest.of_kind(KIND_EMBEDDINGS)):
@@ -199,19 +278,23 @@ def _look_at(
             live.seq = position.seq
 
         def scan() -> None:
+            nonlocal connection
             if connection is not None and live.seq is not None:
                 with noted():
                     live.digest = state_digest(connection)
+            connection = None
             stack.close()
 
         yield live, scan
 
 
-def _prove(checkpoints: CheckpointStore, manifest: Manifest, path: str) -> Leaves:
-    """Assembles the parts from disk and scans them: the leaves. Raises Corrupt unless they make the file, and stand at
-    the position, that the manifest says."""
+def _prove(checkpoints: CheckpointStore, manifest: Manifest, path: str) -> tuple[Leaves, Whole]:
+    """Assembles the parts from disk and scans them: the leaves, and the whole.
+
+    Raises Corrupt unless they make the file, and stand at the position, that the manifest says.
+    """
     discard(checkpoints.storage, path)
-    assemble(checkpoints, manifest, path)
+    whole = assemble(checkpoints, manifest, path)
     try:
         with closing(connect_finished(path)) as connection:
             leaves, position = state_leaves(connection), read_position(connection)
@@ -219,7 +302,7 @@ def _prove(checkpoints: CheckpointStore, manifest: Manifest, path: str) -> Leave
         raise _unproven(checkpoints, manifest, f"the checkpoint is no sound database: {error}") from error
     if position != Position(manifest.seq, manifest.journal_id, manifest.epoch, manifest.chain):
         raise _unproven(checkpoints, manifest, "the checkpoint reads back with another position")
-    return leaves
+    return leaves, whole
 
 
 def _unproven(checkpoints: CheckpointStore, manifest: Manifest, why: str) -> Corrupt:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 
 from journal.events import StateRestored
 from journal.format import CHAIN_GENESIS, Record
 from journal.reader import LogReader
 from journal.scan import Batch
+from journal.storage import Storage
 from replay.memory import Applied
 from replay.schema import Position
 from replay.timeline import Range, Restore
@@ -44,6 +46,44 @@ def jump_in(first_seq: int, records: Sequence[Record]) -> Restore | None:
             if restore.jumps:
                 return restore
     return None
+
+
+class RememberingReader(LogReader):
+    """A reader that has the stretch of the log ready which it read last, and single batches that it was asked for.
+
+    For whoever asks several things of the same events, and drops it then. A long stretch is not kept.
+    """
+
+    _events_max = 100_000
+
+    def __init__(self, storage: Storage, directory: str) -> None:
+        super().__init__(storage, directory)
+        self._after = self._last = 0
+        self._kept: list[Batch] = []
+        self._single: dict[int, Batch] = {}
+
+    def batch_of(self, seq: int) -> Batch:
+        batch = self._single.get(seq)
+        if batch is None:
+            batch = self._single[seq] = super().batch_of(seq)
+        return batch
+
+    def batches(self, from_seq: int = 1, to_seq: int | None = None) -> Iterator[Batch]:
+        if to_seq is None or to_seq - from_seq >= self._events_max:
+            return super().batches(from_seq, to_seq)
+        if self._after < from_seq <= to_seq <= self._last:
+            start = bisect_left(self._kept, from_seq, key=lambda batch: batch.last_seq)
+            end = bisect_right(self._kept, to_seq, key=lambda batch: batch.first_seq)
+            return iter(self._kept[start:end])
+        return self._keeping(from_seq, to_seq)
+
+    def _keeping(self, from_seq: int, to_seq: int) -> Iterator[Batch]:
+        kept: list[Batch] = []
+        for batch in super().batches(from_seq, to_seq):
+            kept.append(batch)
+            yield batch
+        if len(kept) > 1:  # else it is one that was asked for between those who read on
+            self._after, self._last, self._kept = from_seq - 1, min(to_seq, self.last_seq), kept
 
 
 def position_at(reader: LogReader, seq: int) -> Position:

@@ -21,11 +21,7 @@ import msgspec
 
 from journal.errors import EnvironmentFault, JournalError, from_json
 from journal.events import type_dictionary, type_named
-from journal.indexing import fill
-from journal.parity import SHARE
-from journal.parity_store import ParityStore
-from journal.reader import LogReader
-from journal.storage import RealStorage
+from journal.storage import RealStorage, Storage
 from replay.checkpoints import Shadow, make_checkpoint
 from replay.faults import declared
 from replay.layout import Layout, ParityPlace
@@ -111,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--import", action="append", default=[], dest="modules", metavar="MODULE",
                         help="a module that registers event types")  # fmt: skip
     parser.add_argument("--parity", metavar="DIR", help="make the parity that is missing there")
-    parser.add_argument("--share", type=float, default=SHARE, metavar="X", help="of a file that may rot")
+    parser.add_argument("--share", type=float, metavar="X", help="of a file that may rot")
     parser.add_argument("--nice", type=int, default=NICENESS, metavar="N", help="added to the niceness (default 10)")
     options = parser.parse_args(arguments)
     os.nice(options.nice)
@@ -124,9 +120,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         storage = RealStorage()
         with declared(memory):
             made = make_checkpoint(storage, layout, time_ns, _reporter())
-        made = with_indexes(made, LogReader(storage, journal))
+        made = with_indexes(made, storage, journal)
         if options.parity is not None:
-            made = with_parity(made, ParityStore(storage, journal, os.path.abspath(options.parity), options.share))
+            made = with_parity(made, storage, journal, os.path.abspath(options.parity), options.share)
     except JournalError as error:
         print(msgspec.json.encode({"error": error.to_json()}).decode())
         return error.exit_code
@@ -136,16 +132,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def with_indexes(made: Shadow, reader: LogReader) -> Shadow:
+def with_indexes(made: Shadow, storage: Storage, journal: str) -> Shadow:
     """Makes the sparse indexes of what was sealed since. What keeps that from happening is told, as of parity."""
+    from journal.indexing import fill
+    from journal.reader import LogReader
+
     try:
-        return msgspec.structs.replace(made, index_files=fill(reader).files)
+        return msgspec.structs.replace(made, index_files=fill(LogReader(storage, journal)).files)
     except JournalError as error:
         return msgspec.structs.replace(made, index_problem=str(error))
 
 
-def with_parity(made: Shadow, store: ParityStore) -> Shadow:
+def with_parity(made: Shadow, storage: Storage, journal: str, directory: str, share: float | None) -> Shadow:
     """Makes what parity is missing. What keeps that from happening is told, and the checkpoint stands."""
+    from journal.parity import SHARE  # not before the checkpoint is written: that takes 20 ms
+    from journal.parity_store import ParityStore
+
+    store = ParityStore(storage, journal, directory, SHARE if share is None else share)
     try:
         filled = store.fill()
     except JournalError as error:

@@ -22,14 +22,15 @@ JournalMode = Literal["wal", "delete"]
 _CACHE_KIB = 64 << 10  # a larger cache makes building indexes slower
 
 
-def connect_private(path: str) -> sqlite3.Connection:
+def connect_private(path: str, journal_mode: str = "MEMORY") -> sqlite3.Connection:
     """A connection to a file that is being built. A failed transaction can be taken back, a power cut cannot."""
     if not os.path.exists(path):
         os.close(os.open(path, os.O_CREAT | os.O_EXCL, FILE_MODE))  # SQLite would make it readable to all
     connection = sqlite3.connect(path, isolation_level=None, cached_statements=512)
     for setting in (
-        f"page_size={PAGE_BYTES}", "journal_mode=MEMORY", "synchronous=OFF", "locking_mode=EXCLUSIVE",
-        "foreign_keys=ON", "trusted_schema=OFF", "temp_store=MEMORY", f"cache_size=-{_CACHE_KIB}",
+        f"page_size={PAGE_BYTES}", "locking_mode=EXCLUSIVE", f"journal_mode={journal_mode}", "synchronous=OFF",
+        "wal_autocheckpoint=0", "foreign_keys=ON", "trusted_schema=OFF", "temp_store=MEMORY",
+        f"cache_size=-{_CACHE_KIB}",
     ):  # fmt: skip
         connection.execute(f"PRAGMA {setting}")
     return connection

@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import random
 import sqlite3
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from functools import cache
 from typing import Any
+from unittest.mock import patch
 
-from journal.checkpoint import KIND_MEMORY, CheckpointStore, Manifest, ladder
+from journal.checkpoint import CheckpointStore, Manifest, ladder
 from journal.commit import Committer, Receipt, draft, ticket
+from journal.delta import PAGE_BYTES
 from journal.errors import EnvironmentFault
 from journal.events import CheckpointCreated, EpochStarted, Event, StateRestored
 from journal.log import Log, create
@@ -25,7 +27,7 @@ from journal.retention import Policy, plan_prune
 from recovery.config.table import Config
 from recovery.data import Data
 from recovery.log.backup import back_up
-from replay import schema
+from replay import memory_parts, page_delta, schema
 from replay.agents import bring_current, inspect
 from replay.background import Background
 from replay.catchup import catch_up
@@ -37,6 +39,7 @@ from replay.hook import SyncHook
 from replay.layout import Layout
 from replay.live import LiveState
 from replay.memory import apply_records
+from replay.memory_parts import assemble, cut
 from replay.own_events import Unprojected
 from replay.rebuild import journaled_versions
 from replay.records import position_at, records_of
@@ -284,18 +287,23 @@ class Server:
         position = schema.read_position(connection)
         assert position is not None
         store, digest, image = self.checkpoints, state_digest(connection), connection.serialize()
+        work = f"{store.directory}/work"
         history = read_history(self.core.log.reader(), store, position.seq)
         with store.exclusive():
             store.remove([each for each in store.manifests() if each.state != "verified"])
             store.sweep()
-            parts = [store.put_part(KIND_MEMORY, each)[0] for each in _chunks(image)]
+            last = next(iter(store.manifests()), None)
+            with small_parts():
+                made = cut(store, _laid(self.disk, work, "next.db", image), last if self.rng.random() < 0.8 else None)
             manifest = Manifest(
                 journal_id=position.journal_id, seq=position.seq, chain=position.chain, epoch=position.epoch,
-                time=self.clock.now, digest=digest, digest_version=DIGEST_VERSION, parts=parts, tags=history.tags,
+                time=self.clock.now, digest=digest, digest_version=DIGEST_VERSION, parts=made.parts, whole=made.whole,
                 projection_version=PROJECTION_VERSION, restores=[(each.seq, each.to_seq) for each in history.restores],
+                tags=history.tags,
             )  # fmt: skip
             store.publish(manifest)
-            assert b"".join(store.read_part(part) for part in parts) == image
+            assert _image(store, manifest) == image
+            _clear(self.disk, work)
             verified = store.mark_verified(manifest, self.clock.now)
         return verified, CheckpointCreated(position.seq, digest, manifest=verified.fingerprint)
 
@@ -363,7 +371,7 @@ def rebuild(disk: SimDisk, memory: Memory, reader: LogReader, rng: random.Random
         return None if lineage_from(history.restores, target, manifest.seq) is not None else "another timeline"
 
     rungs = ladder(store.manifests(), unfit, target)[0] if rng.random() < 0.7 else []
-    image = b"".join(store.read_part(part) for part in rungs[0].parts) if rungs else None
+    image = _image(store, rungs[0]) if rungs else None
     connection = memory.load("", image)
     if rungs:
         assert state_digest(connection) == rungs[0].digest
@@ -387,5 +395,41 @@ def rebuild(disk: SimDisk, memory: Memory, reader: LogReader, rng: random.Random
     return path
 
 
-def _chunks(data: bytes) -> Sequence[bytes]:
-    return [data[at : at + PART_BYTES] for at in range(0, len(data), PART_BYTES)]
+@contextmanager
+def small_parts() -> Iterator[None]:
+    """Pieces of 8 KiB, and deltas to them: a state of a few pages is cut as one of many MiB is."""
+    with (
+        patch.object(memory_parts, "PART_BYTES", PART_BYTES),
+        patch.object(page_delta, "PART_BYTES", PART_BYTES),
+        patch.object(memory_parts, "BASE_BYTES_MIN", 0),
+    ):
+        yield
+
+
+def _laid(disk: SimDisk, directory: str, name: str, image: bytes) -> str:
+    """The image as a file, filled up to whole pages."""
+    _clear(disk, directory)
+    disk.make_directory(directory)
+    path = f"{directory}/{name}"
+    file = disk.open(path, write=True, create=True)
+    file.write_at(0, image.ljust(-(-len(image) // PAGE_BYTES) * PAGE_BYTES, b"\0"))
+    file.close()
+    return path
+
+
+def _image(store: CheckpointStore, manifest: Manifest) -> bytes:
+    """What a checkpoint's parts make. Its header says how many of its (small) pages are the database's."""
+    work = f"{store.directory}/work"
+    store.storage.make_directory(work)
+    path = f"{work}/proof.db"
+    if store.storage.kind(path) != "missing":
+        store.storage.remove(path)
+    with small_parts():
+        assemble(store, manifest, path)
+    data = store.storage.read(path)
+    return data[: int.from_bytes(data[28:32], "big") * int.from_bytes(data[16:18], "big")]
+
+
+def _clear(disk: SimDisk, directory: str) -> None:
+    for name in disk.list(directory):
+        disk.remove(f"{directory}/{name}")
