@@ -155,7 +155,7 @@ def test_a_base_that_changed_between_written_and_proven_is_found_out(world: Worl
 
     def rotten(draft: drafts.Draft) -> Whole:
         seen.append([manifest.state for manifest in world.checkpoints.manifests()])
-        flip(f"{world.checkpoints.directory}/work/draft.db", 50_000)
+        flip(os.path.join(world.checkpoints.directory, "work", "draft.db"), 50_000)
         return prove(draft)
 
     monkeypatch.setattr(drafts.Draft, "prove", rotten)
