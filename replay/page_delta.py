@@ -51,8 +51,8 @@ def pack_delta(
     sources = BasePages(checkpoints, base)
     for source, page in sorted((siblings.source(page), page) for page in new):
         moved.add(Entry(page, source), read(page), sources.read(source) if source else b"")
-    # What is left of both goes into one part: two files would be two syncs.
-    return [*moved.parts, *moved.last_part(changed), *changed.parts], out.written
+    last = moved.last_part(changed)  # before the full ones are listed: its groups may fill one more
+    return [*moved.parts, *last, *changed.parts], out.written
 
 
 class Window:
@@ -155,7 +155,7 @@ class _Packed:
             self._close_group()
 
     def last_part(self, other: _Packed) -> list[Part]:
-        """Of the groups that are in no part yet, those of `other` behind the own ones."""
+        """Of the groups that are in no part yet, those of `other` behind the own ones: two files would be two syncs."""
         groups = b"".join([*self._rest(), *other._rest()])
         return [self._out.put(groups)] if groups else []
 

@@ -19,7 +19,7 @@ from journal.checkpoint import KIND_MEMORY, KIND_PAGES, PART_BYTES, CheckpointSt
 from journal.delta import Entry, decode_groups, decode_pages, encode_group, sources_of
 from journal.errors import Corrupt
 from journal.storage import RealStorage
-from replay import memory_parts
+from replay import memory_parts, page_delta
 from replay.memory_parts import BASE_BYTES_MIN, Cut, assemble, cut
 from replay.schema import PAGE_BYTES
 
@@ -170,17 +170,25 @@ def test_a_small_file_is_cut_whole(place: Place, monkeypatch: pytest.MonkeyPatch
     assert {part.kind for part in manifest.parts} == {KIND_MEMORY}
 
 
-def test_random_files_come_back(place: Place):
-    """No database at all: pages changed, added, cut off and swapped at random."""
+@pytest.mark.parametrize(("part_bytes", "rounds", "most"), [(PART_BYTES, 6, 600), (32 << 10, 60, 60)])
+def test_random_files_come_back(place: Place, monkeypatch: pytest.MonkeyPatch, part_bytes: int, rounds: int, most: int):
+    """No database at all: pages changed, added, cut off and swapped at random; with small parts, of which a delta has
+    many, and groups of few pages, so that each of them may be the one that fills a part."""
+    for module in (memory_parts, page_delta):
+        monkeypatch.setattr(module, "PART_BYTES", part_bytes)
+    if part_bytes < PART_BYTES:
+        monkeypatch.setattr(page_delta, "GROUP_PAGES_MAX", 3)
+        monkeypatch.setattr(page_delta, "DELTA_SHARE_MAX", 2.0)
     rng = random.Random(1)
-    for _ in range(8):
-        now = [rng.randbytes(PAGE_BYTES) for _ in range(rng.randrange(1, 600))]
+    for _ in range(rounds):
+        now = [rng.randbytes(PAGE_BYTES) for _ in range(rng.randrange(1, most))]
         Path(place.path).write_bytes(b"".join(now))
         base, _ = place.cut()
         for _ in range(rng.randrange(0, len(now))):
             at = rng.randrange(len(now))
             now[at] = now[at][:100] + rng.randbytes(10) + now[at][110:]
-        now = now[: rng.randrange(len(now) // 2, len(now) + 1)] + rng.choices(now, k=rng.randrange(0, 300))
+        now = now[: rng.randrange(len(now) // 2, len(now) + 1)] + rng.choices(now, k=rng.randrange(0, most // 2))
+        now += [rng.randbytes(PAGE_BYTES) for _ in range(rng.randrange(0, most // 10))]
         Path(place.path).write_bytes(b"".join(now))
         manifest, _ = place.cut(base)
         assert place.assembled(manifest) == place.file
