@@ -146,6 +146,9 @@ class CheckpointStore:
                 path=f"{self.directory}/lock",
                 hint="wait until it has ended, then try again",
             )
+        if not lock.is_held():
+            lock.release()
+            raise Locked("the journal was replaced a moment ago", path=f"{self.directory}/lock", hint="try again")
         try:
             yield lock
         finally:

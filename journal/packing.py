@@ -95,6 +95,8 @@ def pack_segments(
             result.left = len(found) - number
             break
         with checkpoints.exclusive() as lock:
+            if storage.kind(each.path) == "missing":  # another run packed it meanwhile
+                continue
             length = _pack(storage, directory, each, parity, lock)
         if length is None:
             result.skipped.append(each.path)
@@ -104,6 +106,17 @@ def pack_segments(
         if progress is not None:
             progress(result.bytes_before, total)
     return result
+
+
+def replace_packed(storage: Storage, directory: str) -> int:
+    """Finishes what is half done, of a copy to which packs were added: removes segments whose pack is there as well and
+    is proven equal. Returns how many. Raises Locked where the files are being changed."""
+    done = 0
+    for each in packable(storage, directory, 1):
+        if storage.kind(packed_path(each.path)) == "file":
+            with CheckpointStore(storage, f"{directory}/checkpoints").exclusive() as lock:
+                done += _pack(storage, directory, each, None, lock) is not None
+    return done
 
 
 def _pack(
@@ -169,6 +182,8 @@ def _write(storage: Storage, packed: str, data: bytes) -> int:
         file.close()
     try:
         whole = unpack(storage.read(temporary), temporary) == data
+    except FileNotFoundError:
+        raise Locked("a pack that was being written was removed", path=temporary, hint="try again") from None
     except DataError:
         whole = False
     if not whole:

@@ -19,6 +19,7 @@ import msgspec
 from journal.errors import DataError, IOFault
 from journal.format import HEADER_BYTES_MAX, KIND_PLAN, decode_file, encode_header
 from journal.repair_segment import Step
+from journal.segment import PACKED
 from journal.storage import Storage, read_bounded, write_file
 
 PENDING = "repairs.json"
@@ -50,9 +51,10 @@ class Repair(msgspec.Struct, frozen=True, kw_only=True):
         if self.first_seq is not None:
             many = self.last_seq != self.first_seq
             events = f", events {self.first_seq}-{self.last_seq}" if many else f", event {self.first_seq}"
+        held = "the copy in the same file" if self.path.endswith(PACKED) else "the segment before"
         how = {
             "one bit": f"{where} was flipped",
-            "copy": f"{where}{at} brought back from the segment before",
+            "copy": f"{where}{at} brought back from {held}",
             "parity": f"{where}{at} restored from parity",
             "anew": "made anew",
         }[self.method]

@@ -31,6 +31,7 @@ from journal.salvage_file import Spot as Spot
 from journal.scan import BadRegion, Batch, Scanner
 from journal.segment import segment_name
 from journal.storage import Storage
+from journal.stored import stored_bytes
 
 Progress = Callable[[int, int], None]
 
@@ -100,11 +101,11 @@ def survey(
             hint="bring a backup back: journal recover --from DIR",
         )
     joined = _Joined(Survey(ids.most_common(1)[0][0]), dict(witnesses or {}), evidence_seq)
-    total, done = sum(storage.size(each.path) for each in segments), 0
+    total, done = sum(stored_bytes(storage, each.path) for each in segments), 0
     for index, file in enumerate(files):
         after = files[index + 1].header if index + 1 < len(files) else None
         joined.read(file, after, last=index + 1 == len(files))
-        done += storage.size(file.ref.path)
+        done += stored_bytes(storage, file.ref.path)
         if progress is not None:
             progress(done, total)
     return joined.finish()
@@ -126,8 +127,9 @@ class _Joined:
         self.before: dict[int, bytes] = {}
 
     def read(self, file: SalvagedFile, after: SegmentHeader | None, *, last: bool) -> None:
-        found, ref = self.found, file.ref
+        found = self.found
         data, unreadable = file.read()
+        ref = file.ref  # its path is another, where it was packed meanwhile
         found.spots += unreadable
         found.epoch = max(found.epoch, ref.epoch)
         header, start = file.header, file.start

@@ -12,7 +12,7 @@ from journal.errors import Corrupt, IOFault
 from journal.format import SECTOR_BYTES, SegmentHeader, decode_segment_header
 from journal.pack import find_pack
 from journal.reader import SegmentRef
-from journal.segment import is_packed
+from journal.segment import is_packed, packed_path
 from journal.storage import Storage
 from journal.unpack import unpack_what_is_whole
 
@@ -78,6 +78,11 @@ class SalvagedFile:
         """The file's bytes; what the disk refuses reads as zeros."""
         try:
             return self.storage.read(self.ref.path), []
+        except FileNotFoundError:
+            if self.is_packed:
+                raise
+            self.ref, self.is_packed = self.ref._replace(path=packed_path(self.ref.path)), True  # since it was listed
+            return self._stored()
         except IOFault:
             return self._in_pieces()
 

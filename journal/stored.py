@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from journal.errors import Corrupt
 from journal.format import PROLOGUE_BYTES, SegmentHeader, decode_segment_header
-from journal.pack import Pack, damaged_ends, decode_pack, find_pack, header_length
+from journal.pack import SEGMENT_BYTES_LIMIT, Pack, damaged_ends, decode_pack, find_pack, header_length
 from journal.scan import Batch, Scanner
 from journal.segment import is_packed, packed_path
 from journal.storage import File, Readable, Storage
@@ -171,6 +171,21 @@ def stored_bytes(storage: Storage, path: str) -> int:
         return storage.size(path)
     except FileNotFoundError:
         return storage.size(packed_path(path))
+
+
+def unpacked_bytes(storage: Storage, path: str) -> int:
+    """How many bytes the segment has unpacked, as its pack claims: for estimates. 0 for what cannot be read."""
+    try:
+        file = storage.open(path)
+    except FileNotFoundError:
+        return 0 if is_packed(path) else unpacked_bytes(storage, packed_path(path))
+    try:
+        if not is_packed(path):
+            return file.size()
+        claimed = int.from_bytes(file.read_at(PROLOGUE_BYTES, 8), "little")
+        return claimed if claimed <= SEGMENT_BYTES_LIMIT else 0
+    finally:
+        file.close()
 
 
 def is_whole(data: bytes, path: str, end: End) -> bool:

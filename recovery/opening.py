@@ -112,6 +112,7 @@ def background_of(data: Data, core: Core, *, checkpoints: bool = False, embeddin
         core, data.config.policy(), model_finder(data, core), batch_size=data.config.embeddings.batch_size,
         checkpoints=checkpoints, embeddings=embeddings,
         parity=ParityPlace(data.parity.directory, share) if share else None, backend=data.config.embeddings.backend,
+        packs=data.config.segments.pack,
     )  # fmt: skip
 
 

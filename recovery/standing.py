@@ -15,6 +15,7 @@ from journal.errors import DataError, NotAJournal
 from journal.holder import LOCK_BYTES_MAX, read_holder
 from journal.reader import LogReader
 from journal.storage import read_bounded
+from journal.stored import stored_bytes
 from recovery.data import Data
 from recovery.landmarks import Drill, JournaledModel, last_drill, last_model
 from recovery.placing import MemoryKind, PositionIs, place
@@ -172,7 +173,7 @@ def _log(data: Data, manifests: list[Manifest], position: Position | None) -> tu
     carried = reader.carried()
     log = Log(
         journal_id=reader.journal_id.hex(), last_seq=reader.last_seq, last_time=reader.last_time or None,
-        segments=len(reader.segments), bytes=sum(data.storage.size(each.path) for each in reader.segments),
+        segments=len(reader.segments), bytes=sum(stored_bytes(data.storage, each.path) for each in reader.segments),
         closed=tail.closed and tail.region is None, torn_bytes=tail.region.length if tail.region is not None else 0,
         unsettled=0 if tail.closed or writer is not None else tail.last_seq - tail.durable_seq,
         carried_from=carried[0] if carried else None, carried_to=carried[1] if carried else None,

@@ -12,6 +12,8 @@ import resource
 from collections.abc import Iterator
 from contextlib import suppress
 
+from journal.errors import JournalError
+from journal.stored import unpacked_bytes
 from recovery.data import Data
 from recovery.facts import CrashFacts, LogMatch, RoomFacts
 
@@ -26,7 +28,7 @@ side files for the writer and for readers in the same process (64), and the inte
 def look_at_room(data: Data) -> RoomFacts:
     """Bytes and descriptors, beside what is needed of them. A rebuild needs what `replay.rebuild` checks for."""
     manifests = data.checkpoints.manifests()
-    log_bytes = sum(_size(entry.path) for entry in _segments(data))
+    log_bytes = sum(_unpacked_bytes(data, entry.path) for entry in _segments(data))
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return RoomFacts(
         writable=os.access(data.root, os.W_OK) and _writable_if_there(data.layout.journal),
@@ -43,6 +45,13 @@ def _writable_if_there(path: str) -> bool:
 def _segments(data: Data) -> Iterator[os.DirEntry[str]]:
     with suppress(OSError), os.scandir(f"{data.layout.journal}/segments") as found:
         yield from found
+
+
+def _unpacked_bytes(data: Data, path: str) -> int:
+    try:
+        return unpacked_bytes(data.storage, path)
+    except JournalError:
+        return 0
 
 
 def _size(path: str) -> int:

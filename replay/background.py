@@ -29,7 +29,9 @@ from replay.tracing import DATABASE, database_span, span
 from replay.vouching import vouched
 
 if TYPE_CHECKING:
+    from journal.packing import Packed
     from replay.checkpoints import Shadow
+    from replay.child import Child
     from replay.core import Core
     from replay.encoder import Backend, Model
     from replay.search import Hit, SearchIndex
@@ -52,13 +54,15 @@ class Background:
         embeddings: bool = True,
         parity: ParityPlace | None = None,
         backend: Backend = "torch",
+        packs: bool = False,
     ) -> None:
         self.core = core
         self.backend: Backend = backend
         self.policy = policy
         self.parity = parity
+        self.packs = packs
         self.last_error: str | None = None
-        self.last_failed: str | None = None  # whose error that is: checkpoints or embeddings; None once it went well
+        self.last_failed: str | None = None  # whose it is: checkpoints, packing or embeddings; None once it went well
         self._find_model = model
         self._model: Model | None = None
         self._index: SearchIndex | None = None
@@ -70,6 +74,7 @@ class Background:
         self._stop = threading.Event()
         self._texts = threading.Event()
         self._building = threading.Lock()
+        self._packing: Child | None = None
         self._threads: list[threading.Thread] = []
         self._tally = Tally()
         self._since = monotonic()
@@ -85,6 +90,8 @@ class Background:
     def close(self) -> None:
         self._stop.set()
         self._texts.set()
+        if (packing := self._packing) is not None:
+            packing.stop()  # nothing is lost with it, and it may have long to go
         for thread in self._threads:
             thread.join()
         self._threads.clear()
@@ -135,6 +142,29 @@ class Background:
             if self.parity is not None:
                 ParityStore(state.storage, state.layout.journal, self.parity.directory).sweep()
 
+    def pack(self, progress: Callable[[int, int], None] | None = None) -> Packed:
+        """Packs sealed segments, in a process of its own. Raises what stopped it."""
+        from replay.compact import packed, packing_of
+
+        child = self._packing = packing_of(self.core.state.layout, self.parity)
+        try:
+            if self._stop.is_set():
+                child.stop()
+            return packed(child.run(progress))
+        finally:
+            self._packing = None
+
+    def _pack_if_wanted(self) -> None:
+        if not self.packs or self._stop.is_set():
+            return
+        try:
+            self.pack()
+        except Exception as error:  # the next checkpoint's run goes on from there
+            if not self._stop.is_set():
+                self._failed("packing", error)
+        else:
+            self._went_well("packing")
+
     def _checkpoint_when_due(self) -> None:
         while not self._stop.wait(_LOOK_SECONDS):
             if due(self.policy, self._tally, monotonic() - self._since) is not None:
@@ -145,6 +175,7 @@ class Background:
                     self._failed("checkpoints", error)
                 else:
                     self._went_well("checkpoints")
+                self._pack_if_wanted()
 
     # -- vectors ------------------------------------------------------------------------------------------------------
 

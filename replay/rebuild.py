@@ -15,6 +15,7 @@ from journal.errors import Corrupt, NoSpace
 from journal.events import ConfigWritten
 from journal.reader import LogReader
 from journal.storage import Storage
+from journal.stored import unpacked_bytes
 from replay.agents import Outcome, bring_current, inspect
 from replay.digest import state_digest
 from replay.engine import Built, Vectors, build_state
@@ -68,7 +69,7 @@ def generations_of(storage: Storage, layout: Layout) -> Generations:
 
 def space_needed(storage: Storage, layout: Layout, reader: LogReader) -> int:
     """Free bytes that a rebuild needs: the last checkpoint's size, and the log's twice."""
-    log_bytes = sum(storage.size(segment.path) for segment in reader.segments)
+    log_bytes = sum(unpacked_bytes(storage, segment.path) for segment in reader.segments)
     manifests = CheckpointStore(storage, f"{layout.journal}/checkpoints").manifests()
     return (manifests[0].bytes if manifests else 0) + 2 * log_bytes
 

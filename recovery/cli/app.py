@@ -47,6 +47,7 @@ VERBS = {
     "head": "print where the journal ends, to be kept elsewhere",
     "verify": "read every byte, name all damage, prove receipts",
     "scrub": "read everything at a bounded rate, make parity",
+    "compact": "pack sealed segments, to a fraction of their space",
     "recover": "rebuild what is damaged from the journal",
     "adopt": "journal what lies on disk now",
     "agents": "list, show and validate agents; suspend and resume",

@@ -101,6 +101,16 @@ class Parity:
 
 
 @dataclass(frozen=True, slots=True)
+class Segments:
+    pack: bool = _key(
+        BOOLEAN,
+        False,
+        "After a checkpoint, sealed segments are replaced by packed ones, which hold the same bytes in a fraction of "
+        "the space. `journal compact` does it by hand.",
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Scrub:
     bytes_per_second: int = _key(whole(0), 64 << 20, "How fast `journal scrub` reads at most; 0 sets no bound.")
 
@@ -231,6 +241,7 @@ class Config:
     checkpoint: Checkpoint = _section(Checkpoint, "When a checkpoint is made: at whichever limit is reached first.")
     retention: Retention = _section(Retention, "Which checkpoints `journal checkpoint prune` keeps.")
     quarantine: Quarantine = _section(Quarantine, "How long damaged and replaced files are kept.")
+    segments: Segments = _section(Segments, "What becomes of segments that are sealed.")
     parity: Parity = _section(Parity, "Parity, from which files that rot are restored.")
     scrub: Scrub = _section(Scrub, "Reading everything, to find what rots.")
     agents: Agents = _section(Agents, "How agent configs are judged.")

@@ -17,6 +17,7 @@ from time import perf_counter
 import msgspec
 
 from journal.errors import NoSpace, NotAJournal
+from journal.stored import unpacked_bytes
 from recovery.config.table import Config
 from recovery.data import Data
 from recovery.drill.comparison import Compared, Verdict, compare
@@ -139,7 +140,7 @@ def _need(data: Data, backup: str | None) -> int:
         raise NotAJournal("no backup there", path=backup, hint="name the directory that journal backup wrote")
     manifests = source.checkpoints.manifests()
     parts = {part.sha256: part.length for manifest in manifests for part in manifest.parts}
-    log = sum(data.storage.size(segment.path) for segment in source.reader().segments)
+    log = sum(unpacked_bytes(data.storage, segment.path) for segment in source.reader().segments)
     built = max(manifests[0].bytes if manifests else 0, 2 * log)
     return log + sum(parts.values()) + 2 * built
 

@@ -11,18 +11,20 @@ import sqlite3
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from time import time_ns
 
 import msgspec
 
+from journal.checkpoint import CheckpointStore
 from journal.commit import Receipt
 from journal.errors import Corrupt, DataError, JournalError, Locked, NoSpace, UsageError
 from journal.holder import Holder, encode_holder, read_holder
 from journal.log import take_lock
-from journal.reader import LogReader
+from journal.reader import LogReader, list_segments
 from journal.salvage import Spot, Survey, survey
 from journal.storage import Lock, Storage
+from journal.stored import unpacked_bytes
 from journal.successor import Built, build_successor
 from journal.watermark import read_watermark
 from recovery.data import Data, journal_ids
@@ -133,8 +135,10 @@ def accept_loss(
     storage, target = data.storage, os.path.realpath(data.layout.journal)
     building = _building(target)
     lock = take_lock(storage, target)
-    held: list[Lock] = [lock]
-    try:
+    held = ExitStack()
+    held.callback(lock.release)
+    with held:
+        held.enter_context(CheckpointStore(storage, f"{target}/checkpoints").exclusive())  # nothing is packed meanwhile
         assessed = assess(data, receipts, _part(progress, "reading"))
         if assessed is None:
             return None
@@ -146,14 +150,11 @@ def accept_loss(
             storage, found, building, epoch=epoch, now=clock(), segment_bytes_max=data.config.segment_bytes_max,
             progress=_part(progress, "writing the successor"),
         )  # fmt: skip
-        held.append(_claimed(storage, building, epoch))
+        held.callback(_claimed(storage, building, epoch).release)
         compared = _compare_memory(data, building, found, built, _part(progress, "comparing memory.db"))
         storage.sync_dir(os.path.dirname(target))
         aside = _aside(storage, target, found.journal_id.hex())
         _swap(storage, building, target, aside)
-    finally:
-        for each in held:
-            each.release()
     seq, rows = compared if compared is not None else (None, None)
     return Succeeded(
         built.journal_id.hex(), found.journal_id.hex(), aside, built.last_seq, built.epoch, rows, seq
@@ -253,8 +254,7 @@ def _claimed(storage: Storage, directory: str, epoch: int) -> Lock:
 
 
 def _check_space(storage: Storage, target: str) -> None:
-    folder = f"{target}/segments"
-    need = sum(storage.size(f"{folder}/{name}") for name in storage.list(folder)) * 5 // 4
+    need = sum(unpacked_bytes(storage, each.path) for each in list_segments(storage, target)) * 5 // 4
     free = storage.free_bytes(target)
     if free < need:
         raise NoSpace(

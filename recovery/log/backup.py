@@ -17,8 +17,11 @@ from journal.checkpoint import CheckpointStore
 from journal.compare import compare, diverged_error
 from journal.errors import Corrupt, Diverged, JournalError, NotAJournal, Unsupported, UsageError
 from journal.log import take_lock
-from journal.reader import LogReader
+from journal.packing import replace_packed
+from journal.reader import LogReader, list_segments
+from journal.segment import PLAIN, is_packed, packed_path
 from journal.storage import Storage, write_file
+from journal.stored import stored_bytes
 from journal.verify import verify
 from recovery.data import Data
 from recovery.places import is_within, lies_on_live_data, place_of
@@ -61,7 +64,14 @@ def back_up(data: Data, directory: str, progress: Progress | None = None) -> Bac
     files = _files(storage, reader, data.checkpoints, source)
     total, done = sum(length for _, length in files), 0
     for name, length in files:
-        _copy(storage, f"{source}/{name}", f"{target}/{name}", length, result)
+        try:
+            _copy(storage, f"{source}/{name}", f"{target}/{name}", length, result)
+        except FileNotFoundError:
+            if not name.endswith(PLAIN):
+                raise
+            packed = packed_path(name)  # since it was listed
+            length = storage.size(f"{source}/{packed}")
+            _copy(storage, f"{source}/{packed}", f"{target}/{packed}", length, result)
         done += length
         if progress is not None:
             progress(done, total)
@@ -72,12 +82,13 @@ def back_up(data: Data, directory: str, progress: Progress | None = None) -> Bac
     damage = [finding for finding in report.findings if finding.severity == "damage"]
     if damage:
         raise Corrupt(f"the copy is damaged: {damage[0].message}", path=damage[0].path, hint="back up again")
+    replace_packed(storage, target)
     result.last_seq = report.last_seq
     return result
 
 
 def _check_target(storage: Storage, root: str, target: str, reader: LogReader) -> None:
-    if not any(name.endswith(".seg") for name in storage.list(f"{target}/segments")):
+    if not list_segments(storage, target):
         others = set(storage.list(root)) - {"journal", "journal.yaml"}
         if others:
             raise UsageError(f"{root} holds something else: {sorted(others)[0]}", hint="name an empty directory")
@@ -104,8 +115,8 @@ def _files(storage: Storage, reader: LogReader, store: CheckpointStore, source: 
     """(name below journal/, bytes) in the order to copy: a file comes after everything that it refers to."""
     files = []
     for segment in reader.segments:
-        last = segment.path == reader.tail.path
-        length = reader.tail.offset if last else storage.size(segment.path)
+        last = segment.path == reader.tail.path and not is_packed(segment.path)
+        length = reader.tail.offset if last else stored_bytes(storage, segment.path)
         files.append((segment.path.removeprefix(f"{source}/"), length))
     manifests = [each for each in reversed(store.manifests()) if each.seq <= reader.last_seq]
     for manifest in manifests:
@@ -179,7 +190,8 @@ def _writer_kept_out(storage: Storage, journal: str) -> Iterator[None]:
         return
     lock = take_lock(storage, journal)
     try:
-        yield
+        with CheckpointStore(storage, f"{journal}/checkpoints").exclusive():  # nor is anything packed meanwhile
+            yield
     finally:
         lock.release()
 

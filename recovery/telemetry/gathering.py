@@ -10,7 +10,8 @@ from collections.abc import Callable
 from functools import cached_property
 
 from journal.errors import JournalError
-from journal.reader import LogReader
+from journal.reader import LogReader, list_segments
+from journal.stored import stored_bytes
 from recovery.data import Data
 from recovery.telemetry.folded import Folded
 from recovery.telemetry.observed import Observed
@@ -80,8 +81,7 @@ class Metrics:
         self._standing.set("journal.writable", core.log.poisoned is None)
         if now - self._looked >= LOOK_SECONDS:
             self._looked = now
-            segments = f"{data.layout.journal}/segments"
-            sizes = (data.storage.size(f"{segments}/{name}") for name in data.storage.list(segments))
+            sizes = (stored_bytes(data.storage, each.path) for each in list_segments(data.storage, data.layout.journal))
             self._standing.set("journal.size", sum(sizes))
             manifests = data.checkpoints.manifests()
             proven = [each.verified_at for each in manifests if each.verified_at is not None]
