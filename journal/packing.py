@@ -129,6 +129,8 @@ def _pack(
     except (DataError, FileNotFoundError):
         return None
     folder = path.rsplit("/", 1)[0]
+    if storage.kind(f"{packed}.tmp") != "missing":  # of a run that was cut
+        storage.remove(f"{packed}.tmp")
     length = _length_if_equal(storage, packed, data)  # of one that a cut run left
     if length is None:
         length = _write(storage, packed, data)
@@ -171,8 +173,6 @@ def _length_if_equal(storage: Storage, packed: str, data: bytes) -> int | None:
 def _write(storage: Storage, packed: str, data: bytes) -> int:
     """Makes the pack, durable with its name; returns its bytes. Raises IOFault where it does not read back."""
     temporary = f"{packed}.tmp"
-    if storage.kind(temporary) != "missing":
-        storage.remove(temporary)
     pack = encode_pack(data, packed)
     file = storage.open(temporary, write=True, create=True)
     try:

@@ -18,23 +18,20 @@ from journal.errors import Corrupt, DataError, Diverged, JournalError
 from journal.events import JournalEventLost
 from journal.format import HEADER_BYTES_MAX, KIND_PLAN, Record, SegmentHeader, decode_file
 from journal.index_check import check_indexes
-from journal.index_store import FOLDER as INDEXES
 from journal.index_store import IndexStore
 from journal.lineage import Parent, parent_of
 from journal.parity_check import check_store
 from journal.parity_store import ParityStore
 from journal.reader import LogReader, SegmentRef, list_segments, two_histories
 from journal.regions import Verdict, error_for, verdict_on
-from journal.repaired import PENDING
 from journal.scan import Batch, Scanner
 from journal.storage import Readable, Storage, read_bounded
 from journal.stored import PackedFile, PackedScanner, open_segment, read_segment_header, stored_bytes
+from journal.strays import PLANS, strays
 from journal.watermark import NAME as WATERMARK
 from journal.watermark import Found as Watermarked
 from journal.watermark import read_watermark
 from journal.witness import Head, head_in, judge_head
-
-PLANS = {"recovery.json", "import.json", "scrub.json", PENDING}  # a prologue of kind 3, and JSON
 
 Progress = Callable[[int, int], None]
 """Called with bytes read and bytes to read."""
@@ -388,30 +385,13 @@ def _link(
 
 
 def _strays(storage: Storage, directory: str, parts: set[str], report: Verified) -> None:
-    """Reads what is neither segment, manifest nor listed part: a plan must decode, anything else is a note."""
-    known = {"segments", "checkpoints", "parity", "quarantine", "lock", "control.sock", "token", INDEXES, WATERMARK}
-    known |= PLANS
-    names = [(directory, name) for name in storage.list(directory) if name not in known]
-    ours = {segment.path for segment in list_segments(storage, directory)}
-    names += [
-        (f"{directory}/segments", name)
-        for name in storage.list(f"{directory}/segments")
-        if f"{directory}/segments/{name}" not in ours
-    ]
-    names += [
-        (f"{directory}/checkpoints", name)
-        for name in storage.list(f"{directory}/checkpoints")
-        if not name.endswith(".manifest") and name not in ("lock", "parts")
-    ]
-    names += [
-        (f"{directory}/checkpoints/parts", name)
-        for name in storage.list(f"{directory}/checkpoints/parts")
-        if name not in parts
-    ]
-    for folder, name in names:
-        report.findings.append(
-            Finding("note", "stray_file", "no part of the journal; left alone", f"{folder}/{name}")
-        )
+    """Tells of what is neither segment, manifest nor listed part; a plan must decode."""
+    for path, is_half_packed in strays(storage, directory, parts):
+        if is_half_packed:
+            told, hint = "packing was cut: its segment is there, and counts", "journal compact goes on from there"
+            report.findings.append(Finding("note", "half_packed", told, path, hint=hint))
+        else:
+            report.findings.append(Finding("note", "stray_file", "no part of the journal; left alone", path))
     for plan in (f"{directory}/{name}" for name in sorted(PLANS)):
         if storage.kind(plan) == "file":
             try:

@@ -18,6 +18,8 @@ from journal.checkpoint import CheckpointStore
 from journal.errors import AmbiguousTail, Corrupt, DataError, Diverged, JournalError, NotAJournal, Unsupported
 from journal.log import Log
 from journal.reader import LogReader
+from journal.segment import is_packed
+from journal.unpack import unpack, unpack_what_is_whole
 from journal.verify import Verified, verify
 from replay.engine import Built, build_state
 from replay.vouching import UNVOUCHED
@@ -85,11 +87,22 @@ class Coroner:
         if report.exit_code not in ((0,) if padding else (12, 13, 15)):
             raise WrongAnswer(f"verify ends with {report.exit_code}")
         opened = self._open(damage)
-        if error is None and not padding and opened == "open":
+        if error is None and not padding and opened == "open" and not self._has_a_copy(damage):
             raise WrongAnswer("neither reading nor opening refuses it")
         if deep:
             self._build(damage)
         return "padding" if padding else "repaired" if opened == "repaired" else "refused"
+
+    def _has_a_copy(self, damage: Damage) -> bool:
+        """True where a pack is damaged at one end only: its header stands at both, so that reading needs no more."""
+        changed, whole = damage.changes.get(damage.path), self.specimen.image.get(damage.path)
+        if not is_packed(damage.path) or not changed or whole is None:
+            return False
+        try:
+            data, wounds = unpack_what_is_whole(changed, damage.path)
+        except DataError:
+            return False
+        return data == unpack(whole, damage.path) and all(wound.block is None for wound in wounds)
 
     def _read(self, damage: Damage) -> DataError | NotAJournal | None:
         """What reading all of it ends with; what was read before that must be true."""

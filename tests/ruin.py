@@ -17,7 +17,7 @@ import msgspec
 from journal.checkpoint import KIND_MEMORY, MANIFEST_SUFFIX, Part
 from journal.format import KIND_MANIFEST, decode_segment_header, encode_header
 from journal.scan import Scanner
-from journal.segment import segment_name
+from journal.segment import is_packed, packed_path, segment_name
 from replay.digest import state_digest
 from tests.specimen import Specimen, kind_of
 
@@ -86,9 +86,9 @@ def misplaced_segments(specimen: Specimen, other: Specimen) -> Iterator[Damage]:
         yield Damage("missing", path, None, {path: None}, (*before, *after, folder, *segments[-1:]))
         yield Damage("empty", path, 0, {path: b""})
         for seq, epoch in ((999_999, 9), (1, 9), (150, 9)):
-            copy = f"{folder}/{segment_name(seq, epoch)}"
+            copy = _named(folder, seq, epoch, path)
             yield Damage(f"doubled as {seq}-{epoch}", copy, 0, {copy: image[path]}, tuple(segments))
-        renamed = f"{folder}/{segment_name(1 + index * 7, 77)}"
+        renamed = _named(folder, 1 + index * 7, 77, path)
         yield Damage("renamed", renamed, 0, {path: None, renamed: image[path]}, (path, *after, folder, *segments))
         if index + 1 < len(segments):
             changes: dict[str, bytes | None] = {path: image[after[0]], after[0]: image[path]}
@@ -96,6 +96,12 @@ def misplaced_segments(specimen: Specimen, other: Specimen) -> Iterator[Damage]:
         theirs = other.image[other.segments[min(index, len(other.segments) - 1)]]
         yield Damage("another journal's", path, 0, {path: theirs}, tuple(segments))
     yield Damage("all missing", folder, None, dict.fromkeys(segments), (folder,))
+
+
+def _named(folder: str, seq: int, epoch: int, path: str) -> str:
+    """Another name for the file at `path`: plain or packed, as that is."""
+    name = f"{folder}/{segment_name(seq, epoch)}"
+    return packed_path(name) if is_packed(path) else name
 
 
 def stale_segments(specimen: Specimen) -> Iterator[Damage]:

@@ -1,4 +1,4 @@
-"""`journal compact`, and packed segments as a user meets them: every verb goes on, a backup loses nothing, parity holds."""
+"""`journal compact`, and packed segments as a user meets them: every verb goes on, a backup loses nothing."""
 
 from __future__ import annotations
 
@@ -23,13 +23,12 @@ def grow(data: Path, first: int, groups: int) -> None:
     """Groups of 200 observations of some words each."""
     with open_server_sync(data, background=False) as hook:
         for group in range(first, first + groups):
-            hook.append_all(
-                [
-                    ObservationAdded("global", "Acme", f"{number} {' '.join(WORDS[number * n % 13] for n in range(12))}")
-                    for number in range(group * 200, group * 200 + 200)
-                ],
-                op_id=f"group-{group}",
-            )
+            texts = (f"{number} {words(number)}" for number in range(group * 200, group * 200 + 200))
+            hook.append_all([ObservationAdded("global", "Acme", text) for text in texts], op_id=f"group-{group}")
+
+
+def words(number: int) -> str:
+    return " ".join(WORDS[number * each % len(WORDS)] for each in range(12))
 
 
 @pytest.fixture

@@ -10,18 +10,22 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from journal.errors import Corrupt, Unsupported
+from journal.checkpoint import CheckpointStore
+from journal.errors import Corrupt, IOFault, Locked, Unsupported
 from journal.format import KIND_PACK, VERSION, encode_header
+from journal.log import Log
 from journal.pack import BLOCK_PAYLOAD_BYTES, BLOCK_RECORDS, TAIL_BYTES, decode_pack, encode_pack, find_pack
 from journal.packing import pack_segments, packable
+from journal.parity_store import ParityStore
 from journal.reader import LogReader, list_segments
 from journal.salvage import survey
-from journal.segment import is_packed
-from journal.storage import RealStorage
+from journal.segment import is_packed, packed_path, plain_path
+from journal.storage import File, RealStorage
 from journal.stored import open_segment, read_segment, read_segment_header
 from journal.unpack import unpack
 from journal.verify import verify
-from tests.journals import journal_in
+from tests.journals import START, journal_in, record, segment_files
+from tests.overlay import View, ViewFile
 from tests.packs import packed_journal, packed_specimen, packs, write_segments
 from tests.second_reader import read_journal
 from tests.specimen import Specimen, specimen
@@ -125,7 +129,7 @@ def test_a_reader_that_listed_the_segments_before_goes_on(tmp_path: Path) -> Non
 
 def test_the_second_reader_unpacks_by_the_text_alone(tmp_path: Path) -> None:
     """The specimen has blank sectors by content, carried batches and groups: all that unpacking makes anew."""
-    plain, packed = specimen(), packed_specimen()
+    plain, packed = specimen(0), packed_specimen()
     for name, subject in (("plain", plain), ("packed", packed)):
         for path, data in subject.image.items():
             target = tmp_path / name / path.removeprefix(f"{subject.root}/")
@@ -234,3 +238,96 @@ def test_a_frame_that_claims_a_gigabyte_is_refused_before_it_is_unpacked() -> No
             unpack(whole, path)
         assert tracemalloc.get_traced_memory()[1] < 20 << 20
         tracemalloc.stop()
+
+
+# -- packing that is cut, or meets a bad disk -------------------------------------------------------------------------
+
+
+class Rotting(View):
+    """What is written to a temporary pack has one wrong bit when it is read back."""
+
+    def open(self, path: str, *, write: bool = False, create: bool = False) -> File:
+        file = super().open(path, write=write, create=create)
+        return Rot(self, path) if create and path.endswith(".pack.tmp") else file
+
+
+class Rot(ViewFile):
+    def write_at(self, offset: int, data: bytes) -> None:
+        super().write_at(offset, data[:700] + bytes((data[700] ^ 1,)) + data[701:])
+
+
+def test_a_pack_that_does_not_read_back_leaves_its_segment() -> None:
+    subject = specimen(0)
+    disk = Rotting(subject.root, subject.image)
+    with pytest.raises(IOFault, match="does not read back"):
+        pack_segments(disk, subject.root, bytes_min=1)
+    assert [each.path for each in list_segments(disk, subject.root)] == subject.segments
+    assert [path for path in disk.names() if ".pack" in path] == []
+
+
+def test_a_damaged_segment_is_not_packed_and_keeps_what_its_repair_needs() -> None:
+    subject = specimen(0)
+    candidate = next(each for each in packable(subject.view(), subject.root, 1) if each.end.offset > 3000)
+    data = subject.image[candidate.path]
+    disk = subject.view({candidate.path: data[:2500] + b"rot" + data[2503:]})
+    assert pack_segments(disk, subject.root, bytes_min=1).skipped == [candidate.path]
+    assert disk.kind(packed_path(candidate.path)) == "missing"
+
+
+@pytest.mark.parametrize("left", ["whole", "rotten", "of another segment", "empty"])
+def test_a_pack_that_a_cut_left_is_proven_or_made_anew(left: str) -> None:
+    plain, packed = specimen(0), packed_specimen()
+    first, other = [path for path in packs(packed) if find_pack(packed.image[path], path).blocks][:2]
+    whole = packed.image[first]
+    rotten = whole[:-600] + bytes((whole[-600] ^ 16,)) + whole[-599:]
+    found = {"whole": whole, "rotten": rotten, "of another segment": packed.image[other], "empty": b""}[left]
+    disk = plain.view({first: found, f"{first}.tmp": b"half"})
+    before = everything(LogReader(plain.view(), plain.root))
+    assert everything(LogReader(disk, plain.root)) == before, "the segment counts"
+    (note,) = [each for each in verify(disk, plain.root).findings if each.path == first]
+    assert (note.severity, note.code) == ("note", "half_packed")
+    pack_segments(disk, plain.root, bytes_min=1)
+    assert disk.content(first) == whole
+    assert disk.kind(plain_path(first)) == disk.kind(f"{first}.tmp") == "missing"
+    assert everything(LogReader(disk, plain.root)) == before
+
+
+def test_nothing_is_packed_while_somebody_changes_the_journals_files(tmp_path: Path) -> None:
+    storage, directory = journal_of(tmp_path)
+    before = segment_files(directory)
+    with CheckpointStore(storage, f"{directory}/checkpoints").exclusive(), pytest.raises(Locked):
+        pack_segments(storage, directory)
+    assert segment_files(directory) == before
+
+
+def test_a_segment_goes_only_with_parity_of_its_pack_where_there_is_to_be_any(tmp_path: Path) -> None:
+    storage, directory = journal_of(tmp_path)
+    parity = ParityStore(storage, directory)
+    parity.fill()
+    with parity.exclusive(), pytest.raises(Locked):
+        pack_segments(storage, directory, parity)
+    assert [each.path for each in list_segments(storage, directory) if is_packed(each.path)] == []
+    assert pack_segments(storage, directory, parity).segments > 1
+    names = set(parity.names())
+    for each in list_segments(storage, directory)[1:-2]:
+        name = each.path.removeprefix(f"{directory}/")
+        assert name in names
+        assert plain_path(name) not in names
+
+
+def test_what_was_packed_is_evidence_of_the_logs_end(tmp_path: Path) -> None:
+    """All segments behind the packed ones are gone: the log ends in a pack, and the next opener goes on from there."""
+    storage, directory = journal_of(tmp_path)
+    pack_segments(storage, directory)
+    segments = list_segments(storage, directory)
+    for each in segments[-2:]:
+        storage.remove(each.path)
+    reader = LogReader(storage, directory)
+    assert (reader.tail.path, reader.tail.region, reader.tail.closed) == (segments[-3].path, None, False)
+    assert list(reader.batches())[-1].chain == reader.last_chain
+    log = Log.open(storage, directory)
+    assert (log.next_seq, log.opening.carried) == (reader.last_seq + 1, ())
+    log.append([record(log.next_seq)], START + log.next_seq * 1000)
+    log.close()
+    report = verify(storage, directory)
+    assert (report.findings, report.last_seq) == ([], reader.last_seq + 1)

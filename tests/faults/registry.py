@@ -10,7 +10,7 @@ from importlib import import_module
 
 from tests.faults.frame import Check
 
-RIGS = ("crashes", "damage", "hostile", "real", "repairs", "mutations")
+RIGS = ("crashes", "damage", "packs", "hostile", "real", "repairs", "mutations")
 
 
 def checks(wanted: Sequence[str] = ()) -> Iterator[Check]:
