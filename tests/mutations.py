@@ -57,6 +57,7 @@ SCAN, READER, FORMAT, CHECKPOINT = "journal/scan.py", "journal/reader.py", "jour
 REGIONS, AGENTS, LIVE = "journal/regions.py", "replay/agents.py", "replay/live.py"
 WATERMARK, REPAIRED, SYNDROME = "journal/watermark.py", "journal/repaired.py", "journal/syndrome.py"
 WORKING = "replay/working.py"
+PACKING, UNPACK = "journal/packing.py", "journal/unpack.py"
 GENERATIONS, COMMIT, CATCHUP = "replay/generations.py", "journal/commit.py", "replay/catchup.py"
 
 MUTATIONS = (
@@ -109,6 +110,44 @@ MUTATIONS = (
     Mutation("the link is swapped before what it names has a durable name", GENERATIONS, "Generations.swap",
              "        self.storage.replace(built, path)\n        self.storage.sync_dir(self.directory)",
              "        self.storage.replace(built, path)\n        pass"),
+    # -- packed segments -----------------------------------------------------------------------------------------------
+    Mutation("a pack takes its segment's place before it is synced", PACKING, "_write",
+             "        file.sync()\n", "", "packs.cuts", 9),
+    Mutation("a segment goes before the name of its pack is synced", PACKING, "_write",
+             '    storage.sync_dir(packed.rsplit("/", 1)[0])\n', "", "packs.cuts", 9),
+    Mutation("a pack is written under its own name", PACKING, "_write",
+             '    temporary = f"{packed}.tmp"\n', "    temporary = packed\n", "packs.cuts", 9),
+    Mutation("a segment goes before its pack has parity", PACKING, "_pack",
+             "        if not parity.protect(Protected(name, length, candidate.end)):", "        if False:",
+             "packs.cuts", 9),
+    Mutation("the parity of a pack is not durable with its name", "journal/parity_store.py", "ParityStore.protect",
+             '            self.storage.sync_dir(self.path_of(wanted.name).rsplit("/", 1)[0])\n', "", "packs.cuts", 20),
+    Mutation("the parity of a segment is taken away while only it is there", PACKING, "_pack",
+             "    storage.remove(path)\n    storage.sync_dir(folder)\n", "    storage.sync_dir(folder)\n",
+             "packs.cuts", 9),
+    Mutation("a segment that ends too early is packed", PACKING, "_valid_bytes",
+             "    if not is_whole(data, candidate.path, candidate.end):", "    if False:",
+             "tests/test_journal_pack.py::test_a_damaged_segment_is_not_packed_and_keeps_what_its_repair_needs"),
+    Mutation("a pack is not compared with its segment", PACKING, "_write",
+             "unpack(storage.read(temporary), temporary) == data", "bool(storage.read(temporary))",
+             "tests/test_journal_pack.py::test_a_pack_that_does_not_read_back_leaves_its_segment"),
+    Mutation("a pack that a cut left is believed", PACKING, "_length_if_equal",
+             "len(stored) if unpack(stored, packed) == data else None", "len(stored)",
+             "tests/test_journal_pack.py::test_a_pack_that_a_cut_left_is_proven_or_made_anew"),
+    Mutation("segments are packed while the journal is being repaired or put aside", PACKING, "pack_segments",
+             "        with checkpoints.exclusive() as lock:\n",
+             "        lock = storage.lock(directory + '/nobody')\n        if lock is not None:\n",
+             "tests/test_journal_pack.py::test_nothing_is_packed_while_somebody_changes_the_journals_files"),
+    Mutation("a block is not held against its CRC", UNPACK, "unpack_block",
+             "    if crc32(frame) != block.crc:", "    if False:",
+             "tests/test_journal_pack.py::test_a_flip_of_what_no_chain_covers_is_noticed"),
+    Mutation("the chain of a block is not looked at", UNPACK, "unpack_block",
+             "    if chain != block.chain:", "    if False:",
+             "tests/test_journal_pack.py::test_a_block_of_another_history_is_refused"),
+    Mutation("a frame is decompressed to whatever length it claims", UNPACK, "_decompressed",
+             "        if claimed.content_size != block.body_bytes or claimed.dict_id or "
+             "claimed.window_size > BODY_BYTES_MAX:\n", "        if False:\n",
+             "tests/test_journal_pack.py::test_a_frame_that_claims_a_gigabyte_is_refused_before_it_is_unpacked"),
     # -- after an error -----------------------------------------------------------------------------------------------
     Mutation("a failed sync is tried again", LOG, "Log.append_payload",
              "            segment.sync(len(batch))\n",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import tracemalloc
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,8 +23,9 @@ from journal.salvage import survey
 from journal.segment import is_packed, packed_path, plain_path
 from journal.storage import File, RealStorage
 from journal.stored import open_segment, read_segment, read_segment_header
-from journal.unpack import unpack
+from journal.unpack import decoder_of, unpack, unpack_block
 from journal.verify import verify
+from tests.hostile_packs import with_frame
 from tests.journals import START, journal_in, record, segment_files
 from tests.overlay import View, ViewFile
 from tests.packs import packed_journal, packed_specimen, packs, write_segments
@@ -331,3 +333,36 @@ def test_what_was_packed_is_evidence_of_the_logs_end(tmp_path: Path) -> None:
     log.close()
     report = verify(storage, directory)
     assert (report.findings, report.last_seq) == ([], reader.last_seq + 1)
+
+
+# -- what stands between a lie and its reader -------------------------------------------------------------------------
+
+
+def test_a_flip_of_what_no_chain_covers_is_noticed() -> None:
+    """Epochs and durable seqs of a block's batches are in no chain: what keeps them is the CRC."""
+    _, path, data = one_pack()
+    block = find_pack(data, path).blocks[0]
+    content = bytearray(zstandard.ZstdDecompressor().decompress(data[block.offset : block.offset + block.length]))
+    content[12] ^= 3  # of the first batch's lag
+    frame = zstandard.ZstdCompressor(level=12).compress(bytes(content))
+    pack = find_pack(data, path)
+    blocks = (block._replace(length=len(frame)), *pack.blocks[1:])
+    with pytest.raises(Corrupt, match="CRC"):
+        unpack_block(replace(pack, blocks=blocks), blocks[0], frame, decoder_of(pack))
+    assert unpack_block(pack, block, data[block.offset : block.offset + block.length], decoder_of(pack))
+
+
+def test_a_block_of_another_history_is_refused() -> None:
+    """The same block with one letter of a text changed, its CRC and its entry right: whole by itself, and no history
+    of this journal's."""
+    subject, path, data = one_pack()
+    block = find_pack(data, path).blocks[0]
+    content = zstandard.ZstdDecompressor().decompress(data[block.offset : block.offset + block.length])
+    at = content.index(b"renewed")
+    changed = content[:at] + b"R" + content[at + 1 :]
+    disk = subject.view({path: with_frame(data, path, 0, zstandard.ZstdCompressor().compress(changed))})
+    with pytest.raises(Corrupt, match="the chain does not continue"):
+        list(LogReader(disk, subject.root).batches())
+    (found,) = verify(disk, subject.root).findings
+    assert (found.path, found.seq) == (path, block.first_seq)
+    assert survey(disk, subject.root).lost == [(block.first_seq, block.last_seq)]
