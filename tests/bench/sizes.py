@@ -1,10 +1,12 @@
 """Section of bytes: what an observation of 120 bytes takes on disk, open and packed, against its line of JSON.
 
-Prose, and no piece of it twice: texts that are put together from a few words would flatter a compressor.
+Prose, and no piece of it twice, at times as they come: texts that are put together from a few words, or times that
+count, would flatter a compressor.
 """
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -44,27 +46,37 @@ def prose(count: int) -> list[str]:
     return distinct[:count]
 
 
+def _times(together: int) -> list[int]:
+    """Of all events: each batch has one, and batches come at random, 2 ms apart on average."""
+    rng, time, found = random.Random(7), START, list[int]()
+    for _ in range(0, EVENTS, together):
+        time += round(rng.expovariate(1 / 2e6))
+        found += [time] * together
+    return found[:EVENTS]
+
+
 def bytes_per_event(root: Path) -> dict[str, float]:
     """What an observation takes on disk in a closed segment, as it was written and packed, by events a batch."""
     storage, found = RealStorage(), {}
     for together in TOGETHER:
         directory = f"{mkdtemp(dir=root)}/journal"
         create(storage, directory)
+        times = _times(together)
         records = [
             encode_record(
-                Record(0, START + number, None, f"crm-{number}", AGENT, None, None,
+                Record(0, time, None, f"crm-{number}", AGENT, None, None,
                        ObservationAdded(SCOPE, ENTITIES[number % 1000], text))
             )
-            for number, text in enumerate(prose(EVENTS))
+            for number, (time, text) in enumerate(zip(times, prose(EVENTS), strict=True))
         ]  # fmt: skip
         with closing(Log.open(storage, directory)) as log:
             for start in range(0, EVENTS, together):
-                log.append(records[start : start + together], START + start + together)
+                log.append(records[start : start + together], times[min(start + together, EVENTS) - 1])
         line, on_disk = _held(storage, directory)
         found[name_of("an open", together)] = on_disk / EVENTS / line
         for later in range(2):  # each opener that writes begins a segment, and a journal's last two are not packed
             with closing(Log.open(storage, directory)) as log:
-                log.append(records[:1], START + EVENTS + later)
+                log.append(records[:1], times[-1] + later)
         if pack_segments(storage, directory).segments != 1:
             raise CountMismatch("the segment was not packed")
         line, on_disk = _held(storage, directory)
