@@ -26,8 +26,7 @@ from recovery.data import Data
 from recovery.opened import say_opened
 from recovery.opening import Check, Opened, Progress, background_of, open_core
 from recovery.states import LiveHealth, LiveStates
-from recovery.telemetry import meters
-from recovery.telemetry.gathering import Metrics
+from recovery.telemetry.meters import measuring
 from replay.background import Background
 from replay.core import Core
 from replay.hook import Hook, SyncHook
@@ -79,16 +78,13 @@ def _beside(
     watch: bool,
 ) -> Iterator[None]:  # fmt: skip
     """What runs beside an open hook: the control socket, and the watch where it was asked for."""
-    say_opened(data, opened)
+    say_opened(data, opened.core, opened.recovered, opened.kept)
     writer = CoreWriter(data, hook.core, hook.background, settle)
     writer.reloader = hook.agents.reloader
-    with ExitStack() as measuring, Control(data, writer) as control, ExitStack() as watching:
+    with measuring(data, hook.core) as metrics, Control(data, writer) as control, ExitStack() as watching:
+        writer.metrics = metrics
         if control.problem is not None:
             say("warning", "control", control.problem)
-        meter = meters.meter()
-        if meter is not None:
-            writer.metrics = Metrics(data, hook.core)
-            measuring.enter_context(meters.measured(writer.metrics, meter))
         if watch:
             hook.watch.start()
             watching.callback(hook.watch.close)

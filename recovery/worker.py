@@ -25,6 +25,8 @@ from journal.limits import refuse_reserved
 from recovery.control.listen import Control
 from recovery.control.writer import CoreWriter, Writer, open_writer
 from recovery.data import Data
+from recovery.opened import say_opened
+from recovery.telemetry.meters import measuring
 
 ELECTION_SECONDS = 30.0
 """So long an append waits while the lock is held by somebody who does not answer: one that opens, or one that ends."""
@@ -111,6 +113,8 @@ class Worker:
         with ExitStack() as opened:
             writer = opened.enter_context(open_writer(self._data, background=True))
             if isinstance(writer, CoreWriter):
+                say_opened(self._data, writer.core, writer.recovered, writer.kept)
+                writer.metrics = opened.enter_context(measuring(self._data, writer.core))
                 opened.enter_context(Control(self._data, writer))
                 ended = threading.Event()
                 opened.callback(ended.set)

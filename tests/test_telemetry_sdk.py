@@ -110,6 +110,7 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader, PeriodicExpor
 from opentelemetry.sdk.resources import Resource
 from journal.events import *
 from recovery import open_server, open_server_sync
+from recovery.worker import open_worker
 
 reader = InMemoryMetricReader()
 sending = PeriodicExportingMetricReader(OTLPMetricExporter(sys.argv[1] + "/v1/metrics"), 3_600_000)
@@ -142,8 +143,13 @@ async def other(path):
         await hook.append(ObservationAdded("global", "Acme", "by a task"))
         return await anyio.to_thread.run_sync(told)
 
+def elected(path):
+    with open_worker(path) as worker:
+        worker.append(ObservationAdded("global", "Acme", "by a worker"))
+        return told()
+
 first, second = sys.argv[2:]
-runs = [one(first, 3), told(), one(first, 4), anyio.run(other, second)]
+runs = [one(first, 3), told(), one(first, 4), anyio.run(other, second), elected(second)]
 print(json.dumps(runs))
 provider.shutdown()
 """
@@ -163,7 +169,7 @@ def test_a_server_that_embeds_it_measures_through_its_own_provider(tmp_path: Pat
         command = [sys.executable, "-c", EMBEDDED, receiver.url, str(first), str(second)]
         ran = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=120, check=False)
         assert (ran.returncode, ran.stderr) == (0, ""), "no warning of an instrument that is made twice"
-        opened, closed, again, another = json.loads(ran.stdout)
+        opened, closed, again, another, worked = json.loads(ran.stdout)
         sent = {metric.name: metric for request in receiver.metrics
                 for metric in request.resource_metrics[0].scope_metrics[0].metrics}  # fmt: skip
         assert "the-application" in str(receiver.metrics[0].resource_metrics[0].resource)
@@ -181,6 +187,7 @@ def test_a_server_that_embeds_it_measures_through_its_own_provider(tmp_path: Pat
     assert of(again, "checkpoint_size") == 2
     assert of(another, "appended_events", journal=second) == 1
     assert of(another, "appended_events") is None
+    assert of(worked, "appended_events", journal=second) == 2, "and who is elected of several workers"
     known = {metric.name: metric for metric in METRICS}
     assert set(sent) <= set(known)
     assert len(sent) > 20

@@ -65,7 +65,7 @@ def _serve(app: App, address: str | None, token_file: str | None, quick_check: b
     opened = open_core(  # which a signal ends at once: a rebuild may take long, and is taken up by the next open
         data, check="quick" if quick_check else "full", progress=lambda *_: systemd.extend_timeout(60)
     )
-    say_opened(data, opened)
+    say_opened(data, opened.core, opened.recovered, opened.kept)
     told = Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: told.set())

@@ -15,10 +15,12 @@ from weakref import WeakKeyDictionary
 
 from journal import __version__
 from journal.errors import JournalError
+from recovery.data import Data
 from recovery.telemetry.conventions import SCOPE_NAME
 from recovery.telemetry.gathering import Metrics
 from recovery.telemetry.metrics import BY_NAME, METRICS, Metric
 from recovery.telemetry.samples import Labels, Values
+from replay.core import Core
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import Meter, Observation
@@ -50,6 +52,18 @@ def measured(metrics: Metrics, meter: Meter) -> Iterator[None]:
     finally:
         instruments.detach(metrics)
         metrics.close()
+
+
+@contextmanager
+def measuring(data: Data, core: Core) -> Iterator[Metrics | None]:
+    """The metrics of an open writer, measured while the block runs; None where the program has set no provider."""
+    found = meter()
+    if found is None:
+        yield None
+        return
+    metrics = Metrics(data, core)
+    with measured(metrics, found):
+        yield metrics
 
 
 class Instruments:
