@@ -36,6 +36,7 @@ def start(root: Path, *, rounds: int) -> dict[str, list[Result]]:
 
     journal = ("-m", "recovery")
     contenders = [
+        run("import of the command", "-c", "import recovery.cli.app"),
         run("journal --help", *journal, "--help"),
         run("journal status", *journal, "status"),
         run("bare interpreter", "-c", "pass", ours=False),
