@@ -293,6 +293,14 @@ def encode_batch(
     )
 
 
+def clean_close(segment: SegmentHeader, next_seq: int, chain: bytes) -> bytes:
+    """The empty batch that ends a segment: everything before it was synced."""
+    return encode_batch(
+        segment, epoch=segment.epoch, flags=FLAG_CLEAN_CLOSE, first_seq=next_seq, count=0, payload=b"",
+        durable_seq=next_seq - 1, previous_chain=chain, offset=0,
+    )  # fmt: skip
+
+
 def decode_batch_header(data: bytes | memoryview, offset: int) -> BatchHeader | None:
     """The batch header at `offset`, or None where its magic, CRC or bounds are wrong."""
     if len(data) - offset < BATCH_HEADER_BYTES or data[offset : offset + 4] != BATCH_MAGIC:

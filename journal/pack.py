@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 from zlib import crc32
 
-from journal.errors import Corrupt, DataError
+from journal.errors import Corrupt, DataError, Unsupported
 from journal.format import (
     BATCH_RECORDS_MAX,
     HEADER_BYTES_MAX,
@@ -30,6 +30,7 @@ from journal.format import (
     PROLOGUE_BYTES,
     SEQ_MAX,
     SegmentHeader,
+    clean_close,
     decode_header,
     decode_segment_body,
     decode_segment_header,
@@ -39,13 +40,14 @@ from journal.scan import Batch, Scanner
 
 # Fixed part, after the prologue:
 #
-#     0           8          16      48                    52       56
-#     | valid end | next seq | chain | segment header bytes | blocks | segment header | block entries
-#     |     8     |    8     |  32   |          4           |   4    |
+#     0           8          16      48                    52       56      60
+#     | valid end | next seq | chain | segment header bytes | blocks | flags | segment header | block entries
+#     |     8     |    8     |  32   |          4           |   4    |   4   |
 #
-# `next seq` and `chain` are those at the valid end.
+# `next seq` and `chain` are those at the valid end. The one flag: a clean close lies before it.
 
-_FIXED = struct.Struct("<QQ32sII")
+_FIXED = struct.Struct("<QQ32sIII")
+_CLOSED = 1
 
 # Block entry; where a block begins, in the pack and in the segment, follows from those before it:
 #
@@ -91,7 +93,8 @@ class Block(NamedTuple):
 class Pack:
     """What the header of a pack says; ``encoded`` is the header itself.
 
-    ``head`` are the segment's bytes up to its first batch; ``end``, ``next_seq``, ``chain`` are those of its valid end.
+    ``head`` are the segment's bytes up to its first batch, ``mark`` those of a clean close behind the last; ``end``,
+    ``next_seq`` and ``chain`` are those of its valid end.
     """
 
     path: str
@@ -102,6 +105,7 @@ class Pack:
     chain: bytes
     blocks: tuple[Block, ...]
     encoded: bytes
+    mark: bytes
 
     @property
     def header_bytes(self) -> int:
@@ -134,10 +138,10 @@ def encode_pack(data: bytes | memoryview, path: str) -> bytes:
         records, length = sum(batch.count for batch in run), run[-1].end - run[0].offset
         entries.append(_ENTRY.pack(len(frame), len(body), records, length, crc32(frame), run[0].previous_chain))
         frames.append(frame)
-    if scanner.offset != len(data) or scanner.closed:
-        raise Corrupt("what is no batch cannot be packed", path=path, offset=scanner.records_end)
-    head = bytes(data[PROLOGUE_BYTES:start])
-    fixed = _FIXED.pack(len(data), scanner.next_seq, scanner.chain, len(head), len(entries))
+    if scanner.offset != len(data):
+        raise Corrupt("what is no batch cannot be packed", path=path, offset=scanner.offset)
+    head, flags = bytes(data[PROLOGUE_BYTES:start]), _CLOSED if scanner.closed else 0
+    fixed = _FIXED.pack(len(data), scanner.next_seq, scanner.chain, len(head), len(entries), flags)
     front = encode_header(KIND_PACK, fixed + head + b"".join(entries))
     return b"".join((front, *frames, front, len(front).to_bytes(TAIL_BYTES, "little")))
 
@@ -172,7 +176,9 @@ def decode_pack(data: bytes | memoryview, path: str) -> Pack:
     body = decode_header(data, KIND_PACK, path)
     if len(body) < _FIXED.size:
         raise Corrupt("header of the pack is too short", path=path, offset=PROLOGUE_BYTES)
-    end, next_seq, chain, head_bytes, count = _FIXED.unpack_from(body)
+    end, next_seq, chain, head_bytes, count, flags = _FIXED.unpack_from(body)
+    if flags & ~_CLOSED:
+        raise Unsupported("a flag of the pack is not known to this version", path=path, hint="upgrade agent-journal")
     at = _FIXED.size + head_bytes
     if len(body) != at + count * _ENTRY.size:
         raise Corrupt("header of the pack has another length than it says", path=path, offset=PROLOGUE_BYTES)
@@ -180,10 +186,13 @@ def decode_pack(data: bytes | memoryview, path: str) -> Pack:
     header = decode_segment_body(segment, path)
     blocks = tuple(_blocks(body[at:], header, len(body) + PROLOGUE_BYTES, PROLOGUE_BYTES + head_bytes, chain))
     encoded = bytes(data[: PROLOGUE_BYTES + len(body)])
-    pack = Pack(path, header, encode_header(KIND_SEGMENT, segment), end, next_seq, chain, blocks, encoded)
+    if not (end <= SEGMENT_BYTES_LIMIT and 0 < next_seq <= SEQ_MAX):
+        raise Corrupt("a number in the header of the pack is out of bounds", path=path, offset=PROLOGUE_BYTES)
+    mark = clean_close(header, next_seq, chain) if flags else b""
+    pack = Pack(path, header, encode_header(KIND_SEGMENT, segment), end, next_seq, chain, blocks, encoded, mark)
     last = blocks[-1] if blocks else None
     ends = (last.end, last.last_seq + 1) if last else (len(pack.head), header.first_seq)
-    if (end, next_seq) != ends or not (end <= SEGMENT_BYTES_LIMIT and next_seq <= SEQ_MAX):
+    if (end - len(mark), next_seq) != ends:
         raise Corrupt("header of the pack contradicts itself", path=path, offset=PROLOGUE_BYTES)
     if any(not _is_possible(block) for block in blocks):
         raise Corrupt("a number in the header of the pack is out of bounds", path=path, offset=PROLOGUE_BYTES)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from journal.errors import Corrupt, DataError
-from journal.format import FLAG_CLEAN_CLOSE, SegmentHeader, decode_segment_header, encode_batch
+from journal.format import SegmentHeader, clean_close, decode_segment_header
 from journal.reader import SegmentRef, list_segments
 from journal.repair_bench import Bench
 from journal.repair_pack import mend_pack, mend_pack_header
@@ -141,10 +141,7 @@ class _Log:
             pass
         if scanner.closed or scanner.offset != end:
             return None
-        mark = encode_batch(
-            header, epoch=header.epoch, flags=FLAG_CLEAN_CLOSE, first_seq=scanner.next_seq, count=0, payload=b"",
-            durable_seq=scanner.next_seq - 1, previous_chain=scanner.chain, offset=end,
-        )  # fmt: skip
+        mark = clean_close(header, scanner.next_seq, scanner.chain)
         return Mended(data[:end] + mark, (*steps, Step("parity", end, len(mark), proof="sha256")))
 
     def _end(self, number: int) -> End | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 
 from journal.errors import NoSpace
-from journal.format import FLAG_CLEAN_CLOSE, SegmentHeader, encode_batch, encode_segment_header
+from journal.format import SegmentHeader, clean_close, encode_segment_header
 from journal.storage import File, Storage
 
 FILL_BYTES_MIN = 64 << 10
@@ -133,10 +133,7 @@ class SegmentWriter:
 
     def close_clean(self, next_seq: int, chain: bytes) -> None:
         """Ends the segment with an empty batch that says everything before it was synced, and drops the fill."""
-        mark = encode_batch(
-            self.header, epoch=self.header.epoch, flags=FLAG_CLEAN_CLOSE, first_seq=next_seq, count=0, payload=b"",
-            durable_seq=next_seq - 1, previous_chain=chain, offset=self.offset,
-        )  # fmt: skip
+        mark = clean_close(self.header, next_seq, chain)
         self.begin(mark)
         self.sync(len(mark))
         self.trim()

@@ -44,12 +44,13 @@ class PackedFile:
         """As of the segment. Raises Corrupt where a block that is asked for is damaged."""
         pack, end = self.pack, min(offset + length, self.pack.end)
         parts = [pack.head[offset:end]]
-        at = max(offset, len(pack.head))
-        while at < end:
+        at, mark_at = max(offset, len(pack.head)), pack.end - len(pack.mark)
+        while at < min(end, mark_at):
             number = pack.block_at(at)
             block = pack.blocks[number]
             parts.append(self._block(number)[at - block.start : end - block.start])
             at = block.end
+        parts.append(pack.mark[max(offset - mark_at, 0) : max(end - mark_at, 0)])
         return b"".join(parts)
 
     def _block(self, number: int) -> bytes:
@@ -106,6 +107,8 @@ class PackedScanner:
                     yield batch
                 if self.offset < block.end:  # damaged, and told
                     self.offset, self.next_seq, self.chain = block.end, block.last_seq + 1, block.chain
+            if self._end >= self._file.pack.end:
+                self.offset = self._file.pack.end  # behind a clean close, if there is one
         finally:
             self._file.close()
 

@@ -134,4 +134,4 @@ def unpack_what_is_whole(data: bytes | memoryview, path: str) -> tuple[bytes, li
         except Corrupt as error:
             wounds.append(Wound(block.offset, block.length, error, block))
             parts.append(bytes(block.end - block.start))
-    return b"".join(parts), wounds
+    return b"".join((*parts, pack.mark)), wounds

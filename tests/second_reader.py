@@ -227,12 +227,12 @@ def unpacked(data: bytes) -> bytes:
     if data[:length] != data[-4 - length : -4]:
         raise Wrong("the two headers of a pack differ")
     body = read_body(data[:length], 6)
-    end, next_seq, chain, size, count = struct.unpack_from("<QQ32sII", body)
+    end, next_seq, chain, size, count, flags = struct.unpack_from("<QQ32sIII", body)
     front = struct.pack("<8sHHI", bytes.fromhex("89414a0d0a1a0a00"), 1, 1, 20 + size)
-    header = body[56 : 56 + size]
+    header = body[60 : 60 + size]
     made = front + struct.pack("<I", zlib.crc32(front + header)) + header
     segment, read, at = read_segment(made), Journal(), length
-    entries = list(struct.iter_unpack("<IIIII32s", body[56 + size :]))
+    entries = list(struct.iter_unpack("<IIIII32s", body[60 + size :]))
     if len(entries) != count:
         raise Wrong("count of blocks")
     read.next_seq, read.chain = segment.first_seq, segment.previous_chain
@@ -248,9 +248,23 @@ def unpacked(data: bytes) -> bytes:
         if (read.next_seq - first, len(made) - begin) != (records, segment_bytes):
             raise Wrong("records or segment bytes of a block")
         at += frame_bytes
+    if flags & ~1:
+        raise Wrong("an unknown flag of a pack")
+    if flags:
+        made += closing(segment, read)
     if (at, len(made), read.next_seq, read.chain) != (len(data) - 4 - length, end, next_seq, chain):
         raise Wrong("where a pack ends")
     return made
+
+
+def closing(segment: Segment, read: Journal) -> bytes:
+    """A clean close behind what was read."""
+    fields = struct.pack(
+        "<16s8sIIQIIQ32s", segment.journal_id, segment.salt, segment.epoch, 1, read.next_seq, 0, 0, read.next_seq - 1,
+        read.chain,
+    )  # fmt: skip
+    crc = struct.pack("<I", zlib.crc32(fields))
+    return bytes.fromhex("ab4a4201") + crc + fields + crc + b"\xa5"
 
 
 def unpacked_batches(content: bytes, segment: Segment, read: Journal, made: bytes) -> bytes:
