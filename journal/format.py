@@ -133,8 +133,7 @@ class SegmentHeader:
     extra: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class BatchHeader:
+class BatchHeader(msgspec.Struct, frozen=True, gc=False):  # one a batch: a frozen dataclass is 20 times as slow
     """One batch's header. ``previous_chain`` is the chain before it, ``durable_seq`` the last seq known synced."""
 
     journal_id: bytes
