@@ -1,0 +1,103 @@
+"""Indexes as a user meets them: made by themselves, by whoever may, told of by `verify`, made anew, not carried along.
+
+Scenario: a long history, `journal log --agent NAME`, and a disk that flips a bit of the file that made it fast.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from journal.events import EntityCreated, ObservationAdded
+from recovery import open_server_sync
+from recovery.setup import initialise
+from tests.commands import Command
+
+SEGMENT_BYTES = 160 << 10
+
+
+@pytest.fixture
+def journal(tmp_path, capsys):
+    """Three long segments, written by `ops` but for a few records."""
+    data = tmp_path / "data"
+    initialise(str(data))
+    (data / "journal.yaml").write_text(f"segment_bytes_max: {SEGMENT_BYTES}\n")
+    with open_server_sync(data, background=False) as hook:
+        hook.append(EntityCreated("global", "x", "thing"), agent="sales")
+        for number in range(24):
+            facts = [ObservationAdded("global", "x", f"{number} {index} " + "y" * 900) for index in range(20)]
+            hook.append_all(facts, agent="rare" if number in (3, 20) else "ops")
+    return Command(data, capsys)
+
+
+def indexes(journal: Command) -> list[Path]:
+    return sorted(journal.data.joinpath("journal/index").glob("*.idx"))
+
+
+def test_a_search_leaves_the_indexes_that_it_found_missing(journal):
+    assert indexes(journal) == []
+    first = journal("log", "--agent", "rare", "--json")
+    assert [each["seq"] for each in first.json_lines()] == [*range(62, 82), *range(402, 422)]
+    assert len(indexes(journal)) >= 2
+    assert journal("log", "--agent", "rare", "--json").out == first.out
+    assert journal("log", "--agent", "rare", "-n", "3", "--json").out.splitlines() == first.out.splitlines()[-3:]
+    assert journal("log", "--agent", "nobody").out == ""
+    found = journal.json("verify")
+    assert (found["indexes"], found["findings"]) == (len(indexes(journal)), [])
+
+
+def test_what_is_asked_without_a_filter_leaves_nothing(journal):
+    for asked in (["log", "-n", "3"], ["show", "5"], ["log", "--until", "now"], ["status"]):
+        assert journal(*asked).code == 0
+    assert not journal.data.joinpath("journal/index").exists()
+
+
+def test_a_search_of_somebody_else_leaves_nothing_of_theirs(journal, monkeypatch):
+    """Scenario: root looks, and the server of another user cannot read what root left."""
+    expected = journal("log", "--agent", "rare").out
+    for path in indexes(journal):
+        path.unlink()
+    mine = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: mine + 1)
+    assert journal("log", "--agent", "rare").out == expected
+    assert indexes(journal) == []
+
+
+def test_a_damaged_index_is_named_and_made_anew_and_never_answers(journal):
+    expected = journal("log", "--agent", "rare").out
+    path = indexes(journal)[0]
+    whole = path.read_bytes()
+    damaged = bytearray(whole)
+    damaged[len(damaged) // 2] ^= 8
+    path.write_bytes(damaged)
+
+    found = journal("verify", "--json")
+    assert found.code == 12
+    (finding,) = found.json()["findings"]
+    assert (finding["severity"], finding["path"]) == ("damage", str(path))
+    assert "makes it anew" in finding["hint"]
+    assert journal("log", "--agent", "rare", "-n", "100").out == expected
+
+    path.write_bytes(damaged)  # a search has mended it
+    assert journal("check").code in (0, 3)
+    ran = journal("verify", "--repair")
+    assert ran.code == 0, ran
+    assert "made anew" in ran.out + ran.err
+    assert path.read_bytes() == whole
+    assert journal.json("verify")["findings"] == []
+
+
+def test_the_checkpoints_process_makes_them(journal):
+    assert journal("checkpoint", "create").code == 0
+    made = indexes(journal)
+    assert len(made) >= 2
+    assert journal.json("verify")["indexes"] == len(made)
+
+
+def test_a_backup_does_without(journal, tmp_path, capsys):
+    expected = journal("log", "--agent", "rare").out
+    assert journal("backup", str(tmp_path / "copy")).code == 0
+    assert not list(tmp_path.joinpath("copy").rglob("*.idx"))
+    assert Command(tmp_path / "copy", capsys)("log", "--agent", "rare").out == expected
