@@ -24,6 +24,7 @@ from journal.index import SegmentIndex, decode_index, encode_index, index_of
 from journal.index_store import IndexStore
 from journal.indexing import fill, index_on_the_way
 from journal.log import Log, create
+from journal.packing import pack_segments
 from journal.reader import LogReader
 from journal.storage import Storage
 from journal.verify import verify
@@ -123,8 +124,9 @@ FILTERS = st.builds(
 @given(
     seed=st.integers(0, 5), wanted=FILTERS, count=st.sampled_from([None, 0, 1, 3, 1000]), first=st.integers(1, 300),
     length=st.one_of(st.none(), st.integers(0, 300)), state=st.sampled_from(["there", "missing", "some", "made"]),
+    packed=st.booleans(),
 )  # fmt: skip
-def test_a_filter_answers_as_reading_everything_does(seed, wanted, count, first, length, state):
+def test_a_filter_answers_as_reading_everything_does(seed, wanted, count, first, length, state, packed):
     disk = SimDisk()
     write(disk, seed)
     whole = everything(disk)
@@ -137,6 +139,8 @@ def test_a_filter_answers_as_reading_everything_does(seed, wanted, count, first,
     if state == "some":
         for name in disk.list(f"{JOURNAL}/index")[::2]:
             disk.remove(f"{JOURNAL}/index/{name}")
+    if packed:
+        assert pack_segments(disk, JOURNAL, bytes_min=1).segments > 1
     make = index_on_the_way if state == "made" else None
     assert answer(selected(LogReader(disk, JOURNAL), wanted, first, last, count, make)) == expected
 
@@ -351,6 +355,22 @@ def test_an_index_is_made_of_a_segment_in_the_same_bytes_every_time():
         known = reader.index_of(number)
         assert known is not None
         assert encode_index(known) == encode_index(remade(reader, number))
+
+
+def test_an_index_is_of_the_segment_whether_it_is_packed_or_not():
+    disk = SimDisk()
+    write(disk, 10)
+    before = {number: made for number, made in enumerate(map(indexed(disk).index_of, range(5))) if made is not None}
+    plain = {entry.seq: encode_record(entry.record) for entry in everything(disk)}
+    assert pack_segments(disk, JOURNAL, bytes_min=1).segments > 1
+    reader = LogReader(disk, JOURNAL)
+    assert len(before) == 4
+    for number, made in before.items():
+        assert reader.index_of(number) == made == remade(reader, number)
+    for seq, expected in plain.items():
+        batch = reader.batch_of(seq)
+        assert encode_record(batch.records()[seq - batch.first_seq]) == expected
+    assert verify(disk, JOURNAL).findings == []
 
 
 def test_an_index_that_cannot_be_written_costs_time_and_no_answer():
