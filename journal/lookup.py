@@ -6,6 +6,7 @@ the records. Knows granules and names; must not know who asks, or why.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -47,10 +48,14 @@ class Lookup:
                 yield list(self._within(number, first, last))
 
     def _segments(self, first_seq: int, last_seq: int) -> range:
+        """Those that begin with one seq are all looked into: all but the last of them are empty."""
         reader = self._reader
         if first_seq > last_seq:
             return range(0)
-        return range(reader.segment_of(first_seq), reader.segment_of(last_seq) + 1)
+        return range(
+            reader.segment_of(first_seq),
+            bisect_right(reader.segments, last_seq, key=lambda segment: segment.first_seq),
+        )
 
     def _within(self, number: int, first: int, last: int) -> Iterator[Batch]:
         for batch in self._reader.scan(number, first, last):

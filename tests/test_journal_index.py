@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import closing
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from journal import index as index_module
@@ -120,7 +120,8 @@ FILTERS = st.builds(
 )
 
 
-@settings(max_examples=60)
+@example(seed=1, wanted=Filter(agents=("sales", "ops")), count=3, first=1, length=0, state="made", packed=False)
+@settings(max_examples=80)
 @given(
     seed=st.integers(0, 5), wanted=FILTERS, count=st.sampled_from([None, 0, 1, 3, 1000]), first=st.integers(1, 300),
     length=st.one_of(st.none(), st.integers(0, 300)), state=st.sampled_from(["there", "missing", "some", "made"]),
