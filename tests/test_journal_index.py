@@ -445,3 +445,15 @@ def test_a_rare_name_is_found_by_reading_indexes_and_the_granules_that_hold_it(m
     found = [entry.seq for entry in selected(reader, Filter(agents=("rare",)), 1, 1990, 20)]
     assert found == [5, 1000]
     assert set(scanned) <= {0}, "the first holds nothing, and has no index"
+
+
+def test_each_seq_alone_is_found_by_a_filter_that_it_meets():
+    """At both ends of every granule and segment: of a range of one seq nothing may be cut off."""
+    written, whole = history(3)
+    disk = written.crash(random.Random(0), "all")
+    indexed(disk)
+    reader, wanted = LogReader(disk, JOURNAL), Filter(types=("memory.*", "agent.*"))
+    for entry in whole:
+        for count in (None, 5):
+            found = selected(reader, wanted, entry.seq, entry.seq, count)
+            assert answer(found) == [(entry.seq, encode_record(entry.record))]
