@@ -6,22 +6,18 @@ Each test has a real receiver on loopback, which decodes OTLP's protobuf; the jo
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from journal.events import (
     ConfigWritten,
     EntityCreated,
-    ObservationAdded,
     RecoveryCompleted,
     RecoveryStarted,
     RecoveryStepCompleted,
@@ -29,9 +25,8 @@ from journal.events import (
 )
 from recovery import open_server_sync
 from recovery.data import Data
-from recovery.records import Entry, entries
-from tests.commands import ENVIRONMENT, SMALL, Command, arguments, process, small_history
-from tests.holders import serving
+from tests.commands import ENVIRONMENT, SMALL, Command, small_history
+from tests.exporting import add, attributes, by_seq, records
 from tests.otlp import Receiver, Told, grpc_receiver, http_receiver
 
 PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
@@ -54,26 +49,6 @@ def backend(request: pytest.FixtureRequest) -> Iterator[tuple[Receiver, list[str
     """A receiver, and the words that name it."""
     with http_receiver() if request.param == "http" else grpc_receiver() as receiver:
         yield receiver, ["--endpoint", receiver.url, "--protocol", request.param]
-
-
-def records(data: Path) -> list[Entry]:
-    reader = Data.at(data).reader()
-    return list(entries(reader.batches()))
-
-
-def attributes(span: Any) -> dict[str, Any]:
-    return {each.key: getattr(each.value, each.value.WhichOneof("value")) for each in span.attributes}
-
-
-def by_seq(receiver: Receiver) -> dict[int, Any]:
-    """The spans of events, by their seqs."""
-    return {told["journal.seq"]: span for span in receiver.spans if "journal.seq" in (told := attributes(span))}
-
-
-def add(data: Path, *contents: str, **envelope: Any) -> None:
-    with open_server_sync(data, background=False, check="quick") as hook:
-        for content in contents:
-            hook.append(ObservationAdded("global", "Acme", content), **envelope)
 
 
 def test_every_event_is_a_span_at_its_own_time(
@@ -312,62 +287,17 @@ def test_a_slow_backend_gets_the_batch_again(data: Path, journal: Command) -> No
         assert len({span.span_id for span in receiver.spans}) == SMALL
 
 
-def grown(data: Path) -> int:
-    """A history of several requests; returns its last seq."""
-    with open_server_sync(data, background=False, check="quick") as hook:
-        for part in range(6):
-            hook.append_all([ObservationAdded("global", "Acme", f"fact {part} {n}") for n in range(250)])
-        return hook.core.log.next_seq - 1
-
-
-def test_a_run_that_is_killed_in_the_middle_loses_nothing(data: Path, journal: Command) -> None:
-    """Nothing in flight was remembered: the next run sends it again, and each event arrives, under one id."""
-    last = grown(data)
-    with http_receiver() as receiver:
-        receiver.script = [Told(), Told(hold=threading.Event())]
-        command = arguments(data, "trace", "export", "--endpoint", receiver.url)
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=ENVIRONMENT) as killed:
-            receiver.wait_for(lambda it: len(it.asked) == 2)
-            killed.kill()
-        assert Data.at(data).reader().last_seq == last, "it had no time to move the cursor"
-        assert journal.json("trace", "export", "--endpoint", receiver.url)["cursor"] == last
-        found = by_seq(receiver)
-        assert sorted(found) == list(range(1, last + 1))
-        assert len({span.span_id for span in receiver.spans}) == last
-        assert max(len(request.resource_spans[0].scope_spans[0].spans) for request in receiver.requests) <= 512
-
-
-def test_ctrl_c_keeps_what_was_taken(data: Path, journal: Command) -> None:
-    last = grown(data)
-    with http_receiver() as receiver:
-        held = threading.Event()
-        receiver.script = [Told(), Told(), Told(hold=held)]
-        command = arguments(data, "trace", "export", "--endpoint", receiver.url)
-        settings = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": ENVIRONMENT}
-        with subprocess.Popen(command, **settings) as cut:
-            receiver.wait_for(lambda it: len(it.asked) == 3)
-            cut.send_signal(signal.SIGINT)
-            _, err = cut.communicate(timeout=60)
-        held.set()
-        assert (cut.returncode, len(err.splitlines())) == (130, 1), err
-        told = journal.json("trace", "export", "--endpoint", receiver.url)
-        assert 1 < told["from_seq"] <= 1025, "it goes on where the backend had everything"
-        assert sorted(by_seq(receiver)) == list(range(1, last + 1))
-
-
-def test_what_is_whole_before_damage_goes_out_and_the_damage_is_told(data: Path, journal: Command) -> None:
-    last = grown(data)
-    (data / "journal.yaml").write_text("parity:\n  share: 0\n")
-    segment = max((data / "journal" / "segments").iterdir(), key=lambda path: path.stat().st_size)
-    content = bytearray(segment.read_bytes())
-    for offset in range(len(content) // 3, len(content) // 3 + 64):
-        content[offset] ^= 0xFF
-    segment.write_bytes(content)
-    with http_receiver() as receiver:
-        ran = journal("trace", "export", "--endpoint", receiver.url)
-        assert ran.code == 12, ran
-        assert SMALL < len(receiver.spans) < last
-        assert sorted(by_seq(receiver)) == list(range(1, len(receiver.spans) + 1))
+def test_what_takes_four_bytes_a_character_still_goes_in_requests_that_a_backend_takes(
+    data: Path, journal: Command
+) -> None:
+    """gRPC servers take 4 MiB by default: a size that counted characters would let 4 MiB and more through."""
+    add(data, *(f"{n}" + "🦉" * 60_000 for n in range(40)))
+    with grpc_receiver() as receiver:
+        words = ["--endpoint", receiver.url, "--protocol", "grpc", "--include-content"]
+        told = journal.json("trace", "export", *words)
+        assert (told["spans"], told["retries"]) == (SMALL + 40, 0)
+        assert max(request.ByteSize() for request in receiver.requests) < 2 << 20
+        assert len(receiver.asked) == len(receiver.requests), "and none was too large"
 
 
 def test_a_redirect_is_not_followed_with_the_headers(data: Path, journal: Command) -> None:
@@ -386,6 +316,8 @@ def test_a_redirect_is_not_followed_with_the_headers(data: Path, journal: Comman
         (["--endpoint", "http://127.0.0.1:1", "--header", "no-value"], 2),
         (["--endpoint", "http://127.0.0.1:1", "--header", "a=b\nc"], 2),
         (["--endpoint", "http://127.0.0.1:1", "--since", "99"], 2),
+        (["--endpoint", "http://127.0.0.1:1", "--since", "7", "--until", "4"], 2),
+        (["--endpoint", "http://127.0.0.1:1", "--agent", ""], 2),
         (["--endpoint", "http://127.0.0.1:1", "--follow", "--until", "4"], 2),
         ([], 2),
     ],
@@ -401,69 +333,6 @@ def test_the_path_is_appended_to_the_base(data: Path, journal: Command) -> None:
         for base in ("", "/", "/otel", "/otel/v1/traces"):
             journal.json("trace", "export", "--endpoint", receiver.url + base, "--since", "10")
         assert receiver.paths == ["/v1/traces", "/v1/traces", "/otel/v1/traces", "/otel/v1/traces"]
-
-
-# -- beside a server --------------------------------------------------------------------------------------------------
-
-
-def following(data: Path, *words: str) -> subprocess.Popen[str]:
-    command = arguments(data, "trace", "export", "--follow", "--json", *words)
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
-
-
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
-def test_a_follower_ships_what_a_live_server_writes_and_remembers_where_it_was(
-    data: Path, journal: Command, number: int, code: int
-) -> None:
-    with http_receiver() as receiver, serving(data):
-        with following(data, "--endpoint", receiver.url) as follower:
-            receiver.wait_for(lambda it: len(it.spans) == SMALL)
-            event = {"type": "memory.entity_created", "scope": "global", "name": "Zoe", "entity_type": "person"}
-            line = json.dumps({"event": event})
-            assert process(data, "append", input=line).returncode == 0
-            assert follower.stdout is not None
-            assert json.loads(follower.stdout.readline())["spans"] == SMALL + 1
-            os.kill(follower.pid, number)
-            _, err = follower.communicate(timeout=60)
-        assert follower.returncode == code, err
-        assert "Traceback" not in err
-        told = journal.json("trace", "export", "--endpoint", receiver.url)
-        assert told["from_seq"] == SMALL + 2, "the cursor went through the server that holds the lock"
-        assert told["spans"] == 0
-
-
-def test_a_follower_outlives_its_backend(data: Path) -> None:
-    """The backend is away, comes, refuses, and takes what it gets in the end: everything arrives."""
-    with http_receiver() as receiver:
-        port = int(receiver.url.rpartition(":")[2])
-    with following(data, "--endpoint", f"http://127.0.0.1:{port}") as follower:
-        assert follower.stderr is not None
-        assert "connection refused" in follower.stderr.readline()
-        with http_receiver(port) as receiver:
-            receiver.script = [Told(401), Told(400), Told(reject=1)]
-            receiver.wait_for(lambda it: len(it.spans) == SMALL)
-            add(data, "while it ships")
-            receiver.wait_for(lambda it: len(it.spans) == SMALL + 1)
-            follower.send_signal(signal.SIGTERM)
-            follower.communicate(timeout=60)
-
-
-def test_what_is_not_synced_is_not_told(data: Path, journal: Command, tmp_path: Path) -> None:
-    """A batch that a dead writer left behind, vouched for by nobody: a power cut may take it, and give its seq away."""
-    with open_server_sync(data, background=False, check="quick") as hook:
-        hook.append(ObservationAdded("global", "Acme", "on its way"))
-        copy = tmp_path / "copy"
-        subprocess.run(["cp", "-a", str(data), str(copy)], check=True)
-    for path in (*copy.glob("memory*"),):
-        path.unlink()
-    with http_receiver() as receiver:
-        told = Command(copy, journal.capsys).json("trace", "export", "--endpoint", receiver.url)
-        assert (told["unsettled"], sorted(by_seq(receiver))) == (1, list(range(1, SMALL + 1)))
-        told = Command(copy, journal.capsys).json("trace", "export", "--endpoint", receiver.url)
-        assert told["unsettled"] == 0
-        assert SMALL + 1 in by_seq(receiver), "moving the cursor opened the journal, which settled it"
-
-
 
 
 @pytest.mark.parametrize("missing", ["opentelemetry.exporter.otlp.proto.common.trace_encoder", "requests", "grpc"])

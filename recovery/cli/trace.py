@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -22,6 +23,13 @@ def command() -> None:
     """
 
 
+class _Protocol(click.Choice[str]):
+    """The standard variable says http/protobuf for http."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        return super().convert("http" if value in ("http/protobuf", "http/json") else value, param, ctx)
+
+
 @command.command(
     "export",
     cls=Verb,
@@ -34,8 +42,8 @@ def command() -> None:
 )
 @click.option("--endpoint", metavar="URL", envvar="OTEL_EXPORTER_OTLP_ENDPOINT", required=True, show_envvar=True,
               help="The backend's base URL; /v1/traces is appended for HTTP.")  # fmt: skip
-@click.option("--protocol", type=click.Choice(["http", "grpc"]), default="http", show_default=True,
-              help="OTLP over HTTP (protobuf), or gRPC.")  # fmt: skip
+@click.option("--protocol", type=_Protocol(["http", "grpc"]), default="http", show_default=True, show_envvar=True,
+              envvar="OTEL_EXPORTER_OTLP_PROTOCOL", help="OTLP over HTTP (protobuf), or gRPC.")  # fmt: skip
 @click.option("--header", "headers", multiple=True, metavar="K=V", help="Sent with every request. "
               "[env var: OTEL_EXPORTER_OTLP_HEADERS, so that a secret need not be an argument]")  # fmt: skip
 @click.option("--since", metavar="WHEN", help="From this moment on, instead of where the cursor stands.")
@@ -78,28 +86,34 @@ def export_command(
     """
     from journal.errors import UsageError
     from recovery.cli.log import bounds
+    from recovery.telemetry.connection import connection
     from recovery.telemetry.cursor import consumer_of
     from recovery.telemetry.delivery import Delivery
     from recovery.telemetry.encode import Encoder
+    from recovery.telemetry.endpoint import endpoint_of, without_secrets
     from recovery.telemetry.export import Export, Wanted
-    from recovery.telemetry.transport import connected, without_secrets
+    from recovery.telemetry.transport import connected
 
     if follow and (until is not None or dry_run):
         raise UsageError("--follow has no end", hint="leave out --until and --dry-run")
+    to, how = endpoint_of(endpoint), connection(os.environ, headers, timeout)
     data = app.data
     reader = data.reader()
     first, last = bounds(data, reader, since, until)
+    if since is not None and last is not None and first > last + 1:
+        raise UsageError("--since is after --until")
+    if not all(agents):
+        raise UsageError("--agent takes a name")
     name = cursor_name or " ".join([without_secrets(endpoint), *(f"agent={each}" for each in sorted(agents))])
     wanted = Wanted(consumer_of(name), first if since is not None else None, last, agents, include_content)
     encoder = Encoder({"service.instance.id": reader.journal_id.hex()})
-    given = _headers(headers)
-    told = _Termination()
+    told = _Termination(is_an_end=follow)
 
     def shipped(done: Exported) -> None:
         if app.json:
             app.out.documents([_as_json(done, endpoint)], flush=True)
 
-    with connected(endpoint, protocol, given, timeout, encoder) as transport, app.out.progress("exporting") as bar:
+    with connected(to, protocol, how, encoder) as transport, app.out.progress("exporting") as bar:
         if dry_run:
             from recovery.telemetry.dry import Counting
 
@@ -115,9 +129,10 @@ def export_command(
 
 
 class _Termination:
-    """SIGTERM ends the block as Ctrl-C does, but is no failure: it is how a service manager stops a follower."""
+    """SIGTERM ends the block as Ctrl-C does. To a follower that is no failure: a service manager stops it so."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_an_end: bool) -> None:
+        self.is_an_end = is_an_end
         self.came = False
 
     def __enter__(self) -> None:
@@ -129,33 +144,13 @@ class _Termination:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> bool:
         signal.signal(signal.SIGTERM, self._before)
-        return self.came and kind is KeyboardInterrupt
-
-
-def _headers(given: tuple[str, ...]) -> dict[str, str]:
-    """The environment's, then those of --header. Raises UsageError without repeating a value: it may be a secret."""
-    import os
-    from urllib.parse import unquote
-
-    from journal.errors import UsageError
-
-    variable = os.environ.get("OTEL_EXPORTER_OTLP_HEADERS", "")
-    environment = [unquote(each) for each in variable.split(",") if each.strip()]
-    found: dict[str, str] = {}
-    for each in (*environment, *given):
-        name, equals, value = (part.strip() for part in each.partition("="))
-        if not equals or not name or not all(c.isascii() and (c.isalnum() or c in "-_.") for c in name):
-            raise UsageError("a header is NAME=VALUE", hint="--header x-tenant=blue")
-        if not value.isprintable() or not value.isascii():
-            raise UsageError(f"the value of header {name} holds what no header can")
-        found[name] = value
-    return found
+        return self.is_an_end and self.came and kind is KeyboardInterrupt
 
 
 def _as_json(done: Exported, endpoint: str) -> dict[str, object]:
     from msgspec import to_builtins
 
-    from recovery.telemetry.transport import without_secrets
+    from recovery.telemetry.endpoint import without_secrets
 
     told: dict[str, object] = {"endpoint": without_secrets(endpoint), **to_builtins(done)}
     return told

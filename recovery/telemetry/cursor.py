@@ -5,10 +5,11 @@ It is an event `cursor.moved` whose consumer begins with `journal:` and whose me
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from hashlib import sha256
 
-from journal.errors import Locked
+from journal.errors import JournalError, Locked
 from journal.events import JOURNAL_CONSUMER, CursorMoved, Event, tag_of
 from journal.reader import LogReader
 from recovery.control.writer import journal_beside
@@ -16,6 +17,7 @@ from recovery.data import Data
 from replay.event_types import may_hold
 
 NAME_BYTES_MAX = 400
+_WAITS = (0.05, 0.1, 0.2, 0.4)  # seconds
 _MOVED = frozenset({tag_of(CursorMoved)})
 _TRACE = f"{JOURNAL_CONSUMER}trace "
 
@@ -49,14 +51,21 @@ def read_positions(reader: LogReader, first: int = 1) -> dict[str, int]:
     return found
 
 
-def move(data: Data, consumer: str, seq: int, note: Callable[[str], None]) -> bool:
+def move(data: Data, consumer: str, seq: int, sleep: Callable[[float], object] = time.sleep) -> JournalError | None:
     """Journals that the consumer has everything up to `seq`; beside a live server through it.
 
-    False where another process writes and does not listen: then what follows is exported again, which does no harm.
+    Returns why it could not: then what follows is exported again, which does no harm. One that has the lock for a
+    moment, as another export does that moves its cursor, is waited for.
     """
-    try:
-        journal_beside(data, CursorMoved(consumer, str(seq)))
-    except Locked:
-        note(f"the cursor was not moved to seq {seq}: another process writes, and does not listen")
-        return False
-    return True
+    for seconds in (*_WAITS, None):
+        try:
+            journal_beside(data, CursorMoved(consumer, str(seq)))
+        except Locked as error:
+            if seconds is None:
+                return error
+            sleep(seconds)
+        except JournalError as error:  # a full disk, one that is read-only: nothing of what was exported is lost
+            return error
+        else:
+            return None
+    raise AssertionError("unreachable")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from journal.errors import EnvironmentFault
 from recovery.telemetry.spans import Span
@@ -17,6 +17,7 @@ from recovery.telemetry.transport import Answer, Transport
 FIRST_SECONDS = 0.5
 LONGEST_SECONDS = 60.0
 ASKED_SECONDS_MAX = 3600.0
+SMALL_BYTES = 1 << 13  # a backend to which even this is too large is none, or busy
 
 
 class BackendFailed(EnvironmentFault):
@@ -63,6 +64,7 @@ class Delivery:
         self._note = note
         self._sleep = sleep
         self._clock = clock
+        self._noted = ""
         self.tally = Tally()
 
     def send(self, spans: Sequence[Span]) -> None:
@@ -77,6 +79,8 @@ class Delivery:
             return
         rejected = len(spans) if answer.kind == "too_large" else min(answer.rejected, len(spans))
         self.tally.taken += len(spans) - rejected
+        if answer.kind == "taken" and answer.reason and not rejected:
+            self._note_once(f"the backend took them, and says: {answer.reason}")
         if rejected:
             self.tally.rejected += rejected
             where = f"seq {spans[0].seq}" + (f" to {spans[-1].seq}" if len(spans) > 1 else "")
@@ -88,6 +92,8 @@ class Delivery:
         started, failures, told = self._clock(), 0, ""
         while True:
             answer = self._transport.send(spans)
+            if answer.kind == "too_large" and len(spans) == 1 and spans[0].size <= SMALL_BYTES:
+                answer = replace(answer, kind="refused", hint="it takes no span, however small")
             if answer.kind in ("taken", "too_large"):
                 if failures:
                     self._note("the backend answers again")
@@ -96,13 +102,19 @@ class Delivery:
             self.tally.retries += 1
             seconds = pause(failures, answer.wait, random.random())
             if answer.kind == "refused" and self._patience is not None:
-                raise _failed(answer.reason, "check --endpoint, --protocol and --header")
+                raise _failed(answer.reason, answer.hint or "check --endpoint, --protocol and --header")
             if self._patience is not None and self._clock() + seconds - started > self._patience:
                 raise _failed(answer.reason, "run it again once the backend is back: it goes on where it stopped")
             if answer.reason != told:
                 told = answer.reason
                 self._note(f"the backend does not take spans: {told}; trying again")
             self._sleep(seconds)
+
+
+    def _note_once(self, text: str) -> None:
+        if text != self._noted:
+            self._noted = text
+            self._note(text)
 
 
 def _failed(reason: str, hint: str) -> BackendFailed:

@@ -44,7 +44,7 @@ class Encoder:
         from recovery.telemetry.transport import Answer
 
         partial = response.partial_success
-        return Answer("taken", partial.error_message[:200], rejected=max(0, partial.rejected_spans))
+        return Answer("taken", " ".join(partial.error_message.split())[:200], rejected=max(0, partial.rejected_spans))
 
     def _readable(self, span: Span) -> Any:
         from opentelemetry.sdk.trace import ReadableSpan
@@ -57,7 +57,10 @@ class Encoder:
             parent=_context(span.parent) if span.parent is not None else None,
             resource=self._resource,
             attributes=span.attributes,
-            links=[Link(_context(link.to), {"journal.link": link.relation}) for link in span.links],
+            links=[
+                Link(_context(link.to, is_remote=link.relation == "request"), {"journal.link": link.relation})
+                for link in span.links
+            ],
             status=status,
             start_time=span.start,
             end_time=span.end,
@@ -65,7 +68,7 @@ class Encoder:
         )
 
 
-def _context(place: Place) -> SpanContext:
+def _context(place: Place, *, is_remote: bool = False) -> SpanContext:
     from opentelemetry.trace import SpanContext, TraceFlags
 
-    return SpanContext(place.trace_id, place.span_id, is_remote=False, trace_flags=TraceFlags(TraceFlags.SAMPLED))
+    return SpanContext(place.trace_id, place.span_id, is_remote=is_remote, trace_flags=TraceFlags(TraceFlags.SAMPLED))

@@ -13,7 +13,7 @@ from itertools import islice
 
 import msgspec
 
-from journal.errors import DataError
+from journal.errors import DataError, Diverged
 from journal.events import StateRestored, tag_of
 from journal.follow import Follower
 from journal.reader import LogReader
@@ -81,6 +81,8 @@ class Export:
     _remembered: int = 0
     _remembered_at: float = 0.0
     _remembered_taken: int = 0
+    _journal_id: bytes = b""
+    _problem: str = ""  # why the cursor could not be moved the last time
 
     def run(self, *, follow: bool = False, going_on: Callable[[], bool] = lambda: True) -> Exported:
         """Exports what is wanted; with `follow` what is appended too, while `going_on`. Raises BackendFailed.
@@ -89,6 +91,7 @@ class Export:
         """
         data, wanted = self.data, self.wanted
         reader = data.reader()
+        self._journal_id = reader.journal_id
         weigh_end(data, reader)
         known = cursor.read_positions(reader).get(wanted.consumer, 0)
         first = known + 1 if wanted.first is None else wanted.first
@@ -110,6 +113,7 @@ class Export:
                 self._follow(conversion, reader, told, going_on)
         finally:
             self._note_tally(told)
+            told.to_seq = self._done
             self._remember(told)
         return told
 
@@ -175,6 +179,8 @@ class Export:
             if not taken:
                 appended = follower.poll()
                 taken = list(islice(appended, HELD_MAX))
+            if reader.journal_id != self._journal_id:
+                raise _another(self.data)
             held += taken
             settled = max(settled_seq(reader), *(each.durable_seq for each in held), 0) if held else 0
             if held and held[-1].last_seq > settled:
@@ -208,9 +214,22 @@ class Export:
         is_news = taken > self._remembered_taken and self._told_of > self._remembered
         if not is_news or told.from_seq - 1 > self._remembered:
             return
-        if cursor.move(self.data, self.wanted.consumer, self._done, self.note):
+        if self.data.journal_id() != self._journal_id.hex():
+            return  # to a journal that took this one's place it is no news
+        problem = cursor.move(self.data, self.wanted.consumer, self._done)
+        if problem is None:
             self._remembered, self._remembered_taken = self._done, taken
             told.cursor = self._done
+        elif problem.code != self._problem:
+            self.note(f"the cursor was not moved, so that some spans go out again: {problem.what}")
+        self._problem = "" if problem is None else problem.code
+
+
+def _another(data: Data) -> Diverged:
+    return Diverged(
+        "the journal was replaced by another one: what it holds goes out under other ids",
+        path=data.layout.journal, hint="start the export again",
+    )  # fmt: skip
 
 
 def settled_seq(reader: LogReader) -> int:

@@ -40,8 +40,9 @@ class Span:
 
     @property
     def size(self) -> int:
-        """Roughly how many bytes it takes on the wire."""
-        texts = sum(len(key) + (len(each) if isinstance(each, str) else 8) for key, each in self.attributes.items())
+        """Roughly how many bytes it takes on the wire: a text may take four a character."""
+        values = self.attributes.items()
+        texts = sum(len(key) + (len(each.encode()) if isinstance(each, str) else 8) for key, each in values)
         return 120 + texts + 40 * len(self.links)
 
 
