@@ -66,7 +66,7 @@ COLUMNS = {
     "messages": "id, conversation_id, message_id, agent, role, content, created_at",
     "agents": "name, sha256, status, reason, updated_at, content",
 }
-_ID_MIN, _ID_MAX = -1 << 63, (1 << 63) - 1
+ID_MIN, ID_MAX = -1 << 63, (1 << 63) - 1
 
 _T = TypeVar("_T")
 
@@ -118,14 +118,19 @@ def table_digest(leaves: TableLeaves) -> bytes:
     return table.digest()
 
 
-def table_leaves(connection: sqlite3.Connection, table: str) -> TableLeaves:
-    """A table's leaves: two states differ in it exactly in the buckets whose leaves differ."""
+def table_leaves(
+    connection: sqlite3.Connection, table: str, first_id: int = ID_MIN, last_id: int = ID_MAX
+) -> TableLeaves:
+    """A table's leaves: two states differ in it exactly in the buckets whose leaves differ.
+
+    Of a table with ids those of the buckets from that of `first_id` to that of `last_id`.
+    """
     with one_moment(connection):
         if table == "agents":
             # From the table itself: an index over it could be damaged where the table is not, and the other way round.
             rows = _tolerant(connection, _agent_rows, f"SELECT {COLUMNS[table]} FROM agents NOT INDEXED")
             return {0: Leaf(len(rows), sha256(b"".join(rows)).digest())} if rows else {}
-        return dict(_leaves_by_id(connection, table))
+        return dict(_leaves_by_id(connection, table, first_id, last_id))
 
 
 def bucket_leaf(connection: sqlite3.Connection, table: str, bucket: int) -> Leaf | None:
@@ -139,20 +144,22 @@ def bucket_leaf(connection: sqlite3.Connection, table: str, bucket: int) -> Leaf
 # -- tables with an id -------------------------------------------------------------------------------------------------
 
 
-def _leaves_by_id(connection: sqlite3.Connection, table: str) -> Iterator[tuple[int, Leaf]]:
+def _leaves_by_id(
+    connection: sqlite3.Connection, table: str, first_id: int, last_id: int
+) -> Iterator[tuple[int, Leaf]]:
     """A query a bucket, so that no Python code runs for a row: fetched, encoded and hashed by the bucket.
 
     By rowid, which is the id in every table of ours and an integer in a foreign one too.
     """
-    first_id = f"SELECT rowid FROM {table} WHERE rowid >= ? ORDER BY rowid LIMIT 1"
-    start = _ID_MIN
-    while start <= _ID_MAX:
+    next_id = f"SELECT rowid FROM {table} WHERE rowid >= ? ORDER BY rowid LIMIT 1"
+    start = first_id >> BUCKET_BITS << BUCKET_BITS
+    while start <= last_id:
         rows = _bucket_rows(connection, table, start >> BUCKET_BITS)
         if rows:
             yield start >> BUCKET_BITS, _leaf(rows)
             start += 1 << BUCKET_BITS
             continue
-        found = connection.execute(first_id, (start,)).fetchone()
+        found = connection.execute(next_id, (start,)).fetchone()
         if found is None:
             return
         # A tree out of order could answer with a smaller id, and this loop would never end.

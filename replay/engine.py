@@ -19,7 +19,7 @@ from journal.format import Record
 from journal.reader import LogReader
 from journal.storage import Storage
 from replay.bulk import BulkLoader, collector_paused
-from replay.digest import DIGEST_VERSION, Leaves, digest_of, state_leaves
+from replay.digest import DIGEST_VERSION, Leaves, digest_of
 from replay.embedding_parts import load_embeddings
 from replay.embeddings import Row
 from replay.faults import sqlite_fault
@@ -28,6 +28,7 @@ from replay.leaves import Touched, load_leaves, renewed, rows_by_table
 from replay.memory import Applied, apply_records
 from replay.memory_parts import assemble
 from replay.records import jump_in, position_at, records_of, total_of
+from replay.scanning import file_leaves
 from replay.schema import PROJECTION_VERSION, Position, read_position, write_position
 from replay.timeline import Range, event_count, lineage_from
 from replay.tracing import DATABASE, span
@@ -261,8 +262,12 @@ class _Build:
                 buckets = touched.buckets() if touched is not None else []
             if self.draft:
                 return _Result(base.seq if base else 0, applied, {}, 0, embeddings, lost, "")
-            with closing(connect_finished(self.path)) as connection:
-                leaves = state_leaves(connection) if known is None else renewed(known, connection, buckets)
+            if known is None:
+                with syncing(self.checkpoints.storage, self.path):
+                    leaves = file_leaves(self.path)
+            else:
+                with closing(connect_finished(self.path)) as connection:
+                    leaves = renewed(known, connection, buckets)
         except sqlite3.DatabaseError as error:
             damaged = getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
             if base is None or not damaged:

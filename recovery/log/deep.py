@@ -8,7 +8,6 @@ from __future__ import annotations
 import sqlite3
 import tempfile
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -23,14 +22,14 @@ from recovery.decide import decide_memory
 from recovery.facts import MemoryFacts
 from recovery.placing import place
 from recovery.reading import reading
-from replay.digest import DIGEST_VERSION, state_digest
+from replay.digest import DIGEST_VERSION, digest_of, state_digest
 from replay.engine import build_state
 from replay.extend import extend
 from replay.history import read_history
 from replay.memory_parts import assemble
+from replay.scanning import file_leaves
 from replay.schema import PROJECTION_VERSION, read_position, read_projection_version
 from replay.timeline import Range, lineage_from
-from replay.working import connect_finished
 
 Progress = Callable[[str, int, int], None]
 
@@ -128,8 +127,7 @@ def _expected(
 
 
 def _digest_of(path: str) -> str:
-    with closing(connect_finished(path)) as connection:
-        return state_digest(connection)
+    return digest_of(file_leaves(path))
 
 
 # -- checkpoints ------------------------------------------------------------------------------------------------------
