@@ -38,6 +38,10 @@ def create(app: App) -> int | None:
             f"{'checkpoint ' + str(made.base_seq) if made.base_seq else 'genesis'}, "
             f"{made.seconds:.2f} s"
         )
+        if made.index_files:
+            app.out.line(f"indexes of {counted(made.index_files, 'segment')}")
+        if made.index_problem:
+            app.out.line(f"no indexes: {made.index_problem}")
         if made.parity_files:
             app.out.line(f"parity of {counted(made.parity_files, 'file')}, {bytes_text(made.parity_bytes)}")
         if made.parity_problem:

@@ -67,7 +67,8 @@ def command(
 
     A filter that is given twice takes either value; different filters must all hold. WHEN is a time with a zone, a
     seq, tag:NAME, now or "5 minutes ago". With --json each line is one flat object: seq, time (UTC ns), op_id, agent,
-    actor, traceparent, type, event. Takes no lock: a server may be writing.
+    actor, traceparent, type, event. Takes no lock: a server may be writing. A search of the journal's owner leaves the
+    indexes that it found missing (journal/index); they hold nothing that the journal does not.
     """
     from journal.errors import UsageError
     from recovery.moments import weigh_end

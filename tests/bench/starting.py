@@ -22,14 +22,15 @@ def start(root: Path, *, rounds: int) -> dict[str, list[Result]]:
     with open_server_sync(place, background=False) as hook:
         hook.append_all(entities())
 
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # pip leaves byte code beside what it installs
+
     def run(name: str, *arguments: str, ours: bool = True) -> Contender:
         command = [sys.executable, *arguments]
 
         def once() -> Sample:
             with Watch() as watch:
-                done = subprocess.run(
-                    command, cwd=place, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True
-                )
+                done = subprocess.run(command, cwd=place, env=environment, capture_output=True)
             return Sample(1, watch.seconds, int(done.returncode == 0), [int(watch.seconds * 1e9)])
 
         return Contender(name, once, ours)
