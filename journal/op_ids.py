@@ -52,6 +52,17 @@ class OpIds:
         """The batch is over: the log goes on, and what was read of it for retries is not the whole any more."""
         self._past = self._past_batch = None
 
+    def are_new(self, taken: Sequence[Ticket]) -> bool:
+        """Whether all of these are single events that depend on no seq, under op_ids that none of them shares and no
+        earlier one had. Sure of it where it says so, and at once; else each is to be looked at."""
+        names = [request.op_id for request in taken if request.op_id is not None]
+        return (
+            not [request for request in taken if len(request.drafts) > 1 or request.after_seq is not None]
+            and len(set(names)) == len(names)
+            and self.seqs.keys().isdisjoint(names)
+            and not [name for name in names if name[0] == GENERATED]
+        )
+
     def has_answer(self, request: Ticket, op_id: str, in_flight: Mapping[str, Ticket], applied_seq: int) -> bool:
         """Whether the op_id was used before: by an earlier event, or by one in this very batch. Then the ticket has
         its receipts, its error, or what it joined.

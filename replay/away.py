@@ -69,6 +69,9 @@ class Away:
     def connection(self) -> sqlite3.Connection:
         self._refuse()
 
+    def check_all(self, events: Sequence[Event], seq: int) -> bool:
+        return self.policy == "journal"
+
     def check(self, event: Event, seq: int) -> None:
         if self.policy == "refuse" and may_refer(event):
             self._refuse()

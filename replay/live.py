@@ -113,6 +113,14 @@ class LiveState:
             with suppress(sqlite3.Error):  # it read only; what is wrong shows in the next one
                 self.connection.execute("ROLLBACK")
 
+    def check_all(self, events: Sequence[Event], seq: int) -> bool:
+        if not _CONFIGS.isdisjoint(map(type, events)):
+            return False
+        try:
+            return self._validator.check_all(events, seq)
+        except sqlite3.Error:  # `check` finds out which event it concerns
+            return False
+
     def check(self, event: Event, seq: int) -> None:
         try:
             if type(event) is ConfigWritten:

@@ -17,6 +17,9 @@ class Unprojected:
 
     applied_seq = 1 << 62
 
+    def check_all(self, events: Sequence[Event], seq: int) -> bool:
+        return True
+
     def check(self, event: Event, seq: int) -> None: ...
 
     def mark(self) -> int:

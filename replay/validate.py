@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 import sqlite3
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from hashlib import sha256
 from operator import itemgetter
@@ -89,6 +89,27 @@ class Validator:
         """Accepts the event, which will get this seq, and counts its effect in; or raises Refused."""
         if (rule := RULES.get(type(event))) is not None:
             rule(self, event, seq)
+
+    def check_all(self, events: Sequence[Event], seq: int) -> bool:
+        """Accepts all of these, the first of which will get this seq, or none. Says not which one could not be."""
+        mark, ids, effects, held = self.mark(), self._ids, self._observations, self._held.entities
+        try:
+            for at, event in enumerate(events, seq):
+                if type(event) is ObservationAdded and (entity_id := ids.get((event.scope, event.entity))) is not None:
+                    known = held.get(entity_id)
+                    key = (entity_id, sha256(event.content.encode()).digest())
+                    if known is not None and key not in effects and key[1] not in known:  # as nearly all are
+                        self._pending.append((at, effects, key, _ABSENT))
+                        effects[key] = True
+                        continue
+                if (rule := RULES.get(type(event))) is not None:
+                    rule(self, event, at)
+        except BaseException as error:
+            self.rollback(mark)
+            if isinstance(error, Refused):
+                return False
+            raise
+        return True
 
     def reading(self) -> AbstractContextManager[None]:
         """To be held around the checks of a batch: outside, each look into memory.db is a read transaction of its own,

@@ -31,6 +31,16 @@ class Names:
         self.applied_seq = 0
         self.fails = False
 
+    def check_all(self, events: Sequence[Event], seq: int) -> bool:
+        mark = self.mark()
+        try:
+            for event in events:
+                self.check(event, seq)
+        except Refused:
+            self.rollback(mark)
+            return False
+        return True
+
     def check(self, event: Event, seq: int) -> None:
         if isinstance(event, EntityCreated):
             if event.name in self.names:
@@ -212,6 +222,24 @@ def test_a_group_is_taken_whole_or_not_at_all(tmp_path: Path) -> None:
     committer.log.close()
 
 
+def test_a_batch_of_new_events_of_which_one_is_refused_gives_the_others_what_they_would_get_alone(
+    tmp_path: Path,
+) -> None:
+    committer, names = opened(tmp_path)
+    commit_all(committer, request(entity("a"), op_id="op-a"))
+    tickets = [request(entity(name), op_id=f"op-{at}") for at, name in enumerate("bacb")]
+    commit_all(committer, *tickets)
+    assert [each.error.code if each.error else each.result()[0].seq for each in tickets] == [
+        2, "already_exists", 3, "already_exists",
+    ]  # fmt: skip
+    assert names.names == ["a", "b", "c"]
+    retry = request(entity("c"), op_id="op-2")
+    names.applied_seq = 3
+    commit_all(committer, retry, request(entity("d"), op_id="op-2x"))
+    assert retry.result() == tickets[2].result()
+    committer.log.close()
+
+
 def test_times_never_decrease_and_the_clock_is_kept(tmp_path: Path) -> None:
     committer, _ = opened(tmp_path)
     clock = committer._clock
@@ -226,6 +254,11 @@ def test_times_never_decrease_and_the_clock_is_kept(tmp_path: Path) -> None:
     assert records[0].clock is None
     assert records[1].time == records[0].time
     assert records[1].clock == START + 2000 - 10**18
+    clock.now -= 10**18
+    commit_all(committer, *(request(entity(name)) for name in "def"))
+    records = [record for batch in committer.log.reader().batches() for record in batch.records()]
+    assert [record.time for record in records[3:]] == [records[2].time] * 3
+    assert all(record.clock is not None and record.clock < record.time for record in records[3:])
     committer.log.close()
 
 
@@ -360,15 +393,22 @@ def test_a_poisoned_log_answers_nothing_else(tmp_path: Path) -> None:
 INTERRUPTS = 400
 
 
-def test_an_interrupt_at_any_line_leaves_every_ticket_with_the_truth(tmp_path: Path) -> None:
-    """Ctrl-C between any two lines of a commit; then the same committer goes on, as the next thread would."""
+@pytest.mark.parametrize("kind", ["mixed", "new"])
+def test_an_interrupt_at_any_line_leaves_every_ticket_with_the_truth(kind: str) -> None:
+    """Ctrl-C between any two lines of a commit; then the same committer goes on, as the next thread would. Of a batch
+    with retries, a group and a refusal, and of one of new events alone."""
     reached = 0
     for at in range(1, INTERRUPTS):
-        place = tmp_path / str(at)
-        committer, _ = opened(place)
+        storage = SimDisk()
+        storage.make_directory("/data")
+        _, directory = journal_in(Path("/data"), storage)
+        committer = Committer(Log.open(storage, directory, reserve_bytes=0), Names(), Clock())
         commit_all(committer, request(entity("before"), op_id="before"))
         tickets = [request(entity("a"), op_id="a"), request(entity("a"), op_id="a"), request(entity("b"), entity("c"))]
         tickets += [request(entity("before"), op_id="before"), request(entity("before"))]
+        sent = [["a"], ["a"], ["b", "c"]]
+        if kind == "new":
+            tickets, sent = [request(entity("a"), op_id="a"), request(entity("b")), request(entity("c"))], [*"abc"]
         for each in tickets:
             committer.submit(each)
         if not _interrupted(committer, at):
@@ -377,15 +417,15 @@ def test_an_interrupt_at_any_line_leaves_every_ticket_with_the_truth(tmp_path: P
         while len(committer):
             committer.run()
         assert all(each.done for each in tickets)
-        assert tickets[0].receipts == tickets[1].receipts
+        assert kind == "new" or tickets[0].receipts == tickets[1].receipts
         journaled = [
             record.event.name for batch in committer.log.reader().batches() for record in batch.records()
         ]  # fmt: skip
         assert len(set(journaled)) == len(journaled)
-        for each, names in zip(tickets[:3], (["a"], ["a"], ["b", "c"]), strict=True):
+        for each, names in zip(tickets[:3], sent, strict=True):
             assert bool(each.receipts) != bool(each.error)
             if each.receipts:
-                assert [journaled[receipt.seq - 1] for receipt in each.receipts] == names
+                assert [journaled[receipt.seq - 1] for receipt in each.receipts] == [*names]
             elif isinstance(each.error, NotApplied):
                 assert each.error.seq is not None
                 assert journaled[each.error.seq - 1] == names[0]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import sqlite3
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -229,6 +231,54 @@ def test_a_batch_is_checked_inside_one_read_transaction(known: Writer) -> None:
         known.validator.check(NO_FACT, 9)
     assert not known.connection.in_transaction
     known.apply()
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_batch_at_once_is_judged_as_its_events_one_by_one(writer: Writer, tmp_path: Path, seed: int) -> None:
+    """Batches of anything, some with an event that cannot be, half applied, forgotten or undone in between."""
+    rng = random.Random(seed)
+    names, texts = ["a", "b", "c"], ["x", "y", "z"]
+
+    def any_event() -> Event:
+        name, other, text = rng.choice(names), rng.choice(names), rng.choice(texts)
+        return rng.choice([
+            entity(name), ObservationAdded("global", name, text), ObservationAdded("global", name, text),
+            ObservationRemoved("global", name, text), RelationCreated("global", name, other, "r"),
+            RelationDeleted("global", name, other, "r"), EntityDeleted("global", name), TagCreated("t", 1),
+        ])  # fmt: skip
+
+    def passes(one: Writer, event: Event) -> bool:
+        try:
+            one.accept(event)
+        except Refused:
+            return False
+        return True
+
+    outcomes = Counter[bool]()
+    with closing(connect(tmp_path / "second.db")) as connection:
+        create(connection)
+        singly = Writer(connection)
+        for _ in range(120):
+            batch = [any_event() for _ in range(rng.choice([1, 1, 2, 3, 6]))]
+            marks = writer.validator.mark(), singly.validator.mark()
+            expected = [passes(singly, event) for event in batch]
+            together = writer.validator.check_all(batch, len(writer.events) + 1)
+            outcomes[together] += 1
+            assert together == all(expected)
+            if together:
+                writer.events += batch
+            else:
+                assert [passes(writer, event) for event in batch] == expected
+            step = rng.random()
+            if step < 0.1 and writer.applied == len(writer.events) - sum(expected):
+                for one, mark in zip((writer, singly), marks, strict=True):
+                    one.undo(mark)
+            elif step < 0.6:
+                for one in (writer, singly):
+                    one.apply()
+            elif step < 0.7:
+                writer.validator.forget()
+    assert min(outcomes[True], outcomes[False]) > 10
 
 
 # -- bounds and foreign writes ----------------------------------------------------------------------------------------

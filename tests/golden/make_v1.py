@@ -108,6 +108,9 @@ class Journaled:
 
     applied_seq = 0
 
+    def check_all(self, events: Sequence[Event], seq: int) -> bool:
+        return False
+
     def check(self, event: Event, seq: int) -> None:
         pass
 
