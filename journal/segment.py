@@ -12,7 +12,7 @@ from journal.format import SegmentHeader, clean_close, encode_segment_header
 from journal.storage import File, Storage
 
 FILL_BYTES_MIN = 64 << 10
-FILL_BYTES_MAX = 4 << 20
+FILL_BYTES_MAX = 1 << 20  # more takes longer a byte, and whoever waits for the batch waits for it
 FILL_BATCHES = 128
 
 _NAME = re.compile(r"(\d{16})-(\d{6,})(\.seg|\.pack)")
@@ -96,7 +96,7 @@ class SegmentWriter:
     def reserve(self, length: int, reserve_bytes: int) -> None:
         """Makes sure that `length` bytes at `offset` are zero-filled and durable.
 
-        The file grows by as much as it has, or as `FILL_BATCHES` of this length take, between 64 KiB and 4 MiB: a batch
+        The file grows by as much as it has, or as `FILL_BATCHES` of this length take, between 64 KiB and 1 MiB: a batch
         that waits for one more sync is to be rare. On a nearly full disk it grows by what is needed. Raises NoSpace,
         before any batch was touched, where even that cannot be had or would eat into `reserve_bytes`.
         """

@@ -318,7 +318,7 @@ def appended(path: Path, tasks: int, rounds: int, during: Callable[[], AbstractC
     asyncio.run(serve())
 
 
-@pytest.mark.parametrize(("tasks", "most"), [(1, 78), (32, 22.5), (256, 21)])
+@pytest.mark.parametrize(("tasks", "most"), [(1, 80), (32, 19.5), (256, 18)])
 def test_calls_of_an_append(inline: None, tmp_path: Path, tasks: int, most: float) -> None:
     """Functions of the project that an event goes through, with its share of the batch's: time, without a clock."""
     calls: Counter[str] = Counter()
