@@ -35,7 +35,7 @@ from replay.checkpoints import Shadow, make_checkpoint
 from replay.engine import build_state
 from replay.generations import Generations
 from replay.schema import connect
-from replay.shadow import NICENESS, run_shadow
+from replay.shadow import NICENESS
 from tests.bench.beside import TASKS, beside
 from tests.bench.history import START, Shape, history, write_more
 from tests.bench.place import INSERTS, Place
@@ -120,37 +120,52 @@ class Ready:
             shutil.rmtree(data.root)
 
     def checkpoint(self, data: Data) -> tuple[float, int]:
-        """In a process of its own, whose start and end are counted."""
-        started = perf_counter()
-        made = run_shadow(data.layout)
-        written = perf_counter() - started - (made.seconds - made.written_seconds)
-        manifests = CheckpointStore(data.storage, f"{data.layout.journal}/checkpoints").manifests()
-        manifest = next(each for each in manifests if each.seq == made.seq)
-        if manifest.state != "verified" or made.drift or made.base_seq != self.first.seq:
-            raise CountMismatch(f"the checkpoint is not what it should be: {made}")
+        """As `replay.shadow` makes it, without what it does once the checkpoint is made."""
+        written, base_seq, drift = _in_a_process(_CHECKPOINT, data.root)
+        manifest = CheckpointStore(data.storage, f"{data.layout.journal}/checkpoints").manifests()[0]
+        if manifest.state != "verified" or drift or base_seq != self.first.seq:
+            raise CountMismatch(f"the checkpoint at seq {manifest.seq} is not what it should be")
         return written, sum(manifest.counts[table] for table in INSERTS)
 
 
 def _vacuum(data: Data) -> tuple[float, int]:
-    """The statement alone, as its process sees it."""
     path = f"{data.root}/vacuumed.db"
-    command = [sys.executable, "-c", _VACUUM, data.layout.memory_db, path, str(NICENESS)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    written, *_ = _in_a_process(_VACUUM, data.layout.memory_db, path)
     with closing(sqlite3.connect(path)) as connection:
         rows = sum(connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in INSERTS)
-    return float(done.stdout), rows
+    return written, rows
 
+
+def _in_a_process(script: str, *arguments: str) -> list[float]:
+    """Runs it at low priority. The first number that it prints is a moment by `perf_counter`, which all processes
+    share: returned are the seconds from the process's start to it, and the other numbers."""
+    command = [sys.executable, "-c", script, str(NICENESS), *arguments]
+    started = perf_counter()
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    moment, *others = map(float, done.stdout.split())
+    return [moment - started, *others]
+
+
+_CHECKPOINT = """
+import os, sys
+from time import perf_counter, time_ns
+os.nice(int(sys.argv[1]))
+from journal.storage import RealStorage
+from replay.checkpoints import make_checkpoint
+from replay.layout import Layout
+made = make_checkpoint(RealStorage(), Layout.under(sys.argv[2]), time_ns)
+print(perf_counter() - made.seconds + made.written_seconds, made.base_seq, int(made.drift))
+"""
 
 _VACUUM = """
 import os, sqlite3, sys
 from time import perf_counter
-os.nice(int(sys.argv[3]))
-connection = sqlite3.connect(sys.argv[1])
-start = perf_counter()
-connection.execute("VACUUM INTO ?", (sys.argv[2],))
-fd = os.open(sys.argv[2], os.O_RDWR)
+os.nice(int(sys.argv[1]))
+connection = sqlite3.connect(sys.argv[2])
+connection.execute("VACUUM INTO ?", (sys.argv[3],))
+fd = os.open(sys.argv[3], os.O_RDWR)
 os.fsync(fd)
-print(perf_counter() - start)
+print(perf_counter())
 """
 
 
