@@ -16,7 +16,7 @@ from time import perf_counter
 import msgspec
 
 from journal.checkpoint import KIND_EMBEDDINGS, CheckpointStore, Manifest, Part, PassedOver, Whole
-from journal.errors import Corrupt, DataError, EnvironmentFault
+from journal.errors import Corrupt, DataError, EnvironmentFault, NoSpace
 from journal.reader import LogReader
 from journal.storage import Storage
 from replay.catchup import check_position
@@ -31,9 +31,9 @@ from replay.layout import Layout
 from replay.leaves import KIND_LEAVES, rows_by_table, save_leaves
 from replay.memory_parts import Cut, assemble, cut
 from replay.page_delta import TooLarge
-from replay.reader import open_reader
 from replay.records import RememberingReader, position_at
 from replay.schema import PROJECTION_VERSION, Position, read_position
+from replay.snapshot import snapshot
 from replay.timeline import event_count, lineage_from
 from replay.vouching import refusal
 from replay.working import connect_finished, discard
@@ -99,7 +99,7 @@ def make_checkpoint(
         verified = checkpoints.manifests()
         last = next((each for each in verified if refusal(each, reader, verified) is None), None)
         before = last.of_kind(KIND_EMBEDDINGS) if last is not None else []
-        with _look_at(reader, layout, checkpoints, before) as (live, scan_live):
+        with _look_at(reader, layout, checkpoints, before, f"{work}/live.db") as (live, scan_live):
             ours = reader.journal_id.hex()
             reader.evidence_seq = max(live.claims, *(each.seq for each in verified if each.journal_id == ours), 0)
             reader.raise_for_end()  # a checkpoint that ends where the damage begins would pass for the journal's end
@@ -247,12 +247,11 @@ def _work_directory(checkpoints: CheckpointStore) -> Iterator[str]:
 
 @contextmanager
 def _look_at(
-    reader: LogReader, layout: Layout, checkpoints: CheckpointStore, before: Sequence[Part]
+    reader: LogReader, layout: Layout, checkpoints: CheckpointStore, before: Sequence[Part], path: str
 ) -> Iterator[tuple[_Live, Callable[[], None]]]:
     """The live state at one moment: where it stands, the parts of its vectors, and on demand its digest.
 
-    All in one read transaction, so that the digest is that of the position. What is asked for before the digest should
-    not take long: while the transaction is open the write-ahead log grows.
+    All of a copy at `path`, so that the digest is that of the position, and nobody waits for it.
     """
     live = _Live(list(before), missing=reader.storage.kind(layout.memory_db) == "missing")
 
@@ -262,14 +261,15 @@ def _look_at(
             yield
         except sqlite3.Error as error:
             live.problem = str(sqlite_fault(error, layout.memory_db))
+        except NoSpace:
+            raise  # for the copy: that says nothing of the live state
         except (DataError, EnvironmentFault) as error:
             live.problem = str(error)
 
     with ExitStack() as stack:
         connection: sqlite3.Connection | None = None
         with noted():
-            memory = stack.enter_context(open_reader(layout.memory_db))
-            connection = stack.enter_context(memory.transaction())
+            connection = stack.enter_context(snapshot(reader.storage, layout.memory_db, path))
             stated = read_position(connection)
             live.claims = stated.seq if stated is not None and stated.journal_id == reader.journal_id.hex() else 0
             reader.refresh()  # what memory.db holds was in the journal before

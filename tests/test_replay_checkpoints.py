@@ -58,7 +58,7 @@ def leftovers(world: World) -> list[str]:
     """What no manifest lists: nothing, after a run."""
     checkpoints = world.checkpoints
     listed = {part.sha256 for manifest in checkpoints.manifests() for part in manifest.parts}
-    found = [name for name in os.listdir(checkpoints.parts_directory) if name not in listed]
+    found = [name for name in checkpoints.storage.list(checkpoints.parts_directory) if name not in listed]
     known = {"parts", "lock", *(os.path.basename(checkpoints.manifest_path(m.seq)) for m in checkpoints.manifests())}
     return found + [name for name in os.listdir(checkpoints.directory) if name not in known]
 

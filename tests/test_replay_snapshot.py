@@ -1,0 +1,101 @@
+"""A copy of a live memory.db is its state at one moment, whoever writes and folds meanwhile, and holds nobody up."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+from threading import Event, Thread
+
+import pytest
+
+from journal.errors import EnvironmentFault
+from journal.events import EntityCreated, ObservationAdded
+from journal.storage import RealStorage
+from recovery import open_server_sync
+from recovery.setup import initialise
+from replay.checkpoints import make_checkpoint
+from replay.schema import connect
+from replay.snapshot import snapshot
+from tests.test_replay_checkpoints import follow
+from tests.worlds import world_in
+
+STORAGE = RealStorage()
+
+
+def test_a_copy_is_one_state_while_others_write_and_fold(tmp_path: Path):
+    """Each event but the first makes one row, so that the position says how many there are. Folds come every few
+    batches, and so at each stage of a copy: before it, when a reader sees the file alone, and while it lasts."""
+    root = tmp_path / "data"
+    initialise(str(root))
+    stop = Event()
+    seqs: list[int] = []
+    with open_server_sync(root, background=False) as hook:
+        hook.append(EntityCreated("global", "Acme", "company"))
+        first = hook.core.state.applied_seq
+
+        def write() -> None:
+            number = 0
+            while not stop.is_set():
+                hook.append_all([ObservationAdded("global", "Acme", f"{number + n} " * 300) for n in range(20)])
+                number += 20
+                if number % 100 == 0:
+                    with hook.core.lock:
+                        hook.core.state.fold()
+
+        writer = Thread(target=write)
+        writer.start()
+        try:  # by a process of its own, as a checkpoint is
+            command = [sys.executable, "-c", _COPIES, f"{root}/memory.db", str(tmp_path)]
+            copies = subprocess.run(command, check=True, capture_output=True, text=True, timeout=300).stdout
+        finally:
+            stop.set()
+            writer.join()
+    for line in copies.splitlines():
+        seq, rows, verdict = line.split()
+        seqs.append(int(seq))
+        assert (int(rows), verdict) == (int(seq) - first, "ok")
+    assert len(seqs) == 40
+    assert seqs == sorted(seqs)
+    assert len(set(seqs)) > 10
+    assert [name for name in os.listdir(tmp_path) if name != "data"] == []
+
+
+_COPIES = """
+import sys
+from journal.storage import RealStorage
+from replay.schema import read_position
+from replay.snapshot import snapshot
+for number in range(40):
+    with snapshot(RealStorage(), sys.argv[1], f"{sys.argv[2]}/{number}.db") as connection:
+        (rows,) = connection.execute("SELECT count(*) FROM observations").fetchone()
+        print(read_position(connection).seq, rows, *connection.execute("PRAGMA integrity_check").fetchone())
+"""
+
+
+def test_a_checkpoint_keeps_nobody_from_folding(tmp_path: Path):
+    """From the moment it is built to its proof: a reader's transaction would let the log grow all the while."""
+    world = world_in(tmp_path, seed=11)
+    world.grow(80)
+    world.go_live()
+    folds: list[tuple[int, int, int]] = []
+
+    def fold(done: int, total: int) -> None:
+        if done == total:
+            world.grow(5)
+            follow(world)
+            with closing(connect(os.path.realpath(world.layout.memory_db))) as connection:
+                connection.execute("PRAGMA busy_timeout=0")
+                folds.append(connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone())
+
+    made = make_checkpoint(world.storage, world.layout, lambda: 1, fold)
+    assert folds == [(0, 0, 0)]
+    assert (made.seq, made.drift, made.live_digest) == (80, False, made.digest)
+
+
+def test_where_nothing_can_be_read_there_is_no_copy(tmp_path: Path):
+    with pytest.raises(EnvironmentFault), snapshot(STORAGE, f"{tmp_path}/memory.db", f"{tmp_path}/copy.db"):
+        pass
+    assert os.listdir(tmp_path) == []
