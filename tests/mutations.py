@@ -101,7 +101,7 @@ MUTATIONS = (
     Mutation("a checkpoint is published before its parts have names", CHECKPOINT, "CheckpointStore.publish",
              "        self.storage.sync_dir(self.parts_directory)", "        pass"),
     Mutation("parts go before the removal of their manifest is synced", CHECKPOINT, "CheckpointStore.remove",
-             "        self.storage.sync_dir(self.directory)", "        pass", count=40),
+             "        self.storage.sync_dir(self.directory)", "        pass", count=72),
     Mutation("an agent file is renamed before it is synced", AGENTS, "_write_temporary", "        file.sync()\n", ""),
     Mutation("an agent file is written in place", AGENTS, "write_files",
              '_write_temporary(storage, f"{directory}/{TEMPORARY}", content)\n'
