@@ -34,6 +34,7 @@ from tests.journals import segment_files
 from tests.otlp import http_receiver
 from tests.prometheus import DASHBOARDS, NEEDED, Prometheus, prometheus
 
+pytestmark = pytest.mark.xdist_group("prometheus")  # one worker lives through it, not each
 RULES: list[dict[str, Any]] = [
     rule for group in yaml.safe_load((DASHBOARDS / "alerts.yml").read_text())["groups"] for rule in group["rules"]
 ]
