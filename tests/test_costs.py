@@ -23,21 +23,33 @@ import pytest
 
 from journal import storage
 from journal.commit import Committer, Ticket, draft, ticket
-from journal.events import EntityCreated, EntityUpdated, Event, ObservationAdded, RelationCreated
+from journal.events import (
+    EntityCreated,
+    EntityUpdated,
+    Event,
+    ObservationAdded,
+    ObservationRemoved,
+    RelationCreated,
+)
 from journal.format import BATCH_HEADER_BYTES, TRAILER_BYTES, Record
 from journal.log import Log, create
 from journal.reader import LogReader
 from journal.storage import RealStorage
 from recovery import open_server, open_server_sync
 from recovery.setup import initialise
+from replay.bulk import BulkLoader
 from replay.core import Pace
+from replay.engine import build_state
 from replay.live import FOLD_BYTES
 from replay.memory import apply_records
 from replay.schema import connect
 from replay.schema import create as create_tables
+from replay.working import connect_private
 from tests.commands import ENVIRONMENT
 from tests.crashes import Everything
+from tests.histories import Step
 from tests.simdisk import SimDisk
+from tests.worlds import World, world_in
 
 JOURNAL = "/data/journal"
 TEXT = "x" * 120
@@ -358,3 +370,52 @@ def test_one_pass_of_the_loop_serves_a_whole_batch(
     appended(tmp_path / "data", 64, 8, counted)
     assert counts["woken by a thread"] == 0
     assert 8 <= counts["select"] <= 8 + 6
+
+
+# -- replay -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_rebuild_is_a_statement_for_a_hundred_rows_and_one_an_index(tmp_path: Path) -> None:
+    """10,000 observations of 100 entities; what begins, ends and sets the connection up comes on top."""
+    events: list[Event] = [EntityCreated("global", f"E{number}", "t") for number in range(100)]
+    events += [ObservationAdded("global", f"E{number % 100}", f"{number}") for number in range(10_000)]
+    statements: list[str] = []
+    with closing(connect_private(str(tmp_path / "memory.db"))) as connection:
+        connection.set_trace_callback(statements.append)
+        loader = BulkLoader(connection)
+        for start in range(0, len(events), 1000):
+            records = [Record(0, 1, None, None, None, None, None, event) for event in events[start : start + 1000]]
+            loader.add(start + 1, records)
+        assert loader.finish().rows == len(events)
+        connection.set_trace_callback(None)
+    done = Counter(statement.split()[0] for statement in statements if not statement.startswith("--"))
+    assert done["INSERT"] == 101
+    assert done["SELECT"] == 0
+    assert sum("INDEX" in statement for statement in statements) == 6
+
+
+def test_a_restore_scans_the_buckets_that_its_events_touch(tmp_path: Path) -> None:
+    """Of 12,000 rows in 12 buckets three: those of an old entity, of a removed observation and of what was added."""
+    world = world_in(tmp_path, seed=2)
+    events: list[Event] = [EntityCreated("global", f"E{number}", "t") for number in range(2000)]
+    events += [ObservationAdded("global", f"E{number % 2000}", f"{number}") for number in range(10_000)]
+    play(world, events)
+    world.checkpoint()
+    world.vouch()
+    play(world, [
+        EntityUpdated("global", "E10", confidence=0.5), ObservationRemoved("global", "E1001", "5001"),
+        *(ObservationAdded("global", "E7", f"new {number}") for number in range(20)),
+    ])  # fmt: skip
+    end = world.model.position
+    built = build_state(world.storage, world.layout.journal, world.reader(), end, f"{tmp_path}/built.db")
+    assert (built.base_seq, built.digest) == (12_000, world.digest_at(end))
+    assert built.rows_scanned <= 3 * 1024
+    assert sum(built.counts.values()) == 12_019
+
+
+def play(world: World, events: list[Event]) -> None:
+    first = world.model.position + 1
+    steps = [Step(seq, 10**18, None, event) for seq, event in enumerate(events, first)]
+    for step in steps:
+        world.model.apply(*step)
+    world.append(steps, together=500)
