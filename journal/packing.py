@@ -134,6 +134,8 @@ def _pack(
     length = _length_if_equal(storage, packed, data)  # of one that a cut run left
     if length is None:
         length = _write(storage, packed, data)
+    else:
+        storage.sync_dir(folder)  # that run may have been killed before this, and the power may go now
     if parity is not None:
         name = packed.removeprefix(f"{directory}/")
         if not parity.protect(Protected(name, length, candidate.end)):

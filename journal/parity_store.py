@@ -142,7 +142,10 @@ class ParityStore:
         with self.exclusive():
             if self._make(wanted, LogReader(self.storage, self.journal).journal_id) is None:
                 return False
-            self.storage.sync_dir(self.path_of(wanted.name).rsplit("/", 1)[0])
+            folder = self.path_of(wanted.name).rsplit("/", 1)[0]
+            self.storage.sync_dir(folder)
+            for above in (self.directory, self.directory.rsplit("/", 1)[0]):  # a killed run may have just made them
+                self.storage.sync_dir(above)
             return True
 
     def forget(self, name: str) -> None:

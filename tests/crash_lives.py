@@ -250,12 +250,16 @@ class Life:
     def back_up(self) -> None:
         self.promises.backup_seq = self.server.back_up()
 
+    def pack(self) -> None:
+        self.walk.counts["segments packed"] += self.server.pack()
+
 
 STEPS: tuple[tuple[Callable[[Life], None], int], ...] = (
     (Life.write, 12), (Life.reopen, 2), (Life.checkpoint, 3), (Life.prune, 1), (Life.restore, 1), (Life.back_up, 1),
+    (Life.pack, 1),
 )  # fmt: skip
 LATE: tuple[tuple[Callable[[Life], None], int], ...] = (
-    (Life.prune, 4), (Life.checkpoint, 2), (Life.restore, 1), (Life.back_up, 1),
+    (Life.prune, 4), (Life.checkpoint, 2), (Life.restore, 1), (Life.back_up, 1), (Life.pack, 2),
 )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from contextlib import suppress
 
 from journal import segment
 from journal.follow import Follower
@@ -31,6 +32,10 @@ ENDED = 0.2  # the share of images on which packing is taken to its end
 DEEPER = (0.1, 0.1)  # the share of these runs that are cut themselves
 SEGMENT_BYTES = 2500
 SHARE = 0.125
+
+
+class Killed(BaseException):
+    """The process that packs ends here, and the machine does not."""
 
 
 class Walk:
@@ -161,10 +166,13 @@ def _run(walk: Walk, disk: SimDisk) -> Counter[str]:
 
     def between() -> None:
         """Before each change: the disk may be cut, the writer may write, and readers from before may read."""
-        nonlocal writing, followed
+        nonlocal writing, followed, killed_at
         walk.cut(disk, 0)
         if writing:
             return
+        if disk.counts.changes == killed_at:
+            killed_at = -1
+            raise Killed
         if rng.random() < 0.2:
             writing = True
             try:
@@ -178,8 +186,11 @@ def _run(walk: Walk, disk: SimDisk) -> Counter[str]:
             assert followed == len(walk.sent), "a follower missed what was written"
 
     behind = followed
+    killed_at = disk.counts.changes + rng.randint(1, 12) if rng.random() < 0.5 else -1
     disk.before_change = between
-    walk.counts["segments packed"] = walk.pack(disk)
+    with suppress(Killed):  # and then it goes on in the same boot: what was not synced is still to be seen
+        walk.counts["segments packed"] = walk.pack(disk)
+    walk.counts["segments packed"] += walk.pack(disk)
     disk.before_change = None
     walk.cut(disk, 0)
     walk.pack(disk)  # what the writer sealed meanwhile

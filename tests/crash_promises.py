@@ -11,7 +11,7 @@ from hashlib import sha256
 from journal.checkpoint import Manifest
 from journal.commit import Receipt
 from journal.events import Event
-from journal.reader import LogReader
+from journal.reader import LogReader, list_segments
 from journal.verify import Verified, verify
 from journal.witness import prove
 from replay.model import Model, State
@@ -103,7 +103,7 @@ class Promises:
         self._checkpoints(server, seq)
         for path, data in self.quarantined.items():
             assert disk.read(path) == data, f"quarantine lost {path}"
-        if any(name.endswith(".seg") for name in disk.list(f"{BACKUP}/journal/segments")):
+        if list_segments(disk, f"{BACKUP}/journal"):
             report = self._verify(disk, f"{BACKUP}/journal")
             assert report.exit_code == 0, report.findings
             assert report.last_seq >= self.backup_seq, f"the backup lost seq {report.last_seq + 1}"

@@ -22,7 +22,8 @@ from journal.delta import PAGE_BYTES
 from journal.errors import EnvironmentFault
 from journal.events import CheckpointCreated, EpochStarted, Event, StateRestored
 from journal.log import Log, create
-from journal.reader import LogReader
+from journal.packing import pack_segments
+from journal.reader import LogReader, list_segments
 from journal.retention import Policy, plan_prune
 from recovery.config.table import Config
 from recovery.data import Data
@@ -225,7 +226,7 @@ class Server:
         cls, disk: SimDisk, memory: Memory, clock: Clock, rng: random.Random, *, accept_tail: bool = False
     ) -> Server:
         """Opens the journal on `disk`, or creates one; `memory` has what the cut left of each generation."""
-        if not any(name.endswith(".seg") for name in disk.list(f"{LAYOUT.journal}/segments")):
+        if not list_segments(disk, LAYOUT.journal):
             create(disk, LAYOUT.journal, journal_id=rng.randbytes(16), entropy=rng.randbytes)
         generations = Generations(disk, LAYOUT.memory_db, QUARANTINE)
         current = generations.current()
@@ -351,6 +352,10 @@ class Server:
 
     def back_up(self) -> int:
         return back_up(Data(LAYOUT.root, Config(), self.disk), BACKUP).last_seq
+
+    def pack(self) -> int:
+        """Packs what is sealed, however short; returns how many segments that were."""
+        return pack_segments(self.disk, LAYOUT.journal, bytes_min=1).segments
 
     def close(self) -> None:
         self.memory.forget()

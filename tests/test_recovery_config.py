@@ -39,7 +39,7 @@ watch: {memory: revert}
 agents: {validation: strict, schema: caxton, backup: /mnt/agents}
 embeddings:
   {model: /opt/minilm, batch_size: 8, mirror: /mnt/models, hub: off, repository: acme/minilm, revision: v2}
-segments: {pack: true}
+segments: {pack: false}
 parity: {share: 0.25, directory: /mnt/parity}
 scrub: {bytes_per_second: 0}
 disk: {reserve_bytes: 0}
@@ -89,7 +89,7 @@ def test_every_key_can_be_set():
     assert (config.model_path("/d"), config.embeddings.batch_size) == ("/opt/minilm", 8)
     assert (config.parity.share, config.parity.directory) == (0.25, "/mnt/parity")
     assert config.scrub.bytes_per_second == 0
-    assert config.segments.pack is True
+    assert config.segments.pack is False
     assert (config.mirror_path("/d"), config.embeddings.hub) == ("/mnt/models", "off")
     assert (config.embeddings.repository, config.embeddings.revision) == ("acme/minilm", "v2")
     assert config.disk.reserve_bytes == 0

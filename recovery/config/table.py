@@ -104,7 +104,7 @@ class Parity:
 class Segments:
     pack: bool = _key(
         BOOLEAN,
-        False,
+        True,
         "After a checkpoint, sealed segments are replaced by packed ones, which hold the same bytes in a fraction of "
         "the space. `journal compact` does it by hand.",
     )
