@@ -38,7 +38,8 @@ reload: {log: logs/server.log, patterns: {memory_corruption: "bad {agent}"}}
 watch: {memory: revert}
 agents: {validation: strict, schema: caxton, backup: /mnt/agents}
 embeddings:
-  {model: /opt/minilm, batch_size: 8, mirror: /mnt/models, hub: off, repository: acme/minilm, revision: v2}
+  {model: /opt/minilm, batch_size: 8, mirror: /mnt/models, hub: off, repository: acme/minilm, revision: v2,
+   backend: onnx}
 segments: {pack: false}
 parity: {share: 0.25, directory: /mnt/parity}
 scrub: {bytes_per_second: 0}
@@ -92,6 +93,7 @@ def test_every_key_can_be_set():
     assert config.segments.pack is False
     assert (config.mirror_path("/d"), config.embeddings.hub) == ("/mnt/models", "off")
     assert (config.embeddings.repository, config.embeddings.revision) == ("acme/minilm", "v2")
+    assert config.embeddings.backend == "onnx"
     assert config.disk.reserve_bytes == 0
     assert (config.server.control, config.server.start, config.server.stop) == ("command", ("up", "--now"), ("down",))
     assert (config.server.unit, config.server.user, config.server.token_file) == ("caxton.service", True, "secret")
