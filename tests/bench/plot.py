@@ -75,11 +75,11 @@ def _panel(panel: Panel) -> Iterator[str]:
         for (x, y), (count, amount) in zip(points, series.points, strict=True):
             yield (
                 f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"><title>{escape(series.name)}, '
-                f"{count:,.0f} events: {amount:,.3g} {escape(panel.y)}</title></circle>"
+                f"{count:,.0f} events: {_amount(amount)} {escape(panel.y)}</title></circle>"
             )
         yield (
             f'<text x="{WIDTH + 12}" y="{names[number] + 4:.1f}" style="fill:{colour}">{escape(series.name)}: '
-            f"{series.points[-1][1]:,.3g}</text>"
+            f"{_amount(series.points[-1][1])}</text>"
         )
 
 
@@ -113,6 +113,11 @@ def _apart(tops: Sequence[float], least: float = 15.0) -> list[float]:
 
 def _power(power: int) -> str:
     return f'10<tspan dy="-5" font-size="9">{power}</tspan>'
+
+
+def _amount(value: float) -> str:
+    """Three digits, or all of a large one."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
 def _number(power: int) -> str:
