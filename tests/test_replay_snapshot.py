@@ -57,9 +57,8 @@ def test_a_copy_is_one_state_while_others_write_and_fold(tmp_path: Path):
         seq, rows, verdict = line.split()
         seqs.append(int(seq))
         assert (int(rows), verdict) == (int(seq) - first, "ok")
-    assert len(seqs) == 40
     assert seqs == sorted(seqs)
-    assert len(set(seqs)) > 10
+    assert len(set(seqs)) == 20
     assert [name for name in os.listdir(tmp_path) if name != "data"] == []
 
 
@@ -68,10 +67,13 @@ import sys
 from journal.storage import RealStorage
 from replay.schema import read_position
 from replay.snapshot import snapshot
-for number in range(40):
-    with snapshot(RealStorage(), sys.argv[1], f"{sys.argv[2]}/{number}.db") as connection:
+seen = set()
+while len(seen) < 20:  # moments, however long it takes until the writer has its turn
+    with snapshot(RealStorage(), sys.argv[1], f"{sys.argv[2]}/copy.db") as connection:
         (rows,) = connection.execute("SELECT count(*) FROM observations").fetchone()
-        print(read_position(connection).seq, rows, *connection.execute("PRAGMA integrity_check").fetchone())
+        seq = read_position(connection).seq
+        print(seq, rows, *connection.execute("PRAGMA integrity_check").fetchone())
+        seen.add(seq)
 """
 
 
