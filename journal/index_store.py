@@ -10,12 +10,13 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from journal.errors import DataError, EnvironmentFault, Locked
+from journal.errors import DataError, EnvironmentFault, Locked, NoSpace
 from journal.format import HEADER_BYTES_MAX
 from journal.index import SegmentIndex, decode_index, encode_index
 from journal.storage import Storage, read_bounded, write_file
 
 FOLDER = "index"
+SPARE_BYTES = 64 << 20  # what is derived leaves the disk so much: appending and recovery come first
 _NAME = re.compile(r"(\d{16})-(\d{6,})\.idx")
 
 Key = tuple[int, int]
@@ -69,8 +70,13 @@ class IndexStore:
             lock.release()
 
     def write(self, index: SegmentIndex) -> int:
-        """Puts it in place, whole and synced, over the one that is there; returns its bytes. Call under `exclusive`."""
+        """Puts it in place, whole and synced, over the one that is there; returns its bytes. Call under `exclusive`.
+
+        Raises NoSpace before the disk is nearly full.
+        """
         data = encode_index(index)
+        if self.storage.free_bytes(self.directory) < len(data) + SPARE_BYTES:
+            raise NoSpace("no space to spare for an index", path=self.directory, hint="lookups read segments instead")
         write_file(self.storage, self.path_of((index.first_seq, index.epoch)), data)
         return len(data)
 

@@ -36,3 +36,6 @@ def strays(storage: Storage, directory: str, parts: Collection[str]) -> Iterator
     for name in storage.list(f"{directory}/checkpoints/parts"):
         if name not in parts:
             yield f"{directory}/checkpoints/parts/{name}", False
+    for name in storage.list(f"{directory}/{INDEXES}"):
+        if name != "lock" and not name.endswith(".idx"):
+            yield f"{directory}/{INDEXES}/{name}", False

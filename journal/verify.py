@@ -84,12 +84,13 @@ def verify(
     head: Head | None = None,
     progress: Progress | None = None,
     parity: ParityStore | None = None,
+    deep: bool = False,
 ) -> Verified:
     """Checks every byte under `directory` (the journal's) but lock and quarantine, and its parity wherever that lies.
 
     `evidence_seq` is the last seq known elsewhere to be durable: it tells a torn tail from lost events. A `head` that
-    was exported earlier must still be in the history. Raises NotAJournal where there is none; damage is in the result,
-    never raised.
+    was exported earlier must still be in the history. With `deep` each index is made anew, to compare. Raises
+    NotAJournal where there is none; damage is in the result, never raised.
     """
     store = CheckpointStore(storage, f"{directory}/checkpoints")
     manifests, damaged = store.scan()
@@ -136,7 +137,7 @@ def verify(
         told = Corrupt("the events marked as lost are not those that the header names", path=segments[0].path, offset=0)
         report.add(told, segments[0].path)
     _parity(parity, report, lambda: progress and progress(report.bytes, total))
-    _indexes(storage, directory, report, lambda: progress and progress(report.bytes, total))
+    _indexes(storage, directory, deep, report, lambda: progress and progress(report.bytes, total))
     _strays(storage, directory, {part.sha256 for part in parts}, report)
     if head is not None:
         wrong = judge_head(
@@ -180,12 +181,12 @@ def _parity(store: ParityStore, report: Verified, tick: Callable[[], Any]) -> No
             report.findings.append(Finding("note", "parity_late", found.error.message, found.path, hint=hint))
 
 
-def _indexes(storage: Storage, directory: str, report: Verified, tick: Callable[[], Any]) -> None:
+def _indexes(storage: Storage, directory: str, deep: bool, report: Verified, tick: Callable[[], Any]) -> None:
     def read(length: int) -> None:
         report.indexes, report.bytes = report.indexes + 1, report.bytes + length
         tick()
 
-    for found in check_indexes(storage, directory, tick=read):
+    for found in check_indexes(storage, directory, deep=deep, tick=read):
         if found.is_damage:
             report.add(found.error, found.path)
         else:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 from journal import index as index_module
 from journal import indexing
 from journal import segments as segments_module
-from journal.errors import Corrupt, Unsupported
+from journal.errors import Corrupt, NoSpace, Unsupported
 from journal.events import EntityCreated, EntityUpdated, Event, ObservationAdded, RelationCreated, StatusChanged
 from journal.format import Record, encode_record
 from journal.index import SegmentIndex, decode_index, encode_index, index_of
@@ -380,6 +381,40 @@ def test_an_index_is_of_the_segment_whether_it_is_packed_or_not():
         batch = reader.batch_of(seq)
         assert encode_record(batch.records()[seq - batch.first_seq]) == expected
     assert verify(disk, JOURNAL).findings == []
+
+
+def test_a_filter_that_lacks_a_name_is_found_by_making_it_anew():
+    """Scenario: a bug in the program that made it; its CRC is right, and no other check looks at what it leaves out."""
+    disk = SimDisk()
+    write(disk, 4)
+    store = indexed(disk).indexes
+    with store.exclusive():
+        known = store.load(store.listed()[1])
+        empty = known.granules[0]._replace(filter=memoryview(bytes(len(known.granules[0].filter))))
+        store.write(replace(known, granules=(empty, *known.granules[1:])))
+    assert verify(disk, JOURNAL).findings == []
+    (found,) = verify(disk, JOURNAL, deep=True).findings
+    assert (found.message, found.path) == ("the index is not that of its segment", store.path_of(store.listed()[1]))
+
+
+def test_what_lies_among_the_indexes_and_is_none_is_told_of():
+    disk = SimDisk()
+    write(disk, 4)
+    store = indexed(disk).indexes
+    disk.open(f"{store.directory}/notes.txt", write=True, create=True).close()
+    assert [each.code for each in verify(disk, JOURNAL).findings] == ["stray_file"]
+
+
+def test_indexes_leave_the_disk_its_last_space():
+    disk = SimDisk()
+    write(disk, 9)
+    disk.set_free_bytes(20 << 20)
+    with pytest.raises(NoSpace):
+        fill(LogReader(disk, JOURNAL))
+    wanted = Filter(agents=("ops",))
+    found = selected(LogReader(disk, JOURNAL), wanted, 1, None, None, index_on_the_way)
+    assert answer(found) == answer(wanted.select(iter(everything(disk))))
+    assert disk.list(f"{JOURNAL}/index") == ["lock"]
 
 
 def test_an_index_that_cannot_be_written_costs_time_and_no_answer():

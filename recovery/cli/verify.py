@@ -108,7 +108,7 @@ def _verify(app: App, data: Data, deep: bool, given: str | None, repaired: dict[
     with app.out.progress("verifying", "bytes") as bar:
         report = verify(
             data.storage, data.layout.journal, evidence_seq=evidence, head=head, progress=bar.advance,
-            parity=data.parity,
+            parity=data.parity, deep=deep,
         )  # fmt: skip
     states = _deep(app, data, evidence, report) if deep else None
     if app.json:
