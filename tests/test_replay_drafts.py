@@ -150,17 +150,23 @@ def test_a_part_that_is_gone_is_no_base(world: World):
 
 
 def test_a_base_that_changed_between_written_and_proven_is_found_out(world: World, monkeypatch: pytest.MonkeyPatch):
-    """What SQLite read and what the disk holds later are two things: here the file itself is another one by then."""
+    """What SQLite read and what the disk holds later are two things: here the file itself is another one by then, in
+    a page that SQLite changed, of which the new file has nothing."""
     prove, seen = drafts.Draft.prove, []
 
     def rotten(draft: drafts.Draft) -> Whole:
         seen.append([manifest.state for manifest in world.checkpoints.manifests()])
-        flip(os.path.join(world.checkpoints.directory, "work", "draft.db"), 50_000)
-        return prove(draft)
+        page = min(page for page in draft._frames if page > 1 and page * 4096 <= draft._old_length)
+        flip(os.path.join(world.checkpoints.directory, "work", "draft.db"), (page - 1) * 4096 + 2000)
+        try:
+            return prove(draft)
+        except drafts.Unfit:
+            seen.append(["unfit"])
+            raise
 
     monkeypatch.setattr(drafts.Draft, "prove", rotten)
     made = world.checkpoint()
-    assert seen == [["written", "verified"]]
+    assert seen == [["written", "verified"], ["unfit"]]
     assert (made.digest, made.drift) == (world.digest_at(made.seq), False)
     assert [manifest.state for manifest in world.checkpoints.manifests()] == ["verified", "verified"]
 
