@@ -16,6 +16,7 @@ import pytest
 from journal.checkpoint import KIND_MEMORY, KIND_PAGES, Manifest, Whole
 from journal.errors import Corrupt
 from journal.events import EntityCreated, ObservationAdded, StateRestored
+from journal.storage import RealFile, RealStorage
 from replay import drafts, memory_parts, working
 from replay.checkpoints import make_checkpoint
 from replay.engine import build_state
@@ -217,3 +218,28 @@ def test_a_kill_at_any_step_of_a_draft_leaves_the_ladder_whole(world: World):
     assert states == {(base, "verified"), (end, "written"), (end, "verified")}
     assert [manifest.seq for manifest in world.checkpoints.manifests()] == [end, base]
     assert leftovers(world) == []
+
+
+# -- what it costs ----------------------------------------------------------------------------------------------------
+
+
+def test_what_is_written_and_synced_does_not_grow_with_the_state(world: World):
+    """One part for the delta, one for the leaves, the manifest written and then verified; a work file is not synced."""
+
+    class Counting(RealStorage):
+        synced: list[str] = []
+
+        def open(self, path: str, *, write: bool = False, create: bool = False) -> RealFile:
+            file = super().open(path, write=write, create=create)
+            return CountedFile(file.fd, path) if write else file
+
+    class CountedFile(RealFile):
+        __slots__ = ()
+
+        def sync(self) -> None:
+            Counting.synced.append(os.path.basename(os.path.dirname(self.path)))
+            super().sync()
+
+    made = world.checkpoint(storage=Counting())
+    assert Counting.synced == ["parts", "checkpoints", "parts", "checkpoints"]
+    assert made.new_bytes < world.checkpoints.manifests()[0].bytes // 5
