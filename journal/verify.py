@@ -130,6 +130,8 @@ def verify(
         try:
             report.bytes += len(store.read_part(part))
         except JournalError as error:
+            needed = ", ".join(str(each.seq) for each in reversed(manifests) if part in each.parts)
+            error.message += f"; it is part of the checkpoints at seq {needed}"
             report.add(error, store.part_path(part))
         if progress:
             progress(report.bytes, total)

@@ -17,6 +17,7 @@ from journal.checkpoint import KIND_MEMORY, KIND_PAGES, Manifest, Whole
 from journal.errors import Corrupt
 from journal.events import EntityCreated, ObservationAdded, StateRestored
 from journal.storage import RealFile, RealStorage
+from journal.verify import verify
 from replay import drafts, memory_parts, working
 from replay.checkpoints import make_checkpoint
 from replay.engine import build_state
@@ -218,6 +219,22 @@ def test_a_kill_at_any_step_of_a_draft_leaves_the_ladder_whole(world: World):
     assert states == {(base, "verified"), (end, "written"), (end, "verified")}
     assert [manifest.seq for manifest in world.checkpoints.manifests()] == [end, base]
     assert leftovers(world) == []
+
+
+@pytest.mark.parametrize("kind", [KIND_MEMORY, KIND_PAGES])
+def test_verify_names_the_part_and_the_checkpoints_that_it_takes_down(world: World, kind: str):
+    world.checkpoint()
+    world.vouch()
+    newest, oldest = world.checkpoints.manifests()
+    path = world.checkpoints.part_path(newest.of_kind(kind)[0])
+    flip(path, 100)
+    (found,) = [each for each in verify(world.storage, world.layout.journal).findings if each.severity == "damage"]
+    assert found.path == path
+    down = [oldest.seq, newest.seq] if kind == KIND_MEMORY else [newest.seq]
+    assert found.message.endswith(f"it is part of the checkpoints at seq {', '.join(map(str, down))}")
+    into = f"{world.layout.root}/built.db"
+    built = build_state(world.storage, world.layout.journal, world.reader(), newest.seq, into)
+    assert (built.digest, built.base_seq) == (world.digest_at(newest.seq), 0 if kind == KIND_MEMORY else oldest.seq)
 
 
 # -- what it costs ----------------------------------------------------------------------------------------------------
