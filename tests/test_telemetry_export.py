@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from opentelemetry.proto.trace.v1.trace_pb2 import SPAN_FLAGS_CONTEXT_IS_REMOTE_MASK
 
 from journal.events import (
     ConfigWritten,
@@ -161,6 +162,7 @@ def test_links_lead_to_the_request_and_to_what_a_restore_undid(
     found = by_seq(receiver)
     (link,) = found[SMALL + 1].links
     assert (link.trace_id.hex(), link.span_id.hex()) == (PARENT[3:35], PARENT[36:52])
+    assert link.flags & SPAN_FLAGS_CONTEXT_IS_REMOTE_MASK, "it came over the wire"
     restore = next(each for each in records(data) if isinstance(each.record.event, StateRestored))
     undone = {(link.trace_id, link.span_id) for link in found[restore.seq].links}
     assert undone == {(found[seq].trace_id, found[seq].span_id) for seq in (7, 8, 9, 10, 11)}
