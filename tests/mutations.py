@@ -135,8 +135,6 @@ MUTATIONS = (
              "packs.cuts", 9),
     Mutation("the parity of a pack is not durable with its name", "journal/parity_store.py", "ParityStore.protect",
              "            self.storage.sync_dir(folder)\n", "", "packs.cuts", 20),
-    Mutation("the name of a pack that a killed run left is not synced", PACKING, "_pack",
-             "        storage.sync_dir(folder)  # that run", "        pass  # that run", "packs.cuts", 40),
     Mutation("the parity of a segment is taken away while only it is there", PACKING, "_pack",
              "    storage.remove(path)\n    storage.sync_dir(folder)\n", "    storage.sync_dir(folder)\n",
              "packs.cuts", 9),
