@@ -208,10 +208,10 @@ def assert_tidy(root: Path) -> None:
     generation = os.readlink(root / "memory.db")
     beside = set(os.listdir(root)) - {"models", f"{generation}-wal", f"{generation}-shm"}
     assert beside == {"memory.db", generation, "agents", "journal"}
-    journal = set(os.listdir(root / "journal")) - {"quarantine", "checkpoints", "parity"}
+    journal = set(os.listdir(root / "journal")) - {"quarantine", "checkpoints", "parity", "index"}
     assert journal - {"lock"} == {"segments"}
     # A checkpoint's process outlives the server that was killed: what it has half written is swept by the next one.
-    at_work = ("journal/quarantine/", "journal/checkpoints/", "journal/parity/")
+    at_work = tuple(f"journal/{folder}/" for folder in ("quarantine", "checkpoints", "parity", "index"))
     assert not [name for name in files(root) if name.endswith(".tmp") and not name.startswith(at_work)]
 
 

@@ -173,12 +173,13 @@ def bring_back(data: Data, directory: str) -> str | None:
         building = f"{target}.restoring"
         remove_tree(storage, building)
         _copy_tree(storage, source, building)
-        aside = None
-        if storage.kind(target) != "missing":
-            aside = f"{target}.replaced-{time_ns()}"
-            storage.replace(target, aside)
-        storage.replace(building, target)
-        storage.sync_dir(os.path.dirname(target))
+        with _packing_kept_out(storage, target):
+            aside = None
+            if storage.kind(target) != "missing":
+                aside = f"{target}.replaced-{time_ns()}"
+                storage.replace(target, aside)
+            storage.replace(building, target)
+            storage.sync_dir(os.path.dirname(target))
     return aside
 
 
@@ -190,10 +191,19 @@ def _writer_kept_out(storage: Storage, journal: str) -> Iterator[None]:
         return
     lock = take_lock(storage, journal)
     try:
-        with CheckpointStore(storage, f"{journal}/checkpoints").exclusive():  # nor is anything packed meanwhile
-            yield
+        yield
     finally:
         lock.release()
+
+
+@contextmanager
+def _packing_kept_out(storage: Storage, journal: str) -> Iterator[None]:
+    """Else a packer that outlived its server could remove a segment of the journal that takes this one's place."""
+    if storage.kind(journal) != "directory":
+        yield
+        return
+    with CheckpointStore(storage, f"{journal}/checkpoints").exclusive():
+        yield
 
 
 def _is_needed(storage: Storage, target: str, backup: LogReader) -> bool:
