@@ -84,8 +84,11 @@ def test_every_span_comes_back_as_it_was_sent_and_once(data: Path, sent: list[An
     assert_same(server.spans(), sent, changed=DROPPED | ADDED)  # and nothing is there twice
 
 
-def test_what_mlflow_keeps_otherwise_is_named_for_its_users(sent: list[Any], server: MlflowServer) -> None:
+def test_what_mlflow_keeps_otherwise_is_named_for_its_users(
+    data: Path, sent: list[Any], server: MlflowServer
+) -> None:
     """Exactly these fields, and the page names each; were MLflow to keep them one day, the page would be wrong."""
+    exported(data, *documented("MLflow", server.url), "--since", "1")  # no other test need have run before
     assert changed_fields(server.spans(), sent) == DROPPED | ADDED
     page = (ROOT / "docs" / "telemetry.md").read_text()
     section = page.partition("### MLflow")[2].partition("\n##")[0]
