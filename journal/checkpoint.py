@@ -23,7 +23,7 @@ from msgspec import UNSET, UnsetType
 
 from journal.errors import Corrupt, DataError, Locked
 from journal.format import HEADER_BYTES_MAX, KIND_MANIFEST, PROLOGUE_BYTES, decode_file, encode_header
-from journal.storage import Lock, Storage, read_bounded, write_file
+from journal.storage import Lock, Storage, is_half_written, read_bounded, write_file
 
 PART_BYTES = 1 << 20
 PART_BYTES_MAX = 1 << 26
@@ -275,7 +275,7 @@ class CheckpointStore:
             for name in self.storage.list(directory):
                 orphan = directory == self.parts_directory and name not in listed and not damaged
                 path = f"{directory}/{name}"
-                if (orphan or (name.startswith(".") and name.endswith(".tmp"))) and self.storage.kind(path) == "file":
+                if (orphan or is_half_written(name)) and self.storage.kind(path) == "file":
                     size += self.storage.size(path)
                     self.storage.remove(path)
                     files += 1

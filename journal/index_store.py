@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from journal.errors import DataError, EnvironmentFault, Locked, NoSpace
 from journal.format import HEADER_BYTES_MAX
 from journal.index import SegmentIndex, decode_index, encode_index
-from journal.storage import Storage, read_bounded, write_file
+from journal.storage import Storage, is_half_written, read_bounded, write_file
 
 FOLDER = "index"
 SPARE_BYTES = 64 << 20  # what is derived leaves the disk so much: appending and recovery come first
@@ -87,7 +87,7 @@ class IndexStore:
             match = _NAME.fullmatch(name)
             orphan = match is not None and (int(match[1]), int(match[2])) not in there
             path = f"{self.directory}/{name}"
-            if (orphan or (name.startswith(".") and name.endswith(".tmp"))) and self.storage.kind(path) == "file":
+            if (orphan or is_half_written(name)) and self.storage.kind(path) == "file":
                 self.storage.remove(path)
                 removed.append(path)
         return removed

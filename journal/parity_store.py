@@ -27,7 +27,7 @@ from journal.parity import SHARE
 from journal.parity_file import Parity, read_parity, write_parity
 from journal.reader import LogReader, SegmentRef, list_segments
 from journal.segment import is_packed, packed_path
-from journal.storage import Storage
+from journal.storage import Storage, is_half_written
 from journal.stored import End, is_whole, read_segment_header
 
 SUFFIX = ".par"
@@ -248,7 +248,7 @@ class ParityStore:
                 removed += 1
         for folder in _FOLDERS:
             for name in self.storage.list(f"{self.directory}/{folder}"):
-                if name.startswith(".") and name.endswith(".tmp"):
+                if is_half_written(name):
                     self.storage.remove(f"{self.directory}/{folder}/{name}")
         return removed
 

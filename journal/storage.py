@@ -51,6 +51,11 @@ def write_file(storage: Storage, path: str, data: bytes) -> None:
     storage.sync_dir(directory)
 
 
+def is_half_written(name: str) -> bool:
+    """True for a name under which `write_file`, or another that publishes by a rename, leaves what a cut stopped."""
+    return name.startswith(".") and name.endswith(".tmp")
+
+
 def read_bounded(storage: Storage, path: str, limit: int) -> bytes:
     """The whole of a file of which the format says how long it can be. Raises Corrupt for a longer one, unread."""
     length = storage.size(path)

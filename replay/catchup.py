@@ -7,8 +7,8 @@ takes a new file and a swap.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 from journal.errors import Diverged
@@ -16,7 +16,7 @@ from journal.format import Record
 from journal.reader import LogReader
 from replay.memory import Applied, apply_records
 from replay.records import jump_in, total_of, within
-from replay.schema import Position, read_position, write_position
+from replay.schema import Position, read_position, settings, write_position
 from replay.timeline import Restore
 from replay.tracing import database_span
 
@@ -107,21 +107,12 @@ def catch_up(
     return CaughtUp(start.seq, reached.seq, applied, restore)
 
 
-@contextmanager
-def _for_many(connection: sqlite3.Connection) -> Iterator[None]:
+def _for_many(connection: sqlite3.Connection) -> AbstractContextManager[None]:
     """Settings under which a transaction of many events writes each page once, and its commit does not fold.
 
     Folding syncs. Between two transactions it bounds the write-ahead log; after the last one nobody should wait for it.
     """
-    wanted = {"cache_size": -_CACHE_KIB, "wal_autocheckpoint": 0}
-    before = {name: connection.execute(f"PRAGMA {name}").fetchone()[0] for name in wanted}
-    try:
-        for name, value in wanted.items():
-            connection.execute(f"PRAGMA {name}={value}")
-        yield
-    finally:
-        for name, value in before.items():
-            connection.execute(f"PRAGMA {name}={value}")
+    return settings(connection, cache_size=-_CACHE_KIB, wal_autocheckpoint=0)
 
 
 def _commit(connection: sqlite3.Connection, first_seq: int, records: Sequence[Record], position: Position) -> Applied:

@@ -6,12 +6,10 @@ Knows rows by id and observations by key; must not know events. See `bulk` for w
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from replay.memory import ENTITY_CHANGES, RELATION_CHANGES
-from replay.schema import create_indexes
+from replay.schema import create_indexes, settings
 
 _SORT_KIB = 1 << 10  # SQLite's cache, which is also how much it sorts at once
 _IN_FILES = 1  # of temp_store
@@ -92,7 +90,7 @@ class Deferred:
         Entries are sorted in runs of a megabyte that stay in a core's cache, which takes half as long as one run in
         memory. The runs go to SQLite's temporary files; where there is no room for those, memory must do.
         """
-        with _settings(self._connection, cache_size=-_SORT_KIB, temp_store=_IN_FILES, threads=1):
+        with settings(self._connection, cache_size=-_SORT_KIB, temp_store=_IN_FILES, threads=1):
             try:
                 return self._in_one_transaction()
             except sqlite3.OperationalError:
@@ -125,16 +123,3 @@ class Deferred:
             create_indexes(self._connection)
         execute("RELEASE indexes")
         return idle
-
-
-@contextmanager
-def _settings(connection: sqlite3.Connection, **wanted: int) -> Iterator[None]:
-    """Settings of a connection, for as long as the body runs. No transaction is open."""
-    before = {name: connection.execute(f"PRAGMA {name}").fetchone()[0] for name in wanted}
-    try:
-        for name, value in wanted.items():
-            connection.execute(f"PRAGMA {name}={value}")
-        yield
-    finally:
-        for name, value in before.items():
-            connection.execute(f"PRAGMA {name}={value}")

@@ -24,7 +24,7 @@ def holders(paths: Iterable[str]) -> list[Holder] | None:
 
     Other users' processes are not visible, but the files are 0600 in a directory of 0700. Root's may be missed.
     """
-    wanted = {identity for path in paths if (identity := _identity(path)) is not None}
+    wanted = {identity for path in paths if (identity := identity_of(path)) is not None}
     if not wanted:
         return []
     if os.path.isdir("/proc/self/fd"):
@@ -37,7 +37,7 @@ def holders(paths: Iterable[str]) -> list[Holder] | None:
 
 def writers(paths: Iterable[str]) -> list[Holder] | None:
     """As `holders`, but only those that opened a file for writing; where that is not told, every holder."""
-    wanted = {identity for path in paths if (identity := _identity(path)) is not None}
+    wanted = {identity for path in paths if (identity := identity_of(path)) is not None}
     if not wanted or not os.path.isdir("/proc/self/fdinfo"):
         return holders(paths)
     try:
@@ -46,7 +46,8 @@ def writers(paths: Iterable[str]) -> list[Holder] | None:
         return None
 
 
-def _identity(path: str) -> tuple[int, int] | None:
+def identity_of(path: str) -> tuple[int, int] | None:
+    """Device and inode of what a path leads to; None where it leads nowhere."""
     try:
         status = os.stat(path)
     except OSError:
@@ -66,7 +67,7 @@ def _open_files(pid: int, *, writing: bool = False) -> set[tuple[int, int]]:
         return set()
     if writing:
         descriptors = [descriptor for descriptor in descriptors if _is_writable(pid, descriptor)]
-    found = (_identity(f"{directory}/{descriptor}") for descriptor in descriptors)
+    found = (identity_of(f"{directory}/{descriptor}") for descriptor in descriptors)
     return {identity for identity in found if identity is not None}
 
 

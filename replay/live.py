@@ -24,6 +24,7 @@ from replay.agent_twins import would_be_one
 from replay.agents import bring_current, inspect
 from replay.catchup import catch_up
 from replay.faults import sqlite_fault
+from replay.holders import identity_of
 from replay.layout import Layout
 from replay.memory import Applied, apply_records
 from replay.rebuild import generations_of
@@ -68,7 +69,7 @@ class LiveState:
         self._fold_bytes = FOLD_BYTES  # the length that the next fold waits for
         self.validation: Mode = "lenient"
         self.materialises = True  # an import journals files that are there already, some of them in two versions
-        self._file = _identity(generation)
+        self._file = identity_of(generation)
         connection.execute("PRAGMA wal_autocheckpoint=0")  # else every commit may fold, on whichever thread: see `fold`
         self._begun = False
         self._staged = 0  # first seq of the batch whose rows lie in the open transaction; 0: none
@@ -307,7 +308,7 @@ class LiveState:
     def is_there(self) -> bool:
         """Whether memory.db still leads to the file that is open here. One that was removed or replaced would go on
         taking rows, and nobody would ever read them."""
-        return _identity(self.layout.memory_db) == self._file
+        return identity_of(self.layout.memory_db) == self._file
 
     def is_writable(self) -> bool:
         """Whether its write lock can be had."""
@@ -384,11 +385,3 @@ _CONFIGS = frozenset((ConfigWritten, ConfigRemoved))
 
 def _needs_rebuild(records: Sequence[Record]) -> bool:
     return StateRestored in {type(record.event) for record in records}
-
-
-def _identity(path: str) -> tuple[int, int] | None:
-    try:
-        status = os.stat(path)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino

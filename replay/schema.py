@@ -140,6 +140,19 @@ def one_moment(connection: sqlite3.Connection) -> Iterator[None]:
             connection.execute("ROLLBACK")
 
 
+@contextmanager
+def settings(connection: sqlite3.Connection, **wanted: int) -> Iterator[None]:
+    """Pragmas of a connection, for as long as the body runs. No transaction is open."""
+    before = {name: connection.execute(f"PRAGMA {name}").fetchone()[0] for name in wanted}
+    try:
+        for name, value in wanted.items():
+            connection.execute(f"PRAGMA {name}={value}")
+        yield
+    finally:
+        for name, value in before.items():
+            connection.execute(f"PRAGMA {name}={value}")
+
+
 NULL: Final = float("nan")
 """Binds as NULL, sooner than None does: see `text_digest`."""
 
