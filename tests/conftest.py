@@ -4,15 +4,30 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from replay.encoder import Model
+from tests.commands import Command, small_history
 
 # A shell without job control starts what runs in its background deaf to Ctrl-C, and all processes of it: a test that
 # interrupts one would wait for ever.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A data directory with a small history, for files that have no other `data`."""
+    small_history(tmp_path / "data")
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def journal(data: Path, capsys: pytest.CaptureFixture[str]) -> Command:
+    """The command on `data`, in this process."""
+    return Command(data, capsys)
 
 
 @pytest.fixture(scope="session")

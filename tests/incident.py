@@ -14,8 +14,11 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
 from recovery.data import Data
 from tests.commands import CONFIG, ENVIRONMENT, ROOT, arguments, process
+from tests.otlp import http_receiver
 
 REQUEST = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 GROUP = 250
@@ -146,6 +149,13 @@ def documented(heading: str, url: str) -> list[str]:
     words = shlex.split(line)[3:]
     words[words.index("--endpoint") + 1] = url
     return words
+
+
+def leaving(data: Path) -> list[Span]:
+    """Every span of the history, as it leaves, decoded by a receiver."""
+    with http_receiver() as receiver:
+        exported(data, "--endpoint", receiver.url)
+        return receiver.spans
 
 
 def exported(data: Path, *words: str) -> Any:

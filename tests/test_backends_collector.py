@@ -18,7 +18,7 @@ from tests import mlflow_server as mlflow
 from tests import rotel_collector as rotel
 from tests.commands import ENVIRONMENT, arguments
 from tests.daemons import free_port
-from tests.incident import documented, exported, incident
+from tests.incident import documented, exported, incident, leaving
 from tests.mlflow_server import HEADER, mlflow_server
 from tests.otlp import Receiver, http_receiver
 from tests.rotel_collector import RotelCollector, rotel_collector
@@ -41,9 +41,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def sent(data: Path) -> list[Any]:
-    with http_receiver() as receiver:
-        exported(data, "--endpoint", receiver.url)
-        return receiver.spans
+    return leaving(data)
 
 
 def by_grpc(collector: RotelCollector) -> list[str]:

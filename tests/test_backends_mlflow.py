@@ -16,9 +16,8 @@ import pytest
 
 from tests import mlflow_server as mlflow
 from tests.commands import ENVIRONMENT, ROOT, arguments
-from tests.incident import GROUP, documented, exported, incident
+from tests.incident import GROUP, documented, exported, incident, leaving
 from tests.mlflow_server import HEADER, MlflowServer, mlflow_server
-from tests.otlp import http_receiver
 from tests.span_facts import all_facts, assert_same, changed_fields
 
 pytestmark = [
@@ -42,9 +41,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def sent(data: Path) -> list[Any]:
     """Every span of the history, as it leaves."""
-    with http_receiver() as receiver:
-        exported(data, "--endpoint", receiver.url)
-        return receiver.spans
+    return leaving(data)
 
 
 @pytest.fixture(scope="module")

@@ -21,17 +21,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.commands import ENVIRONMENT, SMALL, arguments, process, small_history
+from tests.commands import ENVIRONMENT, SMALL, arguments, process
 from tests.holders import serving
 
 JSON_LINES = "application/x-ndjson"
 ADDED = {"type": "memory.observation_added", "scope": "global", "entity": "Acme", "content": "over HTTP"}
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    small_history(tmp_path / "data")
-    return tmp_path / "data"
 
 
 @pytest.fixture

@@ -20,18 +20,12 @@ import pytest
 
 from recovery.logs import JsonFormatter
 from recovery.redact import Redactor
-from tests.commands import ENVIRONMENT, SMALL, arguments, process, small_history
+from tests.commands import ENVIRONMENT, SMALL, arguments, process
 from tests.holders import serving
 from tests.otlp import http_receiver
 
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
 JSON = ("--log-format", "json")
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    small_history(tmp_path / "data")
-    return tmp_path / "data"
 
 
 def records(text: str) -> list[dict[str, Any]]:

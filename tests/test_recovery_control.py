@@ -22,14 +22,8 @@ from journal.reader import LogReader
 from journal.storage import RealStorage
 from recovery.control.writer import commit_events, open_writer
 from recovery.data import Data
-from tests.commands import ENVIRONMENT, SMALL, arguments, process, small_history
+from tests.commands import ENVIRONMENT, SMALL, arguments, process
 from tests.holders import FACES, SOCKET, observation, rows, server
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    small_history(tmp_path / "data")
-    return tmp_path / "data"
 
 
 @pytest.mark.parametrize("face", FACES)

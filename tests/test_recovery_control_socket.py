@@ -33,12 +33,6 @@ from tests.commands import ENVIRONMENT, SMALL, arguments, process, small_history
 from tests.holders import FACES, SOCKET, observation, running, server
 
 
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    small_history(tmp_path / "data")
-    return tmp_path / "data"
-
-
 def test_a_path_longer_than_an_address_has_a_socket_too(tmp_path: Path) -> None:
     if not Path("/proc/self/fd").is_dir():
         pytest.skip("an address of a unix socket holds the path, and this system has no /proc to shorten it")

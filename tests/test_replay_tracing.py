@@ -16,7 +16,7 @@ import pytest
 from recovery.data import Data
 from recovery.records import entries
 from recovery.telemetry.conventions import LIVE_SPANS
-from tests.commands import ENVIRONMENT, small_history
+from tests.commands import ENVIRONMENT
 
 _SET_UP = """
 import json, sys
@@ -89,12 +89,6 @@ def ran(program: str, *arguments: str) -> str:
     done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    small_history(tmp_path / "data")
-    return tmp_path / "data"
 
 
 def test_what_a_server_does_is_below_its_own_span(data: Path) -> None:

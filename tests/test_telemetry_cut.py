@@ -20,21 +20,10 @@ from journal.packing import pack_segments
 from journal.storage import RealStorage
 from recovery import open_server_sync
 from recovery.data import Data
-from tests.commands import ENVIRONMENT, SMALL, Command, arguments, process, small_history
+from tests.commands import ENVIRONMENT, SMALL, Command, arguments, process
 from tests.exporting import add, by_seq, following, grown
 from tests.holders import serving
 from tests.otlp import Told, http_receiver
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    small_history(tmp_path / "data")
-    return tmp_path / "data"
-
-
-@pytest.fixture
-def journal(data: Path, capsys: pytest.CaptureFixture[str]) -> Command:
-    return Command(data, capsys)
 
 
 def test_a_run_that_is_killed_in_the_middle_loses_nothing(data: Path, journal: Command) -> None:

@@ -26,23 +26,12 @@ from journal.events import (
 )
 from recovery import open_server_sync
 from recovery.data import Data
-from tests.commands import ENVIRONMENT, SMALL, Command, small_history
+from tests.commands import ENVIRONMENT, SMALL, Command
 from tests.exporting import add, attributes, by_seq, records
 from tests.otlp import Receiver, Told, grpc_receiver, http_receiver
 
 PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 SECRET = "hunter2-and-more"
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    small_history(tmp_path / "data")
-    return tmp_path / "data"
-
-
-@pytest.fixture
-def journal(data: Path, capsys: pytest.CaptureFixture[str]) -> Command:
-    return Command(data, capsys)
 
 
 @pytest.fixture(params=["http", "grpc"])

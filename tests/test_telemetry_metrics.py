@@ -34,17 +34,11 @@ from recovery.data import Data
 from recovery.telemetry.folded import Folded
 from recovery.telemetry.metrics import METRICS
 from replay.own_events import journal_events
-from tests.commands import process, small_history
+from tests.commands import process
 from tests.holders import serving
 from tests.otlp import http_receiver
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    small_history(tmp_path / "data")
-    return tmp_path / "data"
 
 
 @contextmanager

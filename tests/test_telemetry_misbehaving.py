@@ -22,24 +22,13 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import (
 )
 
 from recovery.data import Data
-from tests.commands import SMALL, Command, process, small_history
+from tests.commands import SMALL, Command, process
 from tests.otlp import Told, grpc_receiver, http_receiver
 from tests.raw_server import answer, certificate, raw_server
 
 SECRET = "hunter2-and-more"
 TAKEN = answer(ExportTraceServiceResponse().SerializeToString())
 needs_openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    small_history(tmp_path / "data")
-    return tmp_path / "data"
-
-
-@pytest.fixture
-def journal(data: Path, capsys: pytest.CaptureFixture[str]) -> Command:
-    return Command(data, capsys)
 
 
 def has_cursor(data: Path) -> bool:

@@ -23,12 +23,6 @@ CLIENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 ADDED = {"type": "memory.observation_added", "scope": "global", "entity": "Acme", "content": "over HTTP"}
 
 
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    small_history(tmp_path / "data")
-    return tmp_path / "data"
-
-
 def asking(receiver: Receiver, **more: str) -> dict[str, str]:
     return {**ENVIRONMENT, "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url, "OTEL_METRIC_EXPORT_INTERVAL": "200", **more}
 
