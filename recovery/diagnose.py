@@ -22,6 +22,7 @@ from recovery.leftovers import leftovers
 from recovery.log.telling import log_repairs
 from recovery.looking import Look, Progress
 from recovery.model.looking import Tested, look_at_model, look_at_vectors
+from recovery.places import nearest
 from recovery.rto import estimate
 from recovery.surroundings import look_at_crash, look_at_room
 from replay.holders import holders
@@ -58,8 +59,8 @@ def diagnose(
         memory=_unjudged(data),
         agents_kind=_agents_kind(data),
         leftovers=tuple(leftovers(data)),
-        writable=os.access(data.root, os.W_OK),
-        free_bytes=data.storage.free_bytes(data.root),
+        writable=os.access(nearest(data.root), os.W_OK),
+        free_bytes=data.storage.free_bytes(nearest(data.root)),
         sqlite_version=sqlite3.sqlite_version,
         interrupted=plan.decode(errors="replace") if plan is not None else None,
         importing=data.is_importing,

@@ -20,11 +20,16 @@ def place_of(named: str, what: str) -> str:
     if not named:
         raise UsageError(f"{what} is empty", hint="name a directory")
     path = os.path.realpath(named)
-    existing = path
-    while not os.path.lexists(existing):
-        existing = os.path.dirname(existing)
+    existing = nearest(path)
     if not os.path.isdir(existing):
         raise UsageError(f"{what} is no directory", path=existing, hint="name another place")
+    return path
+
+
+def nearest(path: str) -> str:
+    """The path itself, absolute, or the nearest directory above it that is there."""
+    while not os.path.lexists(path):
+        path = os.path.dirname(path)
     return path
 
 

@@ -14,7 +14,7 @@ import msgspec
 from recovery.rows import Decision
 
 Kind = Literal[
-    "repair_journal", "rebuild_memory", "rebuild_scope", "catch_up", "set_agents_aside", "rescue_agents",
+    "bring_back", "repair_journal", "rebuild_memory", "rebuild_scope", "catch_up", "set_agents_aside", "rescue_agents",
     "restore_agents", "drop_vectors", "restore_model", "embed", "set_cores_aside", "tidy",
 ]  # fmt: skip
 
@@ -110,7 +110,7 @@ def _is_asked(component: str, target: str, names: Collection[str]) -> bool:
 
 
 _ORDER: tuple[Kind, ...] = (
-    "repair_journal", "rebuild_memory", "rebuild_scope", "catch_up", "set_agents_aside", "rescue_agents",
+    "bring_back", "repair_journal", "rebuild_memory", "rebuild_scope", "catch_up", "set_agents_aside", "rescue_agents",
     "restore_agents", "drop_vectors", "restore_model", "embed", "set_cores_aside", "tidy",
 )  # fmt: skip
 _OF_THE_MODEL = ("model", "vectors", "recovery", "files")

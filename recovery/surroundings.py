@@ -16,6 +16,7 @@ from journal.errors import JournalError
 from journal.stored import unpacked_bytes
 from recovery.data import Data
 from recovery.facts import CrashFacts, LogMatch, RoomFacts
+from recovery.places import nearest
 
 _ET_CORE = 4  # e_type of an ELF core file, elf(5)
 _MACH_CORE = (b"\xcf\xfa\xed\xfe", b"\xfe\xed\xfa\xcf")
@@ -31,8 +32,8 @@ def look_at_room(data: Data) -> RoomFacts:
     log_bytes = sum(_unpacked_bytes(data, entry.path) for entry in _segments(data))
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return RoomFacts(
-        writable=os.access(data.root, os.W_OK) and _writable_if_there(data.layout.journal),
-        free_bytes=data.storage.free_bytes(data.root), reserve_bytes=data.config.disk.reserve_bytes,
+        writable=os.access(nearest(data.root), os.W_OK) and _writable_if_there(data.layout.journal),
+        free_bytes=data.storage.free_bytes(nearest(data.root)), reserve_bytes=data.config.disk.reserve_bytes,
         rebuild_bytes=(manifests[0].bytes if manifests else 0) + 2 * log_bytes,
         open_files=None if soft == resource.RLIM_INFINITY else soft, open_files_needed=OPEN_FILES_NEEDED,
     )  # fmt: skip

@@ -11,6 +11,7 @@ import pytest
 from journal.events import EntityCreated
 from recovery import open_server_sync
 from tests.commands import SMALL, Command, small_history
+from tests.damage import tree
 from tests.journals import segment_files
 
 
@@ -108,3 +109,72 @@ def test_a_newer_programs_journal_is_not_replaced(journal, backup):
 def test_a_journal_is_no_backup_of_itself(journal):
     ran = journal("recover", "--from", str(journal.data), "--yes")
     assert (ran.code, ran.out) == (2, "")
+
+
+# -- the dry run ------------------------------------------------------------------------------------------------------
+
+
+def ruin(journal: Command) -> None:
+    """The journal here cannot be read, and what is made from it is gone."""
+    for path in segment_files(journal.data / "journal"):
+        Path(path).write_bytes(Path(path).read_bytes()[:900] + bytes(range(256)))
+    (journal.data / "agents/writer.md").unlink()
+    (journal.data / "memory.db").unlink()
+
+
+def test_a_dry_run_says_all_that_would_be_done_and_changes_no_byte(journal, backup, tmp_path):
+    ruin(journal)
+    before = tree(tmp_path)
+    planned = journal.json("recover", "--from", backup, "--dry-run")
+    told = journal("recover", "--from", backup, "--dry-run")
+    assert tree(tmp_path) == before
+    assert (told.code, planned["done"]) == (0, False)
+    kinds = [each["kind"] for each in planned["plan"]["steps"]]
+    assert kinds == ["bring_back", "rebuild_memory", "restore_agents", "tidy"]
+    first, *others = told.out.splitlines()
+    assert f"put the journal of {backup}, up to seq {SMALL}, in the place of {journal.data}/journal, and keep" in first
+    assert "rebuild memory.db" in others[0]
+
+    done = journal("recover", "--from", backup, "--yes")
+    assert done.code == 0
+    assert [line for line in first[3:].split(": ") if line not in done.out] == [], "what was planned is what is done"
+    assert journal.json("check")["health"] == "healthy"
+
+
+def test_a_dry_run_where_nothing_is_left_makes_no_directory(journal, backup, tmp_path):
+    shutil.rmtree(journal.data)
+    before = tree(tmp_path)
+    planned = journal.json("recover", "--from", backup, "--dry-run")
+    assert tree(tmp_path) == before
+    steps = planned["plan"]["steps"]
+    assert [each["kind"] for each in steps] == ["bring_back", "rebuild_memory", "restore_agents"]
+    assert steps[0]["reason"] == "there is no journal"
+
+
+def test_a_dry_run_with_a_whole_journal_has_nothing_to_bring_back(journal, backup, tmp_path):
+    before = tree(tmp_path)
+    assert journal("recover", "--from", backup, "--dry-run").out == "nothing to do\n"
+    assert tree(tmp_path) == before
+
+
+def test_a_dry_run_refuses_what_the_run_would_refuse(journal, backup, tmp_path):
+    write(journal.data, "later")
+    before = tree(tmp_path)
+    ran = journal("recover", "--from", backup, "--dry-run")
+    assert (ran.code, ran.err) == (2, journal("recover", "--from", backup, "--yes").err)
+    assert tree(tmp_path) == before
+    for path in (tmp_path / "backup/journal/segments").iterdir():
+        path.write_bytes(path.read_bytes()[:-300])
+    ran = journal("recover", "--from", backup, "--dry-run")
+    assert (ran.code, "the backup is damaged" in ran.err) == (12, True)
+
+
+def test_a_dry_run_says_what_stops_the_recovery_behind_it(journal, backup, tmp_path):
+    """memory.db holds an event that neither the backup nor a journal knows any more."""
+    write(journal.data, "later")
+    shutil.rmtree(journal.data / "journal")
+    before = tree(tmp_path)
+    ran = journal("recover", "--from", backup, "--dry-run")
+    assert (ran.code, ran.out.count("put the journal of")) == (14, 1)
+    assert f"memory.db is at seq {SMALL + 1}, beyond the journal's end" in ran.err
+    assert tree(tmp_path) == before

@@ -232,7 +232,7 @@ def test_a_plan_follows_from_any_decisions() -> None:
                 any(each.health != "healthy" and each.component in needed for each in decisions) or "recovery" in odd
             )
         kinds_seen |= {step.kind for step in plans["all"].steps}
-    asked_alone = {"rescue_agents", "rebuild_scope"} | OF_THE_MODEL | OF_A_CRASH
+    asked_alone = {"bring_back", "rescue_agents", "rebuild_scope"} | OF_THE_MODEL | OF_A_CRASH
     assert kinds_seen | asked_alone == set(get_args(Kind)), "a kind of step that no decision asks for"
 
 

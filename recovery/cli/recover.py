@@ -13,8 +13,9 @@ from recovery.config.kinds import FAILURE_NAMES
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from recovery.data import Data
     from recovery.looking import Progress
-    from recovery.plan import Plan
+    from recovery.plan import Plan, Step
     from recovery.recovered import Recovered
 
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
         "journal recover agents --agent writer --failure tool_loading_failure --tool search --dry-run",
         "journal recover journal --accept-tail",
         "journal recover journal --accept-loss --dry-run",
-        "journal recover --from /mnt/backup/server --data /var/lib/server/data",
+        "journal recover --from /mnt/backup/server --data /var/lib/server/data --dry-run",
     ),
 )
 @click.argument("component", type=click.Choice(("all", "memory", "agents", "model", "journal")), default="all")
@@ -92,6 +93,10 @@ def command(
     a server works without it, and texts wait for their vectors. `recover model` also computes those; `journal embed`
     does so later.
 
+    `--from` first puts the journal of a backup in the place of the one here, which is kept beside it. It refuses to
+    where what can be read here goes beyond the backup, or tells another history. With --dry-run the plan is that of
+    both: the backup is verified, what would be rebuilt from it is found out, and nothing is changed.
+
     `journal recover journal --accept-tail` is for a journal whose last batch is complete but wrong (exit code 13):
     either it was never acknowledged, or it was and has rotted, and only you can know. It moves that batch to
     quarantine and says how many events it claimed; the journal then ends before it. A receipt of it says that it was
@@ -103,6 +108,7 @@ def command(
     journal stays beside, as journal.parent-ID. With --dry-run it lists and stops.
     """
     from msgspec import to_builtins
+    from msgspec.structs import replace
 
     from journal.errors import JournalError, Locked, UsageError
     from recovery.control.remote import connect_to
@@ -132,18 +138,25 @@ def command(
         from recovery.cli.failed_reload import recover_from_failure
 
         return recover_from_failure(app, agents, failure, tools, dry_run=dry_run, yes=yes)
-    if backup is not None and not _bring_back(app, backup, dry_run, yes):
-        return 1
+    data, first = app.data, None
+    if backup is not None:
+        data, first, code = _bring_back(app, backup, dry_run, yes)
+        if code is not None:
+            return code
     asked = "all" if component == "all" and not agents else component if component != "all" else "agents"
     with app.out.progress("recovering", "events") as bar:
         step = extending(bar.step)
         plan, run = (
             _plan_for_scope(app, scope, step)
             if scope is not None
-            else recover(app.data, asked, names=agents, progress=step)
+            else recover(data, asked, names=agents, progress=step)
         )
-        if plan.stops:
-            raise stop_error(plan.stops[0])
+    if first is not None:
+        plan = replace(plan, steps=(first, *plan.steps))
+    if plan.stops:
+        if first is not None and not app.json:
+            app.out.line(f"1. {first.words}: {first.reason}")  # which the run does, before it comes to the stop
+        raise stop_error(plan.stops[0])
     if dry_run or not (plan.steps or start):
         if app.json:
             app.out.document({"plan": to_builtins(plan), "done": False})
@@ -225,18 +238,25 @@ def _plan_for_scope(app: App, scope: str, step: Progress) -> tuple[Plan, Callabl
     return recover_scope(app.data, scope, step)
 
 
-def _bring_back(app: App, backup: str, dry_run: bool, yes: bool) -> bool:
-    """The journal of a backup takes the place of the one here, which is kept beside it; False where nobody said yes."""
-    from journal.errors import UsageError
-    from recovery.data import Data
-    from recovery.log.backup import bring_back
+def _bring_back(app: App, backup: str, dry_run: bool, yes: bool) -> tuple[Data, Step | None, int | None]:
+    """The journal of a backup takes the place of the one here, which is kept beside it: the directory to go on with.
 
-    if dry_run:
-        raise UsageError("--from has no dry run", hint="journal verify --data DIR says what a backup holds")
+    In a dry run that is how it would be then, with the step that would come first. An exit code where nobody said yes.
+    """
+    from recovery.data import Data
+    from recovery.log.bring_back import planned_bringing_back
+
     data = Data.at(app.place, app.config_option)
-    if not app.out.confirm(f"Replace {data.layout.journal} by the backup in {backup}?", yes=yes):
-        return False
-    aside = bring_back(data, backup)
-    if not app.json:
-        app.out.line(f"the journal is that of {backup}" + (f"; what was here is kept in {aside}" if aside else ""))
-    return True
+    with app.out.progress("reading the backup", "bytes") as bar:
+        planned = planned_bringing_back(data, backup, bar.advance)
+    if dry_run:
+        return planned.then, planned.step, None
+    if planned.step is not None:
+        if not app.json:
+            app.out.line(f"{planned.step.words}: {planned.step.reason}")
+        if not app.out.confirm("Go ahead?", yes=yes):
+            return data, None, 1
+    aside = planned.run()
+    if aside and not app.json:
+        app.out.line(f"what was here is kept in {aside}")
+    return data, None, None

@@ -22,7 +22,8 @@ from recovery.config.table import Config
 from recovery.data import Data
 from recovery.drill.comparison import Compared, Verdict, compare
 from recovery.execute import recover
-from recovery.log.backup import back_up, bring_back
+from recovery.log.backup import back_up
+from recovery.log.bring_back import planned_bringing_back
 from recovery.model.looking import look_at_model
 from recovery.places import lies_on_live_data, place_of
 
@@ -94,7 +95,7 @@ def drill(
 
 def _bring(data: Data, rehearsal: Data, backup: str | None, progress: Progress | None) -> str:
     if backup is not None:
-        bring_back(rehearsal, backup)
+        planned_bringing_back(rehearsal, backup).run()
         return f"from the backup in {backup}, every byte verified"
     tick = None if progress is None else lambda done, total: progress("copy the journal", done, total)
     copied = back_up(data, rehearsal.root, tick)

@@ -29,7 +29,7 @@ from journal.successor import Built, build_successor
 from journal.watermark import read_watermark
 from recovery.data import Data, journal_ids
 from recovery.evidence import evidence_seq
-from recovery.log.backup import remove_tree
+from recovery.log.bring_back import remove_tree
 from recovery.log.exchange import exchange
 from recovery.log.telling import log_repairs
 from recovery.reading import peek_position, reading

@@ -7,16 +7,12 @@ oldest first, so that a cut backup is an older, whole one.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from time import time_ns
+from collections.abc import Callable
 
 import msgspec
 
 from journal.checkpoint import CheckpointStore
-from journal.compare import compare, diverged_error
-from journal.errors import Corrupt, Diverged, JournalError, NotAJournal, Unsupported, UsageError
-from journal.log import take_lock
+from journal.errors import Corrupt, Diverged, UsageError
 from journal.packing import replace_packed
 from journal.reader import LogReader, list_segments
 from journal.segment import PLAIN, is_packed, packed_path
@@ -147,113 +143,3 @@ def _copy(storage: Storage, source: str, target: str, length: int, result: Backe
     write_file(storage, target, data)
     result.files_copied += 1
     result.bytes_copied += length
-
-
-def bring_back(data: Data, directory: str) -> str | None:
-    """Puts a backup's journal in this data directory's place; returns where the one that was there is kept.
-
-    Refuses if that would lose events: a readable journal here that goes beyond the backup stays. Raises NotAJournal if
-    there is no backup, Corrupt if it is damaged, UsageError if it is of another journal, Diverged for another history,
-    Locked while a writer is at work here.
-    """
-    storage, target = data.storage, data.layout.journal
-    source = f"{os.path.abspath(directory)}/journal"
-    if not os.path.isdir(source):
-        raise NotAJournal("no backup there", path=source, hint="name the directory that journal backup wrote")
-    if os.path.realpath(source) == os.path.realpath(target):
-        raise UsageError("that is this journal, no backup of it", path=source, hint="name another directory")
-    report = verify(storage, source)
-    damage = [finding for finding in report.findings if finding.severity == "damage"]
-    if damage:
-        raise Corrupt(f"the backup is damaged: {damage[0].message}", path=damage[0].path, hint="use another backup")
-    # Under the lock: a live writer would go on in the journal that is moved aside, and its receipts with it.
-    with _writer_kept_out(storage, target):
-        if not _is_needed(storage, target, LogReader(storage, source)):
-            return None
-        building = f"{target}.restoring"
-        remove_tree(storage, building)
-        _copy_tree(storage, source, building)
-        with _packing_kept_out(storage, target):
-            aside = None
-            if storage.kind(target) != "missing":
-                aside = f"{target}.replaced-{time_ns()}"
-                storage.replace(target, aside)
-            storage.replace(building, target)
-            storage.sync_dir(os.path.dirname(target))
-    return aside
-
-
-@contextmanager
-def _writer_kept_out(storage: Storage, journal: str) -> Iterator[None]:
-    """Holds the writer's lock of the journal that is there, if one is. Raises Locked."""
-    if storage.kind(journal) != "directory":
-        yield
-        return
-    lock = take_lock(storage, journal)
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-@contextmanager
-def _packing_kept_out(storage: Storage, journal: str) -> Iterator[None]:
-    """Else a packer that outlived its server could remove a segment of the journal that takes this one's place."""
-    if storage.kind(journal) != "directory":
-        yield
-        return
-    with CheckpointStore(storage, f"{journal}/checkpoints").exclusive():
-        yield
-
-
-def _is_needed(storage: Storage, target: str, backup: LogReader) -> bool:
-    """False where the journal that is there is whole, and all that the backup holds. Raises what `bring_back` does."""
-    try:
-        here = LogReader(storage, target)
-    except Unsupported:  # a newer program's journal is whole: nothing is to be brought back over it
-        raise
-    except JournalError:
-        return True  # what is here cannot be read at all: that is what the backup is for
-    if here.journal_id != backup.journal_id:
-        raise UsageError(
-            f"the backup is of journal {backup.journal_id.hex()}, here is {here.journal_id.hex()}",
-            hint="name that journal's backup, or an empty --data DIR",
-        )
-    found = compare(here, backup)
-    if found.standing == "diverged":
-        raise diverged_error(
-            found, target, "nothing was changed; to take the backup all the same, name an empty --data DIR"
-        )
-    if found.standing == "ahead":
-        whole = found.unreadable is None
-        raise UsageError(
-            f"the journal here is {'whole' if whole else 'readable'} and goes to seq {found.here_last_seq}, the backup "
-            f"to {found.there_last_seq}: nothing was changed",
-            hint="journal recover all rebuilds the state from the journal that is here"
-            if whole
-            else "use a newer backup; or keep what can be read here: journal recover journal --accept-loss --dry-run",
-        )
-    return found.standing == "behind" or found.unreadable is not None or here.tail.region is not None
-
-
-def _copy_tree(storage: Storage, source: str, target: str) -> None:
-    storage.make_directory(target)
-    for name in storage.list(source):
-        path = f"{source}/{name}"
-        if storage.kind(path) == "directory":
-            _copy_tree(storage, path, f"{target}/{name}")
-        elif storage.kind(path) == "file":
-            write_file(storage, f"{target}/{name}", storage.read(path))
-
-
-def remove_tree(storage: Storage, path: str) -> None:
-    """Removes a directory with all that is in it, if it is there."""
-    if storage.kind(path) != "directory":
-        return
-    for name in storage.list(path):
-        below = f"{path}/{name}"
-        if storage.kind(below) == "directory":
-            remove_tree(storage, below)
-        else:
-            storage.remove(below)
-    storage.remove_directory(path)
