@@ -13,7 +13,7 @@ rename: a cut leaves parts that nobody lists, never a manifest that lists what i
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Literal, NamedTuple
@@ -263,23 +263,37 @@ class CheckpointStore:
                 found.append(error)
         return found
 
-    def sweep(self) -> Swept:
-        """Removes what no manifest lists: parts of a pruned or never published checkpoint, temporary files.
+    def is_whole(self, part: Part) -> bool:
+        """Whether a part is what the manifest says."""
+        try:
+            self.read_part(part)
+        except Corrupt:
+            return False
+        return True
 
-        While a manifest is damaged nobody knows its parts, so none goes. Call under `exclusive`.
+    def sweepable(self, without: Collection[int] = ()) -> dict[str, int]:
+        """Path and bytes of what no manifest lists, but for those of the seqs `without`: parts of a pruned or never
+        published checkpoint, temporary files.
+
+        While a manifest is damaged nobody knows its parts, so none goes.
         """
         manifests, damaged = self.scan()
-        listed = {part.sha256 for manifest in manifests for part in manifest.parts}
-        files = size = 0
+        listed = {part.sha256 for manifest in manifests if manifest.seq not in without for part in manifest.parts}
+        found: dict[str, int] = {}
         for directory in (self.directory, self.parts_directory):
             for name in self.storage.list(directory):
                 orphan = directory == self.parts_directory and name not in listed and not damaged
                 path = f"{directory}/{name}"
                 if (orphan or is_half_written(name)) and self.storage.kind(path) == "file":
-                    size += self.storage.size(path)
-                    self.storage.remove(path)
-                    files += 1
-        return Swept(files, size)
+                    found[path] = self.storage.size(path)
+        return found
+
+    def sweep(self) -> Swept:
+        """Removes what is `sweepable`. Call under `exclusive`."""
+        found = self.sweepable()
+        for path in found:
+            self.storage.remove(path)
+        return Swept(len(found), sum(found.values()))
 
 
 def decode_manifest(data: bytes, path: str) -> Manifest:

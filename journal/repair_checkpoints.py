@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from journal.checkpoint import CheckpointStore, Manifest, decode_manifest
+import hashlib
+
+from journal.checkpoint import CheckpointStore, Manifest, Part, decode_manifest
 from journal.errors import Corrupt, DataError
 from journal.events import StateRestored, TagCreated
+from journal.format import KIND_MANIFEST, PROLOGUE_BYTES, decode_header
 from journal.parity_store import listed_parts
 from journal.reader import LogReader
 from journal.repair_bench import NOT_REPAIRABLE, Bench
@@ -28,16 +31,38 @@ def plan_checkpoints(bench: Bench) -> None:
         try:
             store.read_part(part)
         except Corrupt:
-            restored = bench.from_parity(path)
+            restored = _cut_part(bench.data(path), part) or bench.from_parity(path)
             if restored is None or len(restored.data) < part.length:
                 bench.refuse(path, "no parity restores it; restores use another checkpoint")
             else:
                 bench.take(path, restored.data[: part.length], restored.steps)
 
 
+def _cut_part(data: bytes, part: Part) -> Mended | None:
+    """The part where nothing is wrong with it but bytes behind its end."""
+    front = data[: part.length]
+    if len(data) <= part.length or hashlib.sha256(front).hexdigest() != part.sha256:
+        return None
+    return Mended(front, (Step("cut", part.length, len(data) - part.length, proof="sha256"),))
+
+
+def _cut_manifest(data: bytes, path: str) -> Mended | None:
+    """As `_cut_part`: where a manifest ends its header says, whose CRC covers all of it."""
+    try:
+        end = PROLOGUE_BYTES + len(decode_header(data, KIND_MANIFEST, path))
+        decode_manifest(data[:end], path)
+    except DataError:
+        return None
+    return Mended(data[:end], (Step("cut", end, len(data) - end, proof="crc"),))
+
+
 def _mended(bench: Bench, path: str) -> Mended | None:
-    """The manifest by one bit, confirmed by its parity or by the log; else as its parity has it."""
+    """The manifest without what follows its end; or by one bit, confirmed by its parity or by the log; else as its
+    parity has it."""
     data = bench.data(path)
+    cut = _cut_manifest(data, path)
+    if cut is not None:
+        return cut
     for flip in flips_in_header(data):
         tried = flip.applied_to(data)
         try:

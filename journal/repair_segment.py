@@ -19,7 +19,7 @@ from journal.syndrome import Flip, flips_in_batch, flips_in_header
 
 STEPS_MAX = 64  # wrong bits that are looked for in one segment
 
-Method = Literal["copy", "one bit", "parity"]
+Method = Literal["copy", "one bit", "parity", "cut"]
 
 
 @dataclass(frozen=True, slots=True)

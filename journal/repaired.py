@@ -29,12 +29,13 @@ class Repair(msgspec.Struct, frozen=True, kw_only=True):
     """One thing put right in one file.
 
     ``path`` is relative to the journal's directory, absolute outside of it. ``method``: ``one bit`` (then ``offset``
-    and ``bit`` say which), ``copy`` (another place held the same batch), ``parity``, or ``anew`` (a parity file, which
-    is derived). ``length`` bytes from ``offset`` on were looked at as wrong. ``proof`` is what confirmed the result.
+    and ``bit`` say which), ``copy`` (another place held the same batch), ``parity``, ``cut`` (of bytes that follow the
+    end), or ``anew`` (a parity file, which is derived). ``length`` bytes from ``offset`` on were looked at as wrong.
+    ``proof`` is what confirmed the result.
     """
 
     path: str
-    method: Literal["one bit", "copy", "parity", "anew"]
+    method: Literal["one bit", "copy", "parity", "cut", "anew"]
     offset: int = 0
     length: int = 0
     bit: int | None = None
@@ -56,6 +57,7 @@ class Repair(msgspec.Struct, frozen=True, kw_only=True):
             "one bit": f"{where} was flipped",
             "copy": f"{where}{at} brought back from {held}",
             "parity": f"{where}{at} restored from parity",
+            "cut": f"{where}{at} that follow its end cut off",
             "anew": "made anew",
         }[self.method]
         return f"{self.path}: {how}{events}, proven by {self.proof}"

@@ -10,7 +10,7 @@ its distance to the head where that is more. So the near past restores quickly a
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Annotated, Literal, NamedTuple
@@ -94,7 +94,6 @@ class PrunePlan:
 
     keep: list[Manifest]
     drop: list[tuple[Manifest, str]]
-    freed_bytes: int
     _used: bool = field(default=False, repr=False)
 
     def lines(self) -> list[str]:
@@ -106,8 +105,12 @@ class PrunePlan:
         return {
             "keep": [manifest.seq for manifest in self.keep],
             "drop": [{"seq": manifest.seq, "reason": reason} for manifest, reason in self.drop],
-            "freed_bytes": self.freed_bytes,
         }
+
+    def foreseen(self, store: CheckpointStore) -> Swept:
+        """What goes with the manifests, as the store is now; nothing where none goes."""
+        found = store.sweepable({manifest.seq for manifest, _ in self.drop}) if self.drop else {}
+        return Swept(len(found), sum(found.values()))
 
     def execute(self, store: CheckpointStore) -> Swept:
         """Removes the manifests, then the parts that only they listed. Raises Locked while one is being built."""
@@ -120,11 +123,20 @@ class PrunePlan:
             return store.sweep()
 
 
-def plan_prune(manifests: Iterable[Manifest], head_seq: int, branches: Sequence[Branch], policy: Policy) -> PrunePlan:
-    """Thins, oldest first. A checkpoint goes only where every seq that it served stays within its bound."""
+def plan_prune(
+    manifests: Iterable[Manifest],
+    head_seq: int,
+    branches: Sequence[Branch],
+    policy: Policy,
+    refused: Mapping[int, str] | None = None,
+) -> PrunePlan:
+    """Thins, oldest first. A checkpoint goes only where every seq that it served stays within its bound.
+
+    `refused` are seqs of those that nothing will ever be restored from, and why: they serve no seq, and go.
+    """
+    reasons = dict(refused or {})
     everything = sorted(manifests, key=lambda manifest: manifest.seq)
-    verified = [manifest.seq for manifest in everything if manifest.state == "verified"]
-    reasons: dict[int, str] = {}
+    verified = [each.seq for each in everything if each.state == "verified" and each.seq not in reasons]
     kept = set(verified)
     for seq in verified[: -policy.keep_min]:
         if _may_go(seq, kept, head_seq, branches, policy):
@@ -135,10 +147,7 @@ def plan_prune(manifests: Iterable[Manifest], head_seq: int, branches: Sequence[
             reasons[manifest.seq] = "never verified, and a newer one is"
     keep = [manifest for manifest in everything if manifest.seq not in reasons]
     drop = [(manifest, reasons[manifest.seq]) for manifest in everything if manifest.seq in reasons]
-    staying = {part.sha256 for manifest in keep for part in manifest.parts}
-    going = {part.sha256: part.length for manifest, _ in drop for part in manifest.parts}
-    freed = sum(length for sha256, length in going.items() if sha256 not in staying)
-    return PrunePlan(keep, drop, freed)
+    return PrunePlan(keep, drop)
 
 
 def _may_go(seq: int, kept: set[int], head_seq: int, branches: Sequence[Branch], policy: Policy) -> bool:

@@ -18,15 +18,13 @@ from journal.commit import Ticket, draft, ticket
 from journal.events import CheckpointCreated
 from journal.parity_store import ParityStore
 from journal.reader import LogReader
-from journal.retention import Policy, Tally, due, plan_prune
+from journal.retention import Policy, Tally, due
 from replay.faults import declared
-from replay.history import read_history
 from replay.layout import ParityPlace
 from replay.logs import say, say_failed
 from replay.schema import connect
-from replay.timeline import branches
+from replay.thinning import plan_thinning, thin
 from replay.tracing import DATABASE, database_span, span
-from replay.vouching import vouched
 
 if TYPE_CHECKING:
     from journal.packing import Packed
@@ -131,16 +129,12 @@ class Background:
 
     def thin(self) -> None:
         """Removes checkpoints that the policy no longer needs; any seq stays near one on its timeline."""
-        state = self.core.state
-        store = CheckpointStore(state.storage, f"{state.layout.journal}/checkpoints")
-        reader = LogReader(state.storage, state.layout.journal)
-        history = read_history(reader, store)
-        ours = vouched(store.manifests(), reader)  # one that was planted keeps none from its place
-        plan = plan_prune(ours, reader.last_seq, branches(history.restores, reader.last_seq), self.policy)
+        layout, storage = self.core.state.layout, self.core.state.storage
+        store = CheckpointStore(storage, f"{layout.journal}/checkpoints")
+        plan = plan_thinning(LogReader(storage, layout.journal), store, self.policy)
         if plan.drop:
-            plan.execute(store)
-            if self.parity is not None:
-                ParityStore(state.storage, state.layout.journal, self.parity.directory).sweep()
+            place = self.parity.directory if self.parity is not None else None
+            thin(plan, store, ParityStore(storage, layout.journal, place) if place is not None else None)
 
     def pack(self, progress: Callable[[int, int], None] | None = None) -> Packed:
         """Packs sealed segments, in a process of its own. Raises what stopped it."""

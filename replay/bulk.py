@@ -50,7 +50,7 @@ _COLUMNS = {
 }
 _INSERT_AGENT = "INSERT INTO agents(name, sha256, content, status, reason, updated_at) VALUES (?, ?, ?, ?, ?, ?)"
 
-CHANGES_MAX = 50_000  # so many changes wait before they are applied: a bound for memory
+CHANGES_MAX = 50_000  # so many changes wait before they are applied: a bound for memory, and for pages in vain
 
 
 class BulkLoader:
@@ -63,6 +63,7 @@ class BulkLoader:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
         self._applied = Applied()
+        self._idle = 0  # events that had no effect after all
         self._settings = {name: _pragma(connection, name) for name in ("journal_mode", "synchronous", "foreign_keys")}
         # A rollback journal in memory costs nothing while a file only grows, and lets a failed index be taken back.
         for setting in ("journal_mode=MEMORY", "synchronous=OFF", "foreign_keys=OFF"):
@@ -98,8 +99,11 @@ class BulkLoader:
             self._add(first_seq, records)
             for table in self._tables:
                 table.write_full()
-        if len(self._deferred.entity_changes) + len(self._deferred.relation_changes) > CHANGES_MAX:
-            self._flush()
+            if self._deferred.changes > CHANGES_MAX:
+                self._flush()
+            if self._deferred.removed > CHANGES_MAX and self._deferred.is_worth_settling():
+                self._flush()
+                self._settle()
 
     def _add(self, first_seq: int, records: Sequence[Record]) -> None:
         entities, observations, handlers = self._entities, self._observation_cells, self._handlers
@@ -139,18 +143,27 @@ class BulkLoader:
             agents = ((name, *agent) for name, agent in self._agents.items())
             self._connection.executemany(_INSERT_AGENT, agents)
             self._flush()
-            idle = self._deferred.settle()
+            self._settle()
             self._connection.execute("COMMIT")
-            idle += self._deferred.make_indexes()
+            self._idle += self._deferred.make_indexes()
         for name, value in self._settings.items():
             self._connection.execute(f"PRAGMA {name}={value}")
-        return Applied(applied.events, applied.rows - idle, applied.no_ops + idle)
+        return Applied(applied.events, applied.rows - self._idle, applied.no_ops + self._idle)
 
     def _flush(self) -> None:
         """All rows go in, then what changed them: by id, so no order between rows is lost."""
         for table in self._tables:
             table.write_all()
         self._deferred.apply_changes()
+
+    def _settle(self) -> None:
+        """Of what is gone no key is followed any further: ids are never used twice."""
+        dead = {entity_id for (entity_id,) in self._deferred.dead_entities}
+        if dead:
+            self._relations = {
+                key: each for key, each in self._relations.items() if key[0] not in dead and key[1] not in dead
+            }
+        self._idle += self._deferred.settle()
 
     # -- one event: how many rows it makes, changes or removes --------------------------------------------------------
 
@@ -194,8 +207,7 @@ class BulkLoader:
         entity_id = self._entities.get(event.scope, {}).get(event.entity)
         if entity_id is None:
             return 0
-        key = (entity_id, sha256(event.content.encode()).digest())
-        self._deferred.removals.setdefault(key, []).append(seq)
+        self._deferred.removals.append((entity_id, sha256(event.content.encode()).digest(), seq))
         return 1  # taken back when it is settled, where there was nothing to remove
 
     def _relation_created(self, seq: int, record: Record) -> int:

@@ -253,7 +253,7 @@ def _look_at(
 
     All of a copy at `path`, so that the digest is that of the position, and nobody waits for it.
     """
-    live = _Live(list(before), missing=reader.storage.kind(layout.memory_db) == "missing")
+    live = _Live([], missing=reader.storage.kind(layout.memory_db) == "missing")
 
     @contextmanager
     def noted() -> Iterator[None]:
@@ -276,6 +276,8 @@ def _look_at(
             position = check_position(connection, reader)
             live.vectors, live.new_bytes = save_embeddings(connection, checkpoints, before)
             live.seq = position.seq
+        if live.seq is None:  # nothing came of it: what the last checkpoint had is carried on, as far as it is whole
+            live.vectors = [part for part in before if checkpoints.is_whole(part)]
 
         def scan() -> None:
             nonlocal connection

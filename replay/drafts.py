@@ -29,7 +29,7 @@ from replay.page_delta import BasePages, Window, pack_delta
 from replay.records import position_at, records_of
 from replay.schema import Position, read_position, write_position
 from replay.timeline import Range, event_count
-from replay.working import connect_private, discard
+from replay.working import connect_private, discard, is_loose
 
 EVENTS_MAX = 100_000  # a page that changes again and again lies in the log as often: beyond, a draft does not pay
 
@@ -38,7 +38,8 @@ _MODE_AT, _ROLLBACK, _WRITE_AHEAD = 18, b"\x01\x01", b"\x02\x02"  # how the file
 
 
 class Unfit(Exception):
-    """The checkpoint was no base after all: a part of it is damaged, or it stands elsewhere than it says."""
+    """The checkpoint was no base after all: a part of it is damaged, it stands elsewhere than it says, or what comes of
+    it holds little but free pages."""
 
 
 def can_draft(base: Manifest, ranges: Sequence[Range]) -> bool:
@@ -196,3 +197,5 @@ def _apply(
             progress(done, total)
     write_position(connection, position_at(reader, seq))
     connection.execute("COMMIT")
+    if is_loose(connection):
+        raise Unfit("so many of its pages are free that it is better written anew")

@@ -33,7 +33,7 @@ from replay.schema import PROJECTION_VERSION, Position, read_position, write_pos
 from replay.timeline import Range, event_count, lineage_from
 from replay.tracing import DATABASE, span
 from replay.vouching import refusal
-from replay.working import JournalMode, connect_finished, connect_private, discard, finish, syncing
+from replay.working import JournalMode, compact, connect_finished, connect_private, discard, finish, syncing
 
 Progress = Callable[[int, int], None]
 """Called with (done, total) in events; a part of a checkpoint counts as `PART_EVENTS`."""
@@ -260,6 +260,7 @@ class _Build:
                 embeddings = load_embeddings(connection, self.checkpoints, vectors, lost.append, given)
                 connection.execute("COMMIT")
                 buckets = touched.buckets() if touched is not None else []
+            compact(self.checkpoints.storage, self.path)
             if self.draft:
                 return _Result(base.seq if base else 0, applied, {}, 0, embeddings, lost, "")
             if known is None:

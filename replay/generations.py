@@ -24,7 +24,7 @@ from urllib.parse import quote
 from journal.errors import Locked
 from journal.storage import Storage
 from replay.holders import Holder, holders
-from replay.layout import SIDECARS
+from replay.layout import COMPACT, SIDECARS
 
 BUILDING = ".building"
 _GENERATION = re.compile(r"(?P<stem>.+)-(?P<number>[0-9]{6,})\.db(?P<rest>.*)", re.DOTALL)
@@ -188,7 +188,7 @@ class Generations:
         return [*groups.values(), *([stray] if stray else [])]
 
     def _unfinished(self) -> list[str]:
-        endings = [BUILDING + suffix for suffix in ("", *SIDECARS)]
+        endings = [BUILDING + suffix for suffix in ("", *SIDECARS, COMPACT)]
         return [
             f"{self.directory}/{name}"
             for name in self.storage.list(self.directory)

@@ -7,6 +7,9 @@ from typing import NamedTuple
 SIDECARS = ("-wal", "-shm", "-journal")
 """What SQLite puts beside a database, by the ends of their names."""
 
+COMPACT = ".compact"
+"""The end of the name under which a file in the making is written anew without its free pages."""
+
 
 class Layout(NamedTuple):
     """Absolute paths of one server's data. Nothing in the files depends on them: a closed directory may be moved."""

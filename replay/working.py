@@ -1,4 +1,4 @@
-"""A database file in the making: private while it is built, folded and synced when it is done.
+"""A database file in the making: private while it is built, compact, folded and synced when it is done.
 
 Nobody else may see such a file, and after an error it is thrown away, so nothing is synced before the end. Knows files
 and settings; must not know what is built.
@@ -15,11 +15,13 @@ from typing import Literal
 from urllib.parse import quote
 
 from journal.storage import FILE_MODE, Storage
-from replay.layout import SIDECARS
+from replay.layout import COMPACT, SIDECARS
 from replay.schema import PAGE_BYTES
 
 JournalMode = Literal["wal", "delete"]
 _CACHE_KIB = 64 << 10  # a larger cache makes building indexes slower
+FREE_PAGES_MIN = 1024  # fewer are the next rows' soon
+FREE_SHARE_MAX = 0.25  # of a file; what is written anew and what is carried along in vain then cost about the same
 
 
 def connect_private(path: str, journal_mode: str = "MEMORY") -> sqlite3.Connection:
@@ -39,6 +41,37 @@ def connect_private(path: str, journal_mode: str = "MEMORY") -> sqlite3.Connecti
 def connect_finished(path: str) -> sqlite3.Connection:
     """For a scan of a folded file that nobody writes: takes no locks and leaves no sidecars."""
     return sqlite3.connect(f"file:{quote(path)}?mode=ro&immutable=1", uri=True, isolation_level=None)
+
+
+def is_loose(connection: sqlite3.Connection) -> bool:
+    """Whether so many of a file's pages are free that it is worth writing anew."""
+    pages, free = (connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count"))
+    return bool(free >= FREE_PAGES_MIN and free > pages * FREE_SHARE_MAX)
+
+
+def compact(storage: Storage, path: str) -> None:
+    """Leaves out the free pages of a file, where they are many. No connection to it is open.
+
+    A state that shrank would be carried along at its greatest in every checkpoint and every copy. Where the disk has
+    no room for both, the file stays as it is. Raises sqlite3.DatabaseError where it cannot be read.
+    """
+    beside = path + COMPACT
+    with closing(connect_finished(path)) as connection:
+        if not is_loose(connection):
+            return
+        discard(storage, beside)
+        os.close(os.open(beside, os.O_CREAT | os.O_EXCL, FILE_MODE))  # as in `connect_private`
+        try:
+            connection.execute("VACUUM INTO ?", (beside,))
+        except sqlite3.OperationalError as error:
+            discard(storage, beside)
+            if error.sqlite_errorcode != sqlite3.SQLITE_FULL:
+                raise
+            return
+        except BaseException:
+            discard(storage, beside)
+            raise
+    storage.replace(beside, path)
 
 
 def finish(storage: Storage, path: str, journal_mode: JournalMode) -> None:
@@ -72,6 +105,6 @@ def _sync(storage: Storage, path: str) -> None:
 
 def discard(storage: Storage, path: str) -> None:
     """Removes what is left of a build."""
-    for suffix in ("", *SIDECARS):
+    for suffix in ("", *SIDECARS, COMPACT):
         if storage.kind(path + suffix) != "missing":
             storage.remove(path + suffix)

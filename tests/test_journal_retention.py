@@ -135,13 +135,14 @@ def test_a_plan_prints_and_changes_nothing(store: CheckpointStore):
     plan = plan_prune(store.manifests(), 3, LINE, Policy())
     assert plan.lines()[0].startswith("drop 1: ")
     assert plan.lines()[1:] == ["keep 2 (verified)", "keep 3 (verified)"]
-    assert plan.to_json()["freed_bytes"] == len(b"own 1") == plan.freed_bytes
+    assert plan.foreseen(store) == (1, len(b"own 1"))
     assert sorted(os.listdir(store.directory)) == before
 
 
 def test_an_executed_plan_frees_what_only_the_dropped_ones_listed(store: CheckpointStore):
     plan = plan_prune(store.manifests(), 3, LINE, Policy())
-    assert plan.execute(store) == (1, plan.freed_bytes)
+    foreseen = plan.foreseen(store)
+    assert plan.execute(store) == foreseen == (1, len(b"own 1"))
     assert [each.seq for each in store.manifests()] == [3, 2]
     assert all(store.check(each) == [] for each in store.manifests())
 

@@ -9,8 +9,9 @@ import random
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from journal.events import (
     StatusChanged,
 )
 from journal.format import Record
-from replay import bulk
+from replay import bulk, deferred
 from replay.bulk import BulkLoader, collector_paused
 from replay.digest import state_digest
 from replay.memory import Applied, apply_records
@@ -54,14 +55,18 @@ def records_of(events: list[Event]) -> list[Record]:
 
 
 def assert_same(
-    connections: tuple[sqlite3.Connection, sqlite3.Connection], events: list[Event], *, seq: int = 1, cut: int = 0
+    connections: tuple[sqlite3.Connection, sqlite3.Connection],
+    events: list[Event],
+    *,
+    seq: int = 1,
+    cuts: Sequence[int] = (),
 ) -> tuple[Applied, Applied]:
-    """Both ways with the same records (in two parts at `cut`), then the same rows; returns what each counted."""
+    """Both ways with the same records (in parts, cut there), then the same rows; returns what each counted."""
     one, other = connections
     records = records_of(events)
     loader = BulkLoader(one)
-    loader.add(seq, records[:cut])
-    loader.add(seq + cut, records[cut:])
+    for start, end in pairwise([0, *sorted(cuts), len(records)]):
+        loader.add(seq + start, records[start:end])
     loaded = loader.finish()
     applied = apply_records(other, seq, records)
     for table in TABLES:
@@ -159,21 +164,37 @@ def test_an_invalid_history_makes_the_same_rows(bulk_and_live: Pair, name: str) 
         assert loaded == applied
 
 
+@pytest.mark.parametrize("name", [*VALID, *INVALID])
+def test_what_waits_may_be_settled_after_any_event(bulk_and_live: Pair, eager: None, name: str) -> None:
+    """A story that is told in parts is the same story."""
+    events = (VALID | INVALID)[name]
+    loaded, applied = assert_same(bulk_and_live, events, cuts=range(1, len(events)))
+    assert loaded == applied or "that goes" in name
+
+
 @pytest.mark.parametrize("count", [99, 100, 101, 1000, 1001])
 def test_no_row_is_lost_between_statements(bulk_and_live: Pair, count: int) -> None:
     events: list[Event] = [entity(), *(fact("a", str(n)) for n in range(count))]
     events += [MessageRecorded("c", "w", "user", "", str(n)) for n in range(count)]
-    loaded, _ = assert_same(bulk_and_live, events, seq=500, cut=count // 3)
+    loaded, _ = assert_same(bulk_and_live, events, seq=500, cuts=[count // 3])
     assert loaded.rows == 2 * count + 1
 
 
+@pytest.fixture
+def eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing waits for longer than one part."""
+    monkeypatch.setattr(bulk, "CHANGES_MAX", 0)
+    monkeypatch.setattr(deferred, "_REMOVED_PER_PAGE", 0)
+
+
 @pytest.mark.parametrize("seed", range(8))
-@pytest.mark.parametrize("changes_max", [0, 50_000])
+@pytest.mark.parametrize("wait", ["settled at the end", "settled all along"])
 def test_a_random_history_over_few_names_makes_the_same_rows(
-    bulk_and_live: Pair, seed: int, changes_max: int, monkeypatch: pytest.MonkeyPatch
+    bulk_and_live: Pair, seed: int, wait: str, request: pytest.FixtureRequest
 ) -> None:
     """Few enough that nearly every event meets what others left behind."""
-    monkeypatch.setattr(bulk, "CHANGES_MAX", changes_max)
+    if wait == "settled all along":
+        request.getfixturevalue("eager")
     rng = random.Random(seed)
 
     def one() -> Event:
@@ -190,7 +211,7 @@ def test_a_random_history_over_few_names_makes_the_same_rows(
         return rng.choice(kinds)
 
     events = [one() for _ in range(400)]
-    assert_same(bulk_and_live, events, cut=rng.randrange(400))
+    assert_same(bulk_and_live, events, cuts=rng.sample(range(1, 400), rng.randint(1, 40)))
 
 
 def test_a_loaded_file_has_the_rules_and_settings_of_any_other(bulk_and_live: Pair) -> None:

@@ -436,6 +436,17 @@ def test_without_a_live_file_the_vectors_of_the_last_checkpoint_stay(world: Worl
     assert rebuilt(world, 85)[0] == sorted(tuple(row) for row in rows if row.text_sha256 in keys)
 
 
+def test_a_damaged_part_of_vectors_is_not_carried_on_without_a_live_file(world: World):
+    embed(world)
+    make(world)
+    world.vouch()
+    (manifest,) = world.checkpoints.manifests()
+    flip(world.checkpoints.part_path(manifest.of_kind(KIND_EMBEDDINGS)[0]), 1000)
+    os.unlink(world.layout.memory_db)
+    assert make(world).embeddings_parts == 0
+    assert world.checkpoints.check(world.checkpoints.manifests()[0]) == []
+
+
 def test_many_small_parts_of_vectors_are_packed_together(world: World):
     for _ in range(12):
         at = world.model.position

@@ -143,29 +143,27 @@ def verify(app: App, seq: int | None) -> int | None:
 @click.pass_obj
 def prune(app: App, dry_run: bool, yes: bool) -> int | None:
     """Thin old checkpoints. At least two verified ones stay, and any seq stays near one on its timeline."""
-    from journal.retention import plan_prune
-    from replay.history import read_history
-    from replay.timeline import branches
-    from replay.vouching import vouched
+    from replay.thinning import plan_thinning, thin
 
     data = app.data
-    reader = data.reader()
-    history = read_history(reader, data.checkpoints)
-    manifests = vouched(data.checkpoints.manifests(), reader)  # one that was planted keeps none from its place
-    plan = plan_prune(manifests, reader.last_seq, branches(history.restores, reader.last_seq), data.config.policy())
+    plan = plan_thinning(data.reader(), data.checkpoints, data.config.policy())
+    foreseen = plan.foreseen(data.checkpoints)
     if not app.json:
         app.out.lines(plan.lines() or ["no checkpoints"])
-        app.out.line(f"frees {plan.freed_bytes} bytes")
+        app.out.line(f"frees {foreseen.bytes} bytes")
+        for each in data.checkpoints.damaged():
+            app.out.note(f"nobody knows which parts it lists, so none goes: {each.error}")
     if dry_run or not plan.drop:
         if app.json:
-            app.out.document({**plan.to_json(), "done": False})
+            told = {"files": foreseen.files, "freed_bytes": foreseen.bytes, "done": False}
+            app.out.document({**plan.to_json(), **told})
         return None
     if not app.out.confirm(f"Remove {len(plan.drop)} checkpoints?", yes=yes):
         return 1
-    swept = plan.execute(data.checkpoints)
-    data.parity.sweep()
+    swept = thin(plan, data.checkpoints, data.parity)
     if app.json:
-        app.out.document({**plan.to_json(), "done": True, "files": swept.files, "bytes": swept.bytes})
+        told = {"files": swept.files, "freed_bytes": swept.bytes, "bytes": swept.bytes, "done": True}
+        app.out.document({**plan.to_json(), **told})
     else:
         app.out.line(f"removed {len(plan.drop)} checkpoints, {swept.files} parts, {swept.bytes} bytes")
     return None
