@@ -16,12 +16,17 @@ def command(app: App, directory: str) -> int | None:
     Run it again and only what is new is copied. It takes no lock: a server goes on writing meanwhile, and the copy is
     a consistent prefix of its journal. The copy is read back and verified. `journal recover --from DIRECTORY` brings
     it back; it refuses to if that would lose events.
+
+    The parity of sealed segments and checkpoints comes along, so that rot in the backup can be put right there:
+    `journal verify --repair --data DIRECTORY`. What has no parity yet gets it with the next checkpoint or
+    `journal scrub`, and comes along with the next backup.
     """
     from recovery.cli.words import bytes_text, counted
-    from recovery.log.backup import back_up
+    from recovery.log.backup import back_up, carry_parity
 
     with app.out.progress("backing up", "bytes") as bar:
         made = back_up(app.data, directory, bar.advance)
+        carry_parity(app.data, made)
     if app.json:
         from msgspec import to_builtins
 
@@ -30,6 +35,6 @@ def command(app: App, directory: str) -> int | None:
         app.out.line(
             f"{made.path}: seq {made.last_seq}, {counted(made.files_copied, 'file')} "
             f"({bytes_text(made.bytes_copied)}) copied, "
-            f"{made.files_kept} were there already; verified"
+            f"{made.files_kept} were there already; verified, {made.parity_files} have parity"
         )
     return None

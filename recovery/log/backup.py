@@ -14,6 +14,8 @@ import msgspec
 from journal.checkpoint import CheckpointStore
 from journal.errors import Corrupt, Diverged, UsageError
 from journal.packing import replace_packed
+from journal.parity_check import check_one
+from journal.parity_store import ParityStore
 from journal.reader import LogReader, list_segments
 from journal.segment import PLAIN, is_packed, packed_path
 from journal.storage import Storage, write_file
@@ -35,6 +37,7 @@ class BackedUp(msgspec.Struct):
     files_copied: int = 0
     bytes_copied: int = 0
     files_kept: int = 0
+    parity_files: int = 0
 
 
 @span("journal.backup")
@@ -81,6 +84,35 @@ def back_up(data: Data, directory: str, progress: Progress | None = None) -> Bac
     replace_packed(storage, target)
     result.last_seq = report.last_seq
     return result
+
+
+def carry_parity(data: Data, made: BackedUp) -> None:
+    """Copies the parity that there is of what a backup holds, and keeps what proves to be that of the copy's bytes.
+
+    What is not sealed has none yet, nor has what no checkpoint or scrub came by since. Raises Locked while another run
+    is at it; the backup is none the worse.
+    """
+    storage, ours = data.storage, data.parity
+    theirs = ParityStore(storage, f"{made.path}/journal")
+    for name in ours.names():
+        source, target = ours.path_of(name), theirs.path_of(name)
+        if storage.kind(f"{theirs.journal}/{name}") != "file" or ours.read(name) is None:
+            continue
+        try:
+            data_there = storage.read(source)
+        except FileNotFoundError:
+            continue  # its segment was packed just now
+        if storage.kind(target) != "file" or storage.read(target) != data_there:
+            storage.make_directory(target.rsplit("/", 1)[0])
+            write_file(storage, target, data_there)
+            if any(finding.is_damage for finding in check_one(theirs, name)):
+                storage.remove(target)
+                continue
+            made.files_copied += 1
+            made.bytes_copied += len(data_there)
+        made.parity_files += 1
+    if made.parity_files:
+        theirs.sweep()
 
 
 def _check_target(storage: Storage, root: str, target: str, reader: LogReader) -> None:
