@@ -1,6 +1,6 @@
-"""The machine is gone, and the backup is of a journal as months of use leave it: packed segments, a base checkpoint that
-was pruned, deltas to its pieces that are still needed, parity. It is backed up, brought back and rehearsed, all by the
-command; and so is one in which the backup itself rots.
+"""The machine is gone, and the backup is of a journal as months of use leave it: packed segments, a base checkpoint
+that was pruned, deltas to its pieces that are still needed, parity. It is backed up, brought back and rehearsed, all by
+the command; and then the backup itself rots.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def assert_is_delta_and_packed(data: Path) -> None:
     assert newest.state == "verified"
     assert newest.of_kind(KIND_PAGES)
     assert sum(part.length for part in newest.of_kind(KIND_MEMORY)) >= BASE_BYTES_MIN
-    assert len(names(data, "segments", ".pack")) > 3
+    assert len(names(data, "segments", ".pack")) > 1
 
 
 def test_a_pruned_base_leaves_its_pieces_to_the_deltas_that_need_them(data: Path) -> None:
@@ -162,10 +162,8 @@ def test_without_parity_a_backup_is_as_good_until_it_rots(data: Path, tmp_path: 
 
 def test_parity_that_is_itself_damaged_does_not_come_along(data: Path, tmp_path: Path) -> None:
     """The backup is no less whole for it, and its verification must not fail."""
-    bad = sorted((data / "journal/parity/segments").iterdir())[1]
+    bad, _, stale, other, *_ = sorted((data / "journal/parity").rglob("*.par"))
     bad.write_bytes(bad.read_bytes()[:-90] + bytes(90))
-    stale = sorted((data / "journal/parity/segments").iterdir())[2]
-    other = sorted((data / "journal/parity/segments").iterdir())[3]
     stale.write_bytes(other.read_bytes())
     made = document(data, "backup", str(tmp_path / "backup"))
     assert made["parity_files"] == len(list((data / "journal/parity").rglob("*.par"))) - 2
