@@ -182,8 +182,14 @@ class Segments:
         known = self.index_of(number) if bounds.successor is not None else self._tail_index
         if known is None:
             return None
-        begin, end = known.granules[known.granule_of(first)], known.at(known.granule_of(last) + 1)
-        data = self.read(number, begin.offset, end.offset - begin.offset)
+        file = self._open(segment)
+        try:
+            if isinstance(file, PackedFile):  # since it was listed
+                return None
+            begin, end = known.granules[known.granule_of(first)], known.at(known.granule_of(last) + 1)
+            data = file.read_at(begin.offset, end.offset - begin.offset)
+        finally:
+            file.close()
         return batches_between(data, bounds.header, segment.path, begin, end)
 
     def _whole(self, number: int, from_seq: int) -> Iterator[Batch]:
@@ -193,14 +199,12 @@ class Segments:
         """
         segment = self.segments[number]
         header, start, end, last_seq, successor = self.bounds(number)
-        scanner: Scanner | PackedScanner
         file = self._open(segment)
-        if isinstance(file, PackedFile):
-            scanner = PackedScanner(file, end, from_seq)
-        else:
-            scanner = Scanner(all_of(file, end), start, header, segment.path)
+        scanner = _scanner_of(file, end, start, header, segment.path, from_seq)
         yield from scanner
-        if scanner.offset != end:  # in the last segment too: it may have rotted since the tail was read
+        if successor is None and isinstance(file, PackedFile):
+            yield from self._carried(segment, scanner.next_seq, scanner.chain)
+        elif scanner.offset != end:  # in the last segment too: it may have rotted since the tail was read
             region = scanner.bad_region()
             raise Corrupt(
                 f"{region.reason if region else 'zeros where a batch belongs'}; "
@@ -212,6 +216,27 @@ class Segments:
             )
         if successor and (scanner.chain != successor.previous_chain or scanner.next_seq != successor.first_seq):
             raise two_histories(successor, self.segments[number + 1].path)
+
+    def _carried(self, segment: SegmentRef, next_seq: int, chain: bytes) -> Iterator[Batch]:
+        """Batches that the last segment had when it was listed and that its pack has not: the next opener carried them
+        over. Their offsets are those where they lie now."""
+        for after in list_segments(self.storage, self.directory):
+            if after.key <= segment.key or next_seq > self.tail.last_seq:
+                continue
+            header, start = self._header(after)
+            self._check_identity(header, after)
+            file = self._open(after)
+            for batch in _scanner_of(file, file.size(), start, header, after.path):
+                if (batch.first_seq, batch.previous_chain) == (next_seq, chain) and next_seq <= self.tail.last_seq:
+                    next_seq, chain = batch.last_seq + 1, batch.chain
+                    yield batch
+        if next_seq <= self.tail.last_seq:
+            raise Corrupt(
+                f"events {next_seq}-{self.tail.last_seq} were carried over and cannot be found",
+                path=segment.path,
+                seq=next_seq,
+                hint=CORRUPT_HINT,
+            )
 
     def _open(self, segment: SegmentRef) -> Readable:
         try:
@@ -251,6 +276,15 @@ class Segments:
                 seq=named[0],
                 hint="restore the missing segment from a backup",
             )
+
+
+def _scanner_of(
+    file: Readable, end: int, start: int, header: SegmentHeader, path: str, from_seq: int = 1
+) -> Scanner | PackedScanner:
+    """What reads an open segment, packed or plain, up to `end`. The file is closed by the time it has read all."""
+    if isinstance(file, PackedFile):
+        return PackedScanner(file, end, from_seq)
+    return Scanner(all_of(file, end), start, header, path)
 
 
 def all_of(file: Readable, length: int) -> bytes:

@@ -15,7 +15,7 @@ from tests.hostile_packs import judge
 from tests.packs import header_ends, packed_specimen, packs
 
 
-@pytest.mark.parametrize("seed", [0, 5, 6, 8])
+@pytest.mark.parametrize("seed", [0, 5, 8, 19])
 def test_every_image_that_a_cut_leaves_while_segments_are_packed(seed: int) -> None:
     counts = run(seed)
     assert counts["crash states"] > 30

@@ -129,6 +129,23 @@ def test_a_reader_that_listed_the_segments_before_goes_on(tmp_path: Path) -> Non
     assert everything(reader) == before
 
 
+@pytest.mark.parametrize("closed", [True, False])
+def test_a_reader_whose_last_segment_was_packed_since_goes_on(tmp_path: Path, closed: bool) -> None:
+    """The next opener cuts a clean close off, or carries what nobody had vouched for, before the segment is packed."""
+    storage, directory = journal_of(tmp_path)
+    log = Log.open(storage, directory, segment_bytes_max=3000)
+    for _ in range(3):
+        log.append([record(log.next_seq)], START + log.next_seq)
+    log.close() if closed else log._lock.release()
+    reader = LogReader(storage, directory)
+    before = [(each.first_seq, each.chain) for each in reader.batches()]
+    write_segments(storage, directory, 60, 5, segment=4096)
+    pack_segments(storage, directory, bytes_min=1)
+    assert storage.kind(reader.tail.path) == "missing"
+    assert [(each.first_seq, each.chain) for each in reader.batches()] == before
+    assert reader.batch_of(reader.last_seq).chain == before[-1][1]
+
+
 def test_the_second_reader_unpacks_by_the_text_alone(tmp_path: Path) -> None:
     """The specimen has blank sectors by content, carried batches and groups: all that unpacking makes anew."""
     plain, packed = specimen(0), packed_specimen()
