@@ -21,9 +21,10 @@ from typing import Annotated, Literal, NamedTuple
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from journal.errors import Corrupt, DataError, Locked
+from journal.errors import Corrupt, DataError
+from journal.files import exclusive, is_half_written, publish, read_bounded, write_file
 from journal.format import HEADER_BYTES_MAX, KIND_MANIFEST, PROLOGUE_BYTES, decode_file, encode_header
-from journal.storage import Lock, Storage, is_half_written, read_bounded, write_file
+from journal.storage import Lock, Storage
 
 PART_BYTES = 1 << 20
 PART_BYTES_MAX = 1 << 26
@@ -138,21 +139,9 @@ class CheckpointStore:
 
         And while segments are packed, or the journal's files repaired or put aside: those must not go on at once.
         """
-        self.storage.make_directory(self.directory)
-        lock = self.storage.lock(f"{self.directory}/lock")
-        if lock is None:
-            raise Locked(
-                "another process is building or pruning checkpoints",
-                path=f"{self.directory}/lock",
-                hint="wait until it has ended, then try again",
-            )
-        if not lock.is_held():
-            lock.release()
-            raise Locked("the journal was replaced a moment ago", path=f"{self.directory}/lock", hint="try again")
-        try:
+        hint = "wait until it has ended, then try again"
+        with exclusive(self.storage, self.directory, "building or pruning checkpoints", hint) as lock:
             yield lock
-        finally:
-            lock.release()
 
     # -- manifests ----------------------------------------------------------------------------------------------------
 
@@ -225,15 +214,7 @@ class CheckpointStore:
                 pass  # rewritten below: sharing it would spread the damage to a new checkpoint
         self.storage.make_directory(self.parts_directory)
         temporary = f"{self.parts_directory}/.{part.sha256}.tmp"
-        if self.storage.kind(temporary) != "missing":
-            self.storage.remove(temporary)
-        file = self.storage.open(temporary, write=True, create=True)
-        try:
-            file.write_at(0, data)
-            file.sync()  # before the rename: a part is never visible under its name with other bytes
-        finally:
-            file.close()
-        self.storage.replace(temporary, path)
+        publish(self.storage, temporary, path, data)
         return part, True
 
     def read_part(self, part: Part) -> bytes:

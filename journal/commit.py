@@ -25,9 +25,9 @@ from journal.errors import (
     reason_of,
 )
 from journal.events import Event
-from journal.format import RECORD_CONTINUES_GROUP, RECORD_UNCHECKED, Record, generated_op_id
 from journal.log import Appended, Log
 from journal.op_ids import GENERATED, OpIds
+from journal.record import RECORD_CONTINUES_GROUP, RECORD_UNCHECKED, Record, generated_op_id
 from journal.ticket import GROUP_BYTES_MAX as GROUP_BYTES_MAX
 from journal.ticket import GROUP_RECORDS_MAX as GROUP_RECORDS_MAX
 from journal.ticket import Draft as Draft

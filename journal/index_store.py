@@ -10,10 +10,11 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from journal.errors import DataError, EnvironmentFault, Locked, NoSpace
+from journal.errors import DataError, EnvironmentFault, NoSpace
+from journal.files import exclusive, is_half_written, read_bounded, write_file
 from journal.format import HEADER_BYTES_MAX
 from journal.index import SegmentIndex, decode_index, encode_index
-from journal.storage import Storage, is_half_written, read_bounded, write_file
+from journal.storage import Storage
 
 FOLDER = "index"
 SPARE_BYTES = 64 << 20  # what is derived leaves the disk so much: appending and recovery come first
@@ -38,13 +39,6 @@ class IndexStore:
         found = (_NAME.fullmatch(name) for name in self.storage.list(self.directory))
         return [(int(match[1]), int(match[2])) for match in found if match]
 
-    def size_of(self, key: Key) -> int:
-        """In bytes; 0 where it was swept since it was listed."""
-        try:
-            return self.storage.size(self.path_of(key))
-        except FileNotFoundError:
-            return 0
-
     def load(self, key: Key) -> SegmentIndex:
         """Raises Corrupt, Unsupported, EnvironmentFault, FileNotFoundError."""
         path = self.path_of(key)
@@ -60,14 +54,8 @@ class IndexStore:
     @contextmanager
     def exclusive(self) -> Iterator[None]:
         """Two that wrote one file at a time would publish half of it. Raises Locked, EnvironmentFault."""
-        self.storage.make_directory(self.directory)
-        lock = self.storage.lock(f"{self.directory}/lock")
-        if lock is None:
-            raise Locked("another process is making indexes", path=f"{self.directory}/lock", hint="it makes them all")
-        try:
+        with exclusive(self.storage, self.directory, "making indexes", "it makes them all"):
             yield
-        finally:
-            lock.release()
 
     def write(self, index: SegmentIndex) -> int:
         """Puts it in place, whole and synced, over the one that is there; returns its bytes. Call under `exclusive`.

@@ -16,21 +16,22 @@ from time import perf_counter_ns
 import msgspec
 
 from journal.errors import JournalError, Locked, NoSpace, NotAJournal, OutcomeUnknown, Poisoned, Unsupported, reason_of
+from journal.files import read_bounded
 from journal.format import (
     BATCH_HEADER_BYTES,
     CHAIN_GENESIS,
     PAYLOAD_BYTES_MAX,
     TRAILER_BYTES,
     SegmentHeader,
-    array_of,
     encode_batch,
     next_chain,
 )
 from journal.holder import LOCK_BYTES_MAX, Holder, encode_holder, read_holder
 from journal.opening import Opening, settle
 from journal.reader import LogReader, Tail
+from journal.record import array_of
 from journal.segment import SegmentWriter, segment_key, segment_name
-from journal.storage import Lock, Storage, read_bounded
+from journal.storage import Lock, Storage
 from journal.watermark import Mark, Watermark, read_watermark
 
 SEGMENT_BYTES_MAX = 16 << 20

@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from journal.errors import NotApplied, Refused
-from journal.format import RECORD_CONTINUES_GROUP, RECORD_UNCHECKED, Record, generated_op_id
 from journal.log import Log
 from journal.reader import LogReader
+from journal.record import RECORD_CONTINUES_GROUP, RECORD_UNCHECKED, Record, generated_op_id
 from journal.scan import Batch
 from journal.ticket import Draft, Receipt, Ticket
 

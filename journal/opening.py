@@ -10,13 +10,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from journal.errors import Diverged
-from journal.format import SegmentHeader, encode_batch, encode_segment_header, generated_op_id
+from journal.files import write_file
+from journal.format import SegmentHeader, encode_batch, encode_segment_header
 from journal.reader import LogReader, Tail
+from journal.record import generated_op_id
 from journal.regions import Action, Verdict, decision_on, error_for, verdict_on
 from journal.repair_segment import mend_last_batch
 from journal.repaired import Repair, put_in_place, repair_of
 from journal.segment import SegmentWriter, segment_key
-from journal.storage import Storage, write_file
+from journal.storage import Storage
 from journal.watermark import NAME as WATERMARK
 
 

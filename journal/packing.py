@@ -20,6 +20,7 @@ import msgspec
 from journal.checkpoint import CheckpointStore
 from journal.disk import Lock
 from journal.errors import Corrupt, DataError, IOFault, Locked
+from journal.files import publish
 from journal.pack import encode_pack
 from journal.parity_store import ParityStore, Protected
 from journal.reader import list_segments
@@ -176,24 +177,21 @@ def _write(storage: Storage, packed: str, data: bytes) -> int:
     """Makes the pack, durable with its name; returns its bytes. Raises IOFault where it does not read back."""
     temporary = f"{packed}.tmp"
     pack = encode_pack(data, packed)
-    file = storage.open(temporary, write=True, create=True)
+
+    def check() -> None:
+        try:
+            whole = unpack(storage.read(temporary), temporary) == data
+        except DataError:
+            whole = False
+        if not whole:
+            raise IOFault(
+                "the pack of a segment does not read back, so the segment stays",
+                path=temporary, hint="check the disk (dmesg, smartctl)",
+            )  # fmt: skip
+
     try:
-        file.write_at(0, pack)
-        file.sync()
-    finally:
-        file.close()
-    try:
-        whole = unpack(storage.read(temporary), temporary) == data
-    except FileNotFoundError:
+        publish(storage, temporary, packed, pack, check)
+    except FileNotFoundError:  # by a recovery that tidies up
         raise Locked("a pack that was being written was removed", path=temporary, hint="try again") from None
-    except DataError:
-        whole = False
-    if not whole:
-        storage.remove(temporary)
-        raise IOFault(
-            "the pack of a segment does not read back, so the segment stays",
-            path=temporary, hint="check the disk (dmesg, smartctl)",
-        )  # fmt: skip
-    storage.replace(temporary, packed)
     storage.sync_dir(packed.rsplit("/", 1)[0])
     return len(pack)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from zlib import crc32
 
 from journal.errors import Corrupt, DataError
+from journal.files import publishing
 from journal.format import HEADER_BYTES_MAX, PROLOGUE_BYTES
 from journal.parity import (
     TAIL_BYTES,
@@ -78,11 +79,8 @@ def write_parity(
     folder, base = path.rsplit("/", 1)
     storage.make_directory(folder)
     temporary = f"{folder}/.{base}.tmp"
-    if storage.kind(temporary) != "missing":
-        storage.remove(temporary)
     start = header_bytes(name, shape)
-    file = storage.open(temporary, write=True, create=True)
-    try:
+    with publishing(storage, temporary, path) as file:
         for row, count, made in _rows(read, shape, crcs, name):
             for number, data in made.items():
                 file.write_at(start + shape.offset_of(number, row), data)
@@ -93,10 +91,6 @@ def write_parity(
         end = start + shape.parity_shards * shape.shard_bytes
         file.write_at(0, header)
         file.write_at(end, header + len(header).to_bytes(TAIL_BYTES, "little"))
-        file.sync()
-    finally:
-        file.close()
-    storage.replace(temporary, path)
     return end + len(header) + TAIL_BYTES
 
 

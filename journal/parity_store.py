@@ -21,13 +21,14 @@ from typing import NamedTuple
 import msgspec
 
 from journal.checkpoint import MANIFEST_SUFFIX, CheckpointStore, Manifest, Part, decode_manifest
-from journal.errors import DataError, Locked
+from journal.errors import DataError
+from journal.files import exclusive, is_half_written
 from journal.format import SegmentHeader
 from journal.parity import SHARE
 from journal.parity_file import Parity, read_parity, write_parity
 from journal.reader import LogReader, SegmentRef, list_segments
 from journal.segment import is_packed, packed_path
-from journal.storage import Storage, is_half_written
+from journal.storage import Storage
 from journal.stored import End, is_whole, read_segment_header
 
 SUFFIX = ".par"
@@ -100,14 +101,8 @@ class ParityStore:
     @contextmanager
     def exclusive(self) -> Iterator[None]:
         """Held while parity is made or removed. Raises Locked."""
-        self.storage.make_directory(self.directory)
-        lock = self.storage.lock(f"{self.directory}/lock")
-        if lock is None:
-            raise Locked("another process is making parity", path=f"{self.directory}/lock", hint="wait until it ended")
-        try:
+        with exclusive(self.storage, self.directory, "making parity", "wait until it has ended, then try again"):
             yield
-        finally:
-            lock.release()
 
     # -- making -------------------------------------------------------------------------------------------------------
 
@@ -262,8 +257,6 @@ class ParityStore:
 
     def _name(self, path: str) -> str:
         return path.removeprefix(f"{self.journal}/")
-
-
 
 
 def _part_name(part: Part) -> str:

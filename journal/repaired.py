@@ -17,10 +17,11 @@ from typing import Literal
 import msgspec
 
 from journal.errors import DataError, IOFault
+from journal.files import publish, read_bounded, write_file
 from journal.format import HEADER_BYTES_MAX, KIND_PLAN, decode_file, encode_header
 from journal.repair_segment import Step
 from journal.segment import PACKED
-from journal.storage import Storage, read_bounded, write_file
+from journal.storage import Storage
 
 PENDING = "repairs.json"
 
@@ -84,17 +85,13 @@ def put_in_place(
     folder, name = path.rsplit("/", 1)
     storage.make_directory(folder)
     temporary = f"{folder}/.{name}.tmp"
-    if storage.kind(temporary) != "missing":
-        storage.remove(temporary)
-    file = storage.open(temporary, write=True, create=True)
-    try:
-        file.write_at(0, data)
-        file.sync()
-    finally:
-        file.close()
-    if storage.read(temporary) != data:
-        raise IOFault("the repaired file does not read back", path=temporary, hint="check the disk (dmesg, smartctl)")
-    storage.replace(temporary, path)
+
+    def check() -> None:
+        if storage.read(temporary) != data:
+            hint = "check the disk (dmesg, smartctl)"
+            raise IOFault("the repaired file does not read back", path=temporary, hint=hint)
+
+    publish(storage, temporary, path, data, check)
     storage.sync_dir(folder)
     return told
 

@@ -21,14 +21,12 @@ from journal.format import (
     SECTOR_BYTES,
     TRAILER_BYTES,
     BatchHeader,
-    Record,
-    RecordDecoder,
-    RecordHead,
     SegmentHeader,
     decode_batch_header,
     next_chain,
     trailer_matches,
 )
+from journal.record import Record, RecordDecoder, RecordHead
 
 
 class Batch(msgspec.Struct, frozen=True, gc=False):

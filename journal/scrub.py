@@ -13,14 +13,15 @@ from dataclasses import dataclass
 
 from journal.checkpoint import CheckpointStore, decode_manifest
 from journal.errors import Corrupt, DataError
+from journal.files import size_of
 from journal.format import SegmentHeader
 from journal.parity_check import check_one
 from journal.parity_store import ParityStore, listed_parts
-from journal.reader import SegmentRef, list_segments
 from journal.regions import Verdict, error_for, verdict_on
 from journal.scan import Scanner
+from journal.segments import SegmentRef, header_of, list_segments
 from journal.storage import Storage
-from journal.stored import PackedFile, PackedScanner, open_segment, read_segment_header, stored_bytes
+from journal.stored import PackedFile, PackedScanner, open_segment, stored_bytes
 
 Check = Callable[[], list[DataError]]
 _REPAIR = "journal verify --repair"
@@ -45,13 +46,6 @@ def units(storage: Storage, directory: str, parity: ParityStore, evidence_seq: i
     return sorted(found, key=lambda unit: unit.key)
 
 
-def _size(storage: Storage, path: str) -> int:
-    try:
-        return storage.size(path)
-    except FileNotFoundError:
-        return 0
-
-
 # -- segments ---------------------------------------------------------------------------------------------------------
 
 
@@ -71,7 +65,7 @@ def _segments(storage: Storage, directory: str, evidence_seq: int) -> Iterator[U
 
 def _check_segment(storage: Storage, segments: list[SegmentRef], number: int, evidence_seq: int) -> list[DataError]:
     segment = segments[number]
-    header, start = _header(storage, segment)
+    header, start = header_of(storage, segment)
     before = segments[number - 1][:2] if number else (0, 0)
     if (header.previous_first_seq, header.previous_epoch) != before:
         told = f"a segment is missing before it: {header.previous_first_seq}-{header.previous_epoch}"
@@ -79,7 +73,7 @@ def _check_segment(storage: Storage, segments: list[SegmentRef], number: int, ev
     after = None
     if number + 1 < len(segments):
         with suppress(DataError):  # it has a unit of its own; this one is then whole up to somewhere
-            after = _header(storage, segments[number + 1])[0]
+            after = header_of(storage, segments[number + 1])[0]
     scanner = _scan(storage, segment, header, start, after)
     region = scanner.bad_region() if after is None or scanner.offset != after.previous_end else None
     if region is not None:
@@ -123,13 +117,6 @@ def _scan(
         seen = region
 
 
-def _header(storage: Storage, segment: SegmentRef) -> tuple[SegmentHeader, int]:
-    header, start = read_segment_header(storage, segment.path)
-    if (header.first_seq, header.epoch) != segment[:2]:
-        raise Corrupt("the header names another segment than the file's name", path=segment.path, offset=0)
-    return header, start
-
-
 # -- checkpoints and parity -------------------------------------------------------------------------------------------
 
 
@@ -148,7 +135,7 @@ def _checkpoints(storage: Storage, directory: str) -> Iterator[Unit]:
             return []
 
         name = path.removeprefix(f"{directory}/")
-        yield Unit(f"2 {name}", name, _size(storage, path), check_manifest)
+        yield Unit(f"2 {name}", name, size_of(storage, path), check_manifest)
     for part in listed_parts(manifests):
 
         def check_part(part=part) -> list[DataError]:  # type: ignore[no-untyped-def]
@@ -169,4 +156,4 @@ def _parity(parity: ParityStore) -> Iterator[Unit]:
         def check(name: str = name) -> list[DataError]:
             return [found.error for found in check_one(parity, name) if found.is_damage]
 
-        yield Unit(f"4 parity/{name}", f"parity/{name}", _size(parity.storage, parity.path_of(name)), check)
+        yield Unit(f"4 parity/{name}", f"parity/{name}", size_of(parity.storage, parity.path_of(name)), check)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 
 from journal.errors import NoSpace
+from journal.files import publish
 from journal.format import SegmentHeader, clean_close, encode_segment_header
 from journal.storage import File, Storage
 
@@ -76,17 +77,9 @@ class SegmentWriter:
         """
         path = f"{directory}/{segment_name(header.first_seq, header.epoch)}"
         temporary = f"{path}.tmp"
-        if storage.kind(temporary) != "missing":
-            storage.remove(temporary)
         front = encode_segment_header(header) + carried
         filled = max(FILL_BYTES_MIN, -(-len(front) // FILL_BYTES_MIN) * FILL_BYTES_MIN)
-        file = storage.open(temporary, write=True, create=True)
-        try:
-            file.write_at(0, front + bytes(filled - len(front)))
-            file.sync()
-        finally:
-            file.close()
-        storage.replace(temporary, path)
+        publish(storage, temporary, path, front + bytes(filled - len(front)))
         storage.sync_dir(directory)
         file = storage.open(path, write=True)  # under its own name, so that errors name a file that is there
         writer = cls(storage, path, file, header, len(front) - len(carried), filled)

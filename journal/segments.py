@@ -77,6 +77,15 @@ def list_segments(storage: Storage, directory: str) -> list[SegmentRef]:
     return sorted(SegmentRef(*key, path) for key, path in found.items() if key is not None)
 
 
+def header_of(storage: Storage, segment: SegmentRef) -> tuple[SegmentHeader, int]:
+    """A segment's header, and where its batches begin. Raises Corrupt where it is another segment's than the file's
+    name says, Unsupported, FileNotFoundError."""
+    header, start = read_segment_header(storage, segment.path)
+    if (header.first_seq, header.epoch) != segment.key:
+        raise Corrupt("the header names another segment than the file's name", path=segment.path, offset=0)
+    return header, start
+
+
 def two_histories(header: SegmentHeader, path: str) -> Diverged:
     """The error for a whole segment that continues another history than the one before it tells."""
     return Diverged(
@@ -248,12 +257,9 @@ class Segments:
         known = self._headers.get(segment.path)
         if known is None:
             try:
-                known = read_segment_header(self.storage, segment.path)
+                known = header_of(self.storage, segment)
             except FileNotFoundError:
                 raise _missing(segment) from None
-            header = known[0]
-            if (header.first_seq, header.epoch) != segment.key:
-                raise Corrupt("the header names another segment than the file's name", path=segment.path, offset=0)
             self._headers[segment.path] = known
         return known
 

@@ -32,41 +32,6 @@ OWN_DIRECTORIES = frozenset({"segments", "checkpoints", "parts", "work", "quaran
 READ_BYTES_MAX = 5 << 28  # above any segment (1 GiB) with a batch behind it
 
 
-def write_file(storage: Storage, path: str, data: bytes) -> None:
-    """Publishes a whole file atomically: written beside, synced, renamed, directory synced.
-
-    A crash leaves the old file or the new one, never a part. The temporary name ends in ``.tmp``.
-    """
-    directory, name = path.rsplit("/", 1)
-    temporary = f"{directory}/.{name.encode()[:200].decode(errors='ignore')}.tmp"  # NAME_MAX counts bytes
-    if storage.kind(temporary) != "missing":
-        storage.remove(temporary)  # left by a crash between create and rename
-    file = storage.open(temporary, write=True, create=True)
-    try:
-        file.write_at(0, data)
-        file.sync()
-    finally:
-        file.close()
-    storage.replace(temporary, path)
-    storage.sync_dir(directory)
-
-
-def is_half_written(name: str) -> bool:
-    """True for a name under which `write_file`, or another that publishes by a rename, leaves what a cut stopped."""
-    return name.startswith(".") and name.endswith(".tmp")
-
-
-def read_bounded(storage: Storage, path: str, limit: int) -> bytes:
-    """The whole of a file of which the format says how long it can be. Raises Corrupt for a longer one, unread."""
-    length = storage.size(path)
-    if length > limit:
-        raise Corrupt(f"the file has {length} bytes, at most {limit} belong there", path=path, offset=limit)
-    return storage.read(path)
-
-
-# -- the real files ---------------------------------------------------------------------------------------------------
-
-
 @contextmanager
 def _faults(path: str) -> Iterator[None]:
     """Turns errno into the declared errors, with the path. FileNotFoundError and FileExistsError pass through."""

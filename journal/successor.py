@@ -15,17 +15,9 @@ import msgspec
 
 from journal.errors import Corrupt
 from journal.events import Event, JournalEventLost, JournalForked, type_dictionary
-from journal.format import (
-    CHAIN_GENESIS,
-    Record,
-    SegmentHeader,
-    array_of,
-    encode_batch,
-    encode_record,
-    encode_segment_header,
-    next_chain,
-)
+from journal.format import CHAIN_GENESIS, SegmentHeader, encode_batch, encode_segment_header, next_chain
 from journal.lineage import LOST_RANGES_MAX, Parent, as_key
+from journal.record import Record, array_of, encode_record
 from journal.salvage import Run, Survey, batches_of
 from journal.segment import SegmentWriter
 from journal.storage import Storage

@@ -17,11 +17,11 @@ from journal.format import (
     BATCH_RECORDS_MAX,
     PAYLOAD_BYTES_MAX,
     TRAILER_BYTES,
-    RecordDecoder,
     encode_batch,
     next_chain,
 )
 from journal.pack import BATCH, BODY_BYTES_MAX, COUNT, HINT, Block, Pack, damaged_ends, find_pack
+from journal.record import RecordDecoder
 from journal.scan import Batch
 
 _FRAMING_BYTES = BATCH_HEADER_BYTES + TRAILER_BYTES

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from zlib import crc32
 
 from journal.errors import Corrupt, DataError
+from journal.files import write_file
 from journal.format import KIND_WATERMARK, SECTOR_BYTES, decode_header, encode_header
-from journal.storage import File, Storage, write_file
+from journal.storage import File, Storage
 
 NAME = "watermark"
 _SECTOR = struct.Struct("<IIQ32s")

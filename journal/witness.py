@@ -14,9 +14,10 @@ import msgspec
 from journal.commit import Receipt
 from journal.errors import Corrupt, DataError, Diverged, UsageError
 from journal.events import JournalEventLost, JournalForked
-from journal.format import CHAIN_GENESIS, generated_op_id, next_chain
+from journal.format import CHAIN_GENESIS, next_chain
 from journal.lineage import Parent
 from journal.reader import LogReader
+from journal.record import generated_op_id
 from journal.scan import Batch
 
 

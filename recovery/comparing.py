@@ -6,7 +6,6 @@ Must not know how moments are spelt or how changes are told.
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Callable
 from contextlib import closing
 
@@ -16,6 +15,7 @@ from replay.diff import LISTED_MAX, StateDiff, diff
 from replay.engine import build_state
 from replay.extend import extend
 from replay.history import History, read_history
+from replay.scratch import scratch_directory
 from replay.timeline import Range, event_count, lineage_from
 from replay.working import connect_finished
 
@@ -31,7 +31,7 @@ def compare(
     Nothing is left behind. Raises as `build_state` does.
     """
     history = read_history(reader, data.checkpoints)
-    with tempfile.TemporaryDirectory(prefix="journal-diff-") as scratch:
+    with scratch_directory("diff") as scratch:
         low, high = min(before, after), max(before, after)
         paths = {seq: f"{scratch}/{seq}.db" for seq in (low, high)}
         _build(data, reader, low, paths[low], history, progress)

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 
 from journal.checkpoint import CheckpointStore
 from journal.errors import DataError, JournalError, UsageError
+from journal.files import read_bounded
 from journal.format import HEADER_BYTES_MAX, KIND_PLAN, decode_file
 from journal.reader import LogReader, list_segments
-from journal.storage import RealStorage, Storage, read_bounded
+from journal.storage import RealStorage, Storage
 from journal.stored import read_segment_header
 from recovery.config.file import load
 from recovery.config.table import Config

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import tempfile
 from collections.abc import Collection
 
 import msgspec
@@ -26,6 +25,7 @@ from recovery.places import nearest
 from recovery.rto import estimate
 from recovery.surroundings import look_at_crash, look_at_room
 from replay.holders import holders
+from replay.scratch import scratch_directory
 
 Repairable = Corrupt | AmbiguousTail  # not two histories, nor a newer version
 
@@ -69,7 +69,7 @@ def diagnose(
     )
     if reader is None:
         return facts
-    with tempfile.TemporaryDirectory(prefix="journal-check-") as scratch:
+    with scratch_directory("check") as scratch:
         known = known if known is not None else Known()
         look = Look(data, reader, scratch, deep, progress, known)
         try:

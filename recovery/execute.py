@@ -18,11 +18,11 @@ import msgspec
 
 from journal.errors import JournalError, Locked, UsageError
 from journal.events import RecoveryCompleted, RecoveryFailed, RecoveryStarted, RecoveryStepCompleted
+from journal.files import write_file
 from journal.format import KIND_PLAN, encode_header
 from journal.holder import Holder
 from journal.log import Log
 from journal.repaired import Repair
-from journal.storage import write_file
 from recovery.data import Data
 from recovery.decide import decide
 from recovery.diagnose import diagnose

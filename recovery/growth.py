@@ -6,7 +6,6 @@ A later moment on the same timeline is reached by the events in between; where a
 from __future__ import annotations
 
 import sqlite3
-import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import closing
 
@@ -18,6 +17,7 @@ from replay.digest import COLUMNS
 from replay.engine import build_state
 from replay.extend import extend
 from replay.history import read_history
+from replay.scratch import scratch_directory
 from replay.timeline import lineage_from
 from replay.working import connect_finished, discard
 
@@ -40,7 +40,7 @@ def growth(data: Data, reader: LogReader, seqs: Sequence[int], progress: Progres
     history = read_history(reader, data.checkpoints)
     found: list[Held] = []
     at: int | None = None
-    with tempfile.TemporaryDirectory(prefix="journal-growth-") as scratch:
+    with scratch_directory("growth") as scratch:
         path = f"{scratch}/state.db"
         for seq in dict.fromkeys(seqs):
             restores = history.restores_until(seq)

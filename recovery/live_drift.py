@@ -8,7 +8,6 @@ may be journaled, as far as events can express it.
 from __future__ import annotations
 
 import sqlite3
-import tempfile
 from contextlib import closing
 from typing import Literal
 
@@ -22,6 +21,7 @@ from replay.deviation import counts, deviations, words
 from replay.digest import state_digest
 from replay.engine import build_state
 from replay.schema import connect, read_position
+from replay.scratch import scratch_directory
 from replay.working import connect_finished
 
 
@@ -38,7 +38,7 @@ def settle_drift(data: Data, core: Core) -> MemoryDrift | None:
     """Compares a snapshot of memory.db with the journal at the same seq, and does what is configured; None where not a
     row differs. Writers go on while it compares. Raises sqlite3.Error where the file cannot be read."""
     with (
-        tempfile.TemporaryDirectory(prefix="journal-drift-") as scratch,
+        scratch_directory("drift") as scratch,
         closing(connect(core.state.generation, read_only=True)) as connection,
     ):
         connection.execute("BEGIN")

@@ -15,8 +15,8 @@ from typing import Any
 import msgspec
 
 from journal.events import EntityCreated, EntityUpdated
-from journal.format import RecordHead, generated_op_id
 from journal.reader import LogReader
+from journal.record import RecordHead, generated_op_id
 
 
 class Writer(msgspec.Struct, frozen=True):

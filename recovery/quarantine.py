@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 import msgspec
 
 from journal.errors import EnvironmentFault
-from journal.storage import Storage, write_file
+from journal.files import write_file
+from journal.storage import Storage
 from recovery.data import Data
 from replay.agent_quarantine import printable
 from replay.layout import SIDECARS

@@ -37,9 +37,10 @@ def reading(path: str) -> Iterator[sqlite3.Connection]:
             yield connection
     elif beside:
         import shutil
-        import tempfile
 
-        with tempfile.TemporaryDirectory(prefix="journal-read-") as scratch:
+        from replay.scratch import scratch_directory
+
+        with scratch_directory("read") as scratch:
             copy = f"{scratch}/memory.db"
             for suffix in ("", *beside):
                 shutil.copyfile(path + suffix, copy + suffix)

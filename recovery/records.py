@@ -17,11 +17,11 @@ from typing import Any, NamedTuple
 from journal.errors import DataError, Refused, UsageError
 from journal.event_json import event_to_json
 from journal.events import type_dictionary
-from journal.format import RECORD_CONTINUES_GROUP, RECORD_UNCHECKED, Record, generated_op_id
 from journal.index import ENTITY_FIELDS
 from journal.limits import check_scope
 from journal.lookup import AnyOf, Lookup, MakeIndex
 from journal.reader import LogReader
+from journal.record import RECORD_CONTINUES_GROUP, RECORD_UNCHECKED, Record, generated_op_id
 from journal.scan import Batch
 
 _GENERATED = re.compile(r"e[0-9]{1,10}-([0-9]{1,18})")  # see `generated_op_id`

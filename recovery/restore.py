@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from time import time_ns
@@ -22,6 +21,7 @@ from replay.agents import write_files
 from replay.engine import build_state
 from replay.restore import Restored
 from replay.schema import connect
+from replay.scratch import scratch_directory
 
 if TYPE_CHECKING:
     from replay.diff import StateDiff
@@ -66,8 +66,7 @@ def restore_beside(
         raise UsageError(f"{path} is not empty", hint="name a new directory, or add --force to move it aside")
     parent = os.path.dirname(path)
     storage.make_directory(parent)
-    building = tempfile.mkdtemp(prefix=".journal-replay-", dir=parent)
-    try:
+    with scratch_directory("replay", parent) as building:
         built = build_state(
             storage, data.layout.journal, reader, seq, f"{building}/memory.db", progress, journal_mode="delete"
         )
@@ -87,18 +86,8 @@ def restore_beside(
             storage.replace(path, aside)
         storage.replace(building, path)
         storage.sync_dir(parent)
-    except BaseException:
-        _remove_tree(building)
-        raise
     passed_over = [(each.seq, each.reason) for each in built.passed_over]
     return Copy(seq, path, built.digest, built.base_seq, built.events, len(wanted), passed_over, aside)
-
-
-def _remove_tree(path: str) -> None:
-    """Removes what this run made; it was never under a name that anybody uses."""
-    import shutil
-
-    shutil.rmtree(path, ignore_errors=True)
 
 
 def restore_live(data: Data, seq: int, reason: str, progress: Progress | None = None) -> Restored:
@@ -150,7 +139,7 @@ def _agents(connection: sqlite3.Connection) -> AgentRows:
 
 
 def _agents_at(data: Data, reader: LogReader, seq: int, progress: Progress | None) -> AgentRows:
-    with tempfile.TemporaryDirectory(prefix="journal-replay-") as scratch:
+    with scratch_directory("replay") as scratch:
         path = f"{scratch}/state.db"
         build_state(data.storage, data.layout.journal, reader, seq, path, progress, journal_mode="delete")
         with closing(connect(path, read_only=True)) as connection:
@@ -181,7 +170,7 @@ def compare_with_end(data: Data, reader: LogReader, seq: int, progress: Progress
     """What a restore of state(seq) would change, against the journal's end."""
     from replay.diff import diff
 
-    with tempfile.TemporaryDirectory(prefix="journal-replay-") as scratch:
+    with scratch_directory("replay") as scratch:
         paths = []
         for number, target in enumerate((reader.last_seq, seq)):
             paths.append(f"{scratch}/{number}.db")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import shlex
 import sqlite3
-import tempfile
 from collections.abc import Callable
 from contextlib import closing
 
@@ -32,6 +31,7 @@ from replay.deviation import counts
 from replay.engine import build_state
 from replay.schema import connect, read_position
 from replay.scope import deviations, read_part
+from replay.scratch import scratch_directory
 
 
 def check_scope_name(scope: str) -> None:
@@ -52,7 +52,7 @@ def look_at_scope(data: Data, scope: str, progress: Progress | None = None) -> S
         raise stop_error(decide_journal(journal))
     plan = data.interrupted_plan()
     interrupted = plan.decode(errors="replace") if plan is not None else None
-    with tempfile.TemporaryDirectory(prefix="journal-check-") as scratch:
+    with scratch_directory("check") as scratch:
         memory = Look(data, reader, scratch, False, progress, Known()).at_memory()
         facts = ScopeFacts(scope=scope, memory=memory, interrupted=interrupted)
         if memory.path is None or memory.position_is not in ("here", "behind", "restore_pending"):

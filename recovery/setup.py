@@ -23,10 +23,10 @@ from journal.events import (
     RecoveryStarted,
     RecoveryStepCompleted,
 )
+from journal.files import write_file
 from journal.format import KIND_PLAN, encode_header
 from journal.log import create
 from journal.segment import PACKED, PLAIN
-from journal.storage import write_file
 from recovery.adopt.opening import Attempt
 from recovery.adopt.stream import Adoption
 from recovery.data import Data

@@ -12,9 +12,9 @@ import msgspec
 
 from journal.checkpoint import Damaged, Manifest
 from journal.errors import DataError, NotAJournal
+from journal.files import read_bounded
 from journal.holder import LOCK_BYTES_MAX, read_holder
 from journal.reader import LogReader
-from journal.storage import read_bounded
 from journal.stored import stored_bytes
 from recovery.data import Data
 from recovery.landmarks import Drill, JournaledModel, last_drill, last_model

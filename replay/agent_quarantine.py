@@ -13,7 +13,8 @@ from datetime import UTC, datetime
 import msgspec
 
 from journal.errors import IOFault
-from journal.storage import Kind, Storage, write_file
+from journal.files import write_file
+from journal.storage import Kind, Storage
 
 NOTE = "note.json"
 _NAME_BYTES_MAX = 150  # of the old name in the directory's; the whole name is in the note

@@ -15,6 +15,7 @@ from functools import lru_cache
 from typing import Literal
 
 from journal.errors import EnvironmentFault, Refused
+from journal.files import publish
 from journal.storage import Kind, Storage
 from replay.agent_quarantine import printable, set_aside
 from replay.agent_twins import SUFFIX as SUFFIX
@@ -237,24 +238,12 @@ def write_files(storage: Storage, directory: str, files: Iterable[tuple[str, byt
                     f"the file system takes the agents {twin!r} and {name!r} for one file",
                     path=directory, hint="write them to a file system that tells them apart",
                 )  # fmt: skip
-            _write_temporary(storage, f"{directory}/{TEMPORARY}", content)
-            storage.replace(f"{directory}/{TEMPORARY}", path)
+            publish(storage, f"{directory}/{TEMPORARY}", path, content)
             written.append(name)
     finally:
         if written:
             storage.sync_dir(directory)
     return written
-
-
-def _write_temporary(storage: Storage, path: str, content: bytes) -> None:
-    if storage.kind(path) != "missing":
-        storage.remove(path)  # left by a crash between create and rename
-    file = storage.open(path, write=True, create=True)
-    try:
-        file.write_at(0, content)
-        file.sync()
-    finally:
-        file.close()
 
 
 Action = Literal["none", "keep", "refuse", "write", "remove", "set_aside", "set_aside_and_write"]

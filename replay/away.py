@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Literal, NoReturn
 
 from journal.errors import EnvironmentFault
 from journal.events import Event
-from journal.format import Record
 from journal.log import Appended
+from journal.record import Record
 from journal.storage import Storage
 from replay.layout import Layout
 from replay.validate import may_refer

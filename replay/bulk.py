@@ -36,7 +36,7 @@ from journal.events import (
     ScopeCleared,
     StatusChanged,
 )
-from journal.format import Record
+from journal.record import Record
 from replay.deferred import Deferred
 from replay.inserter import Inserter
 from replay.memory import Applied

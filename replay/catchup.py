@@ -12,8 +12,8 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 from journal.errors import Diverged
-from journal.format import Record
 from journal.reader import LogReader
+from journal.record import Record
 from replay.memory import Applied, apply_records
 from replay.records import jump_in, total_of, within
 from replay.schema import Position, read_position, settings, write_position

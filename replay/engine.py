@@ -15,8 +15,8 @@ from time import perf_counter
 
 from journal.checkpoint import KIND_EMBEDDINGS, CheckpointStore, Manifest, PassedOver, ladder
 from journal.errors import Corrupt, UsageError
-from journal.format import Record
 from journal.reader import LogReader
+from journal.record import Record
 from journal.storage import Storage
 from replay.bulk import BulkLoader, collector_paused
 from replay.digest import DIGEST_VERSION, Leaves, digest_of

@@ -6,7 +6,7 @@ from collections.abc import Set
 
 import msgspec
 
-from journal.format import RecordHead
+from journal.record import RecordHead
 from journal.scan import Batch
 
 

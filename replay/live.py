@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, TypeVar
 from journal.commit import CannotTell
 from journal.errors import Diverged, EnvironmentFault, JournalError, Refused
 from journal.events import ConfigRemoved, ConfigWritten, Event, StateRestored
-from journal.format import Record
 from journal.log import Appended
 from journal.reader import LogReader
+from journal.record import Record
 from journal.storage import Storage
 from replay import schema
 from replay.agent_twins import would_be_one

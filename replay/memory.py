@@ -31,7 +31,7 @@ from journal.events import (
     ScopeCleared,
     StatusChanged,
 )
-from journal.format import Record
+from journal.record import Record
 from replay.schema import NULL, metadata_text, text_digest
 
 

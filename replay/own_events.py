@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from journal.commit import Committer, Receipt, draft, ticket
 from journal.events import Event
-from journal.format import Record
 from journal.log import Appended, Log
+from journal.record import Record
 
 ACTOR = "journal"
 

@@ -6,8 +6,9 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 
 from journal.events import StateRestored
-from journal.format import CHAIN_GENESIS, Record
+from journal.format import CHAIN_GENESIS
 from journal.reader import LogReader
+from journal.record import Record
 from journal.scan import Batch
 from journal.storage import Storage
 from replay.memory import Applied

@@ -19,7 +19,6 @@ could be read before reads the same.
 from __future__ import annotations
 
 import sqlite3
-import tempfile
 from collections.abc import Callable, Iterable
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -39,6 +38,7 @@ from replay.generations import Generations
 from replay.layout import Layout
 from replay.rebuild import check_space, generations_of
 from replay.schema import connect, one_moment, read_position
+from replay.scratch import scratch_directory
 from replay.tolerant import Gap, is_damage, text_or_bytes, walk
 from replay.tracing import database_span
 from replay.working import connect_finished, connect_private, discard, finish
@@ -164,20 +164,20 @@ def rebuild_scope(
     path = generations.building_path()
     source = generations.current().path
     assert source is not None
-    scratch = tempfile.TemporaryDirectory(prefix="journal-scope-")
-    wanted_path = f"{scratch.name}/expected.db"
     try:
         with closing(connect(source, read_only=True)) as connection:
             position = read_position(connection)
         assert position is not None
-        build_state(
-            storage, layout.journal, reader, position.seq, wanted_path, progress, embeddings=False,
-            journal_mode="delete",
-        )  # fmt: skip
-        _copy(storage, source, path)
-        with closing(connect_finished(wanted_path)) as wanted:
-            expected = read_part(wanted, scope)
-            found, was_sound = _put_right(path, wanted, expected)
+        with scratch_directory("scope") as scratch:
+            wanted_path = f"{scratch}/expected.db"
+            build_state(
+                storage, layout.journal, reader, position.seq, wanted_path, progress, embeddings=False,
+                journal_mode="delete",
+            )  # fmt: skip
+            _copy(storage, source, path)
+            with closing(connect_finished(wanted_path)) as wanted:
+                expected = read_part(wanted, scope)
+                found, was_sound = _put_right(path, wanted, expected)
         finish(storage, path, "wal")
         _prove(path, found, expected, was_sound)
         return _swapped(generations, path, found, expected, position.seq, mark=was_sound)
@@ -187,7 +187,6 @@ def rebuild_scope(
         raise sqlite_fault(error, path) from error
     finally:
         discard(storage, path)
-        scratch.cleanup()
 
 
 def _copy(storage: Storage, source: str, path: str) -> None:

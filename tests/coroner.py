@@ -20,7 +20,8 @@ from journal.log import Log
 from journal.reader import LogReader
 from journal.segment import is_packed
 from journal.unpack import unpack, unpack_what_is_whole
-from journal.verify import Verified, verify
+from journal.verified import Verified
+from journal.verify import verify
 from replay.engine import Built, build_state
 from replay.vouching import UNVOUCHED
 from tests.overlay import Reads, View, is_read

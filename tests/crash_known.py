@@ -14,7 +14,8 @@ from typing import Any
 
 from journal import format as binary
 from journal import scan
-from journal.format import PROLOGUE_BYTES, Record, SegmentHeader
+from journal.format import PROLOGUE_BYTES, SegmentHeader
+from journal.record import Record
 from journal.scan import BadRegion, Batch, Scanner
 
 ENTRIES_MAX = 2000  # each keeps the bytes of a small segment

@@ -13,11 +13,11 @@ from contextlib import suppress
 
 from journal import segment
 from journal.follow import Follower
-from journal.format import array_of
 from journal.log import Log, create
 from journal.packing import pack_segments, packable
 from journal.parity_store import ParityStore
 from journal.reader import LogReader, list_segments
+from journal.record import array_of
 from journal.scrub import units
 from journal.segment import is_packed, packed_path, plain_path
 from journal.verify import verify

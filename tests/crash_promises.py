@@ -12,7 +12,8 @@ from journal.checkpoint import Manifest
 from journal.commit import Receipt
 from journal.events import Event
 from journal.reader import LogReader, list_segments
-from journal.verify import Verified, verify
+from journal.verified import Verified
+from journal.verify import verify
 from journal.witness import prove
 from replay.model import Model, State
 from tests.crash_server import BACKUP, LAYOUT, Server

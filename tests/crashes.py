@@ -17,9 +17,9 @@ from typing import Literal
 from journal.commit import Committer, Receipt, Ticket, draft, ticket
 from journal.errors import JournalError, NoSpace
 from journal.events import Event, ObservationAdded
-from journal.format import Record
 from journal.log import Appended, Log, create
 from journal.reader import LogReader
+from journal.record import Record
 from journal.verify import verify
 from journal.witness import prove
 from tests.simdisk import SimDisk

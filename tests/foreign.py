@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
-from journal.format import Record
+from journal.record import Record
 from journal.storage import RealStorage
 from recovery.adopt.stream import Adopted, Adoption
 from replay import schema

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 from journal import events
 from journal.events import Event, type_dictionary
-from journal.format import Record, RecordDecoder, array_of, encode_record
+from journal.record import Record, RecordDecoder, array_of, encode_record
 from replay.model import Model
 from tests.samples import AGENT_NAMES, CONFIGS, NAMES, RELATIONS, SCOPES, TEXTS, WORDS
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from journal.events import Event, ObservationAdded
-from journal.format import Record, encode_record
 from journal.log import Log, create
+from journal.record import Record, encode_record
 from journal.storage import RealStorage, Storage
 
 START = 1_764_000_000_000_000_000

@@ -52,8 +52,20 @@ def _extent(text: str, function: str) -> tuple[int, int]:
     return found.lineno - 1, found.end_lineno
 
 
+def _unsynced(line: str) -> tuple[str, str]:
+    """The line that publishes a file, and what does so without a sync."""
+    before, _, rest = line.partition("publish(")
+    storage, temporary, path, content = rest.removesuffix(")\n").removesuffix(", check").split(", ", 3)
+    return line, (
+        f"{before}if {storage}.kind({temporary}) != 'missing':\n{before}    {storage}.remove({temporary})\n"
+        f"{before}{storage}.open({temporary}, write=True, create=True).write_at(0, {content})\n"
+        f"{before}{storage}.replace({temporary}, {path})\n"
+    )
+
+
 SEGMENT, LOG, OPENING, STORAGE = "journal/segment.py", "journal/log.py", "journal/opening.py", "journal/storage.py"
 SCAN, READER, FORMAT, CHECKPOINT = "journal/scan.py", "journal/reader.py", "journal/format.py", "journal/checkpoint.py"
+FILES = "journal/files.py"
 REGIONS, AGENTS, LIVE = "journal/regions.py", "replay/agents.py", "replay/live.py"
 WATERMARK, REPAIRED, SYNDROME = "journal/watermark.py", "journal/repaired.py", "journal/syndrome.py"
 WORKING = "replay/working.py"
@@ -81,7 +93,7 @@ MUTATIONS = (
              "            if meanwhile is not None:\n"
              "                meanwhile(appended)\n"),
     Mutation("a new segment is not synced before its name", SEGMENT, "SegmentWriter.create",
-             "            file.sync()\n", ""),
+             *_unsynced("        publish(storage, temporary, path, front + bytes(filled - len(front)))\n")),
     Mutation("a new segment's name is not synced", SEGMENT, "SegmentWriter.create",
              "        storage.sync_dir(directory)\n", ""),
     Mutation("a new segment is written under its own name", SEGMENT, "SegmentWriter.create",
@@ -91,13 +103,13 @@ MUTATIONS = (
     Mutation("the epoch is not written down", LOG, "Log.open", "            lock.write(claim)\n", ""),
     Mutation("the lock file's name is not synced", LOG, "Log.open",
              "            storage.sync_dir(directory)", "            pass"),
-    Mutation("a whole file is published before it is synced", STORAGE, "write_file", "        file.sync()\n", ""),
-    Mutation("a whole file's name is not synced", STORAGE, "write_file", "    storage.sync_dir(directory)\n", ""),
-    Mutation("a whole file is written over the old one", STORAGE, "write_file",
+    Mutation("a whole file is published before it is synced", FILES, "publishing", "            file.sync()\n", ""),
+    Mutation("a whole file's name is not synced", FILES, "write_file", '    storage.sync_dir(directory or "/")\n', ""),
+    Mutation("a whole file is written over the old one", FILES, "write_file",
              '    temporary = f"{directory}/.{name.encode()[:200].decode(errors=\'ignore\')}.tmp"',
              "    temporary = path"),
     Mutation("a part is not synced before its name", CHECKPOINT, "CheckpointStore.put_part",
-             "            file.sync()", "            pass"),
+             *_unsynced("        publish(self.storage, temporary, path, data)\n")),
     Mutation("the full parts of a delta are listed before its last group may fill one", "replay/page_delta.py",
              "pack_delta", "    return [*moved.parts, *last, *changed.parts], out.written\n",
              "    return [*moved.parts[: len(moved.parts) - 1], *last, *changed.parts], out.written\n",
@@ -115,17 +127,16 @@ MUTATIONS = (
              "        self.storage.sync_dir(self.parts_directory)", "        pass"),
     Mutation("parts go before the removal of their manifest is synced", CHECKPOINT, "CheckpointStore.remove",
              "        self.storage.sync_dir(self.directory)", "        pass", count=72),
-    Mutation("an agent file is renamed before it is synced", AGENTS, "_write_temporary", "        file.sync()\n", ""),
+    Mutation("an agent file is renamed before it is synced", AGENTS, "write_files",
+             *_unsynced('            publish(storage, f"{directory}/{TEMPORARY}", path, content)\n')),
     Mutation("an agent file is written in place", AGENTS, "write_files",
-             '_write_temporary(storage, f"{directory}/{TEMPORARY}", content)\n'
-             '            storage.replace(f"{directory}/{TEMPORARY}", path)',
-             "_write_temporary(storage, path, content)"),
+             'publish(storage, f"{directory}/{TEMPORARY}", path, content)', "publish(storage, path, path, content)"),
     Mutation("the link is swapped before what it names has a durable name", GENERATIONS, "Generations.swap",
              "        self.storage.replace(built, path)\n        self.storage.sync_dir(self.directory)",
              "        self.storage.replace(built, path)\n        pass"),
     # -- packed segments -----------------------------------------------------------------------------------------------
     Mutation("a pack takes its segment's place before it is synced", PACKING, "_write",
-             "        file.sync()\n", "", "packs.cuts", 9),
+             *_unsynced("        publish(storage, temporary, packed, pack, check)\n"), "packs.cuts", 9),
     Mutation("a segment goes before the name of its pack is synced", PACKING, "_write",
              '    storage.sync_dir(packed.rsplit("/", 1)[0])\n', "", "packs.cuts", 9),
     Mutation("a pack is written under its own name", PACKING, "_write",
@@ -254,7 +265,7 @@ MUTATIONS = (
              "                    self._watermark.advance(Mark(first_seq + count - 1, chain, self.epoch))\n",
              "tests/test_journal_watermark.py"),
     Mutation("a repaired file takes the place of the damaged one before it is synced", REPAIRED, "put_in_place",
-             "        file.sync()\n", "        pass\n", "tests/test_journal_repair.py"),
+             *_unsynced("    publish(storage, temporary, path, data, check)\n"), "tests/test_journal_repair.py"),
     Mutation("a damaged file is not kept when its repair takes its place", REPAIRED, "put_in_place",
              "    quarantined = keep_damaged(storage, directory, path)\n", "    quarantined = None\n",
              "tests/test_journal_repair.py"),

@@ -28,8 +28,8 @@ import replay.agent_format  # noqa: F401 - children inherit it
 from journal.commit import draft, ticket
 from journal.errors import JournalError
 from journal.events import CheckpointCreated, ConfigWritten, EntityCreated, Event, ObservationAdded
-from journal.format import RECORD_CONTINUES_GROUP
 from journal.reader import LogReader
+from journal.record import RECORD_CONTINUES_GROUP
 from journal.storage import RealStorage
 from journal.verify import verify
 from recovery import open_server_sync

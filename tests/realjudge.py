@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 from journal.commit import Receipt, draft
 from journal.errors import JournalError
 from journal.events import ConfigWritten, Event, StateRestored
-from journal.format import RECORD_CONTINUES_GROUP
 from journal.reader import LogReader
+from journal.record import RECORD_CONTINUES_GROUP
 from journal.storage import RealStorage
 from journal.verify import verify
 from journal.witness import prove

@@ -13,11 +13,11 @@ from functools import cache
 
 from journal.checkpoint import CheckpointStore, Part
 from journal.errors import Corrupt, Unsupported, UsageError
+from journal.files import write_file
 from journal.parity_check import check_one
 from journal.parity_store import ParityStore
 from journal.reader import LogReader
 from journal.repaired import Repair, write_pending
-from journal.storage import write_file
 from journal.verify import verify
 from journal.watermark import Mark, encode, read_watermark
 from journal.witness import head_in, head_of, judge_head

@@ -12,8 +12,8 @@ from xml.etree import ElementTree
 import pytest
 
 from journal.events import CheckpointCreated
-from journal.format import encode_record
 from journal.reader import LogReader
+from journal.record import encode_record
 from journal.storage import RealStorage
 from replay.engine import build_state
 from tests.bench import vectors

@@ -31,9 +31,10 @@ from journal.events import (
     ObservationRemoved,
     RelationCreated,
 )
-from journal.format import BATCH_HEADER_BYTES, TRAILER_BYTES, Record
+from journal.format import BATCH_HEADER_BYTES, TRAILER_BYTES
 from journal.log import Log, create
 from journal.reader import LogReader
+from journal.record import Record
 from journal.storage import RealStorage
 from recovery import open_server, open_server_sync
 from recovery.setup import initialise

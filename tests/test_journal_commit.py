@@ -15,9 +15,9 @@ from journal import op_ids
 from journal.commit import Committer, Ticket, draft, ticket
 from journal.errors import Corrupt, IOFault, NoSpace, NotApplied, OutcomeUnknown, Poisoned, Refused
 from journal.events import EntityCreated, Event, ObservationAdded, TagCreated
-from journal.format import Record
 from journal.log import Appended, Log
 from journal.reader import LogReader
+from journal.record import Record
 from journal.storage import RealStorage
 from tests.journals import START, abandon, journal_in, segment_files
 from tests.simdisk import SimDisk

@@ -23,6 +23,7 @@ from journal.events import type_dictionary, type_named
 from journal.log import Log
 from journal.pack import BODY_BYTES_MAX
 from journal.reader import LogReader
+from journal.record import RECORD_CONTINUES_GROUP, RECORD_UNCHECKED, Record, encode_record, generated_op_id
 from journal.regions import decide
 from journal.storage import RealStorage
 from replay import digest, schema
@@ -49,10 +50,10 @@ def read_with_the_project(directory: Path) -> tuple[list[dict[str, Any]], list[d
             records.append(
                 {
                     "seq": seq, "time": record.time, "clock": record.clock,
-                    "op_id": record.op_id or layout.generated_op_id(batch.epoch, seq),
-                    "continues_group": bool(record.flags & layout.RECORD_CONTINUES_GROUP), "agent": record.agent,
+                    "op_id": record.op_id or generated_op_id(batch.epoch, seq),
+                    "continues_group": bool(record.flags & RECORD_CONTINUES_GROUP), "agent": record.agent,
                     "actor": record.actor, "traceparent": record.traceparent, "event": event_to_json(record.event),
-                    **({"unchecked": True} if record.flags & layout.RECORD_UNCHECKED else {}),
+                    **({"unchecked": True} if record.flags & RECORD_UNCHECKED else {}),
                 }
             )  # fmt: skip
     return batches, records
@@ -139,7 +140,7 @@ def test_a_golden_journal_can_be_written_on(tmp_path: Path) -> None:
     assert log.opening.clean
     before = read_journal(tmp_path / "journal")
     event = type_named("tag.created")("after", 1)  # type: ignore[misc]
-    log.append([layout.encode_record(layout.Record(0, log.last_time, None, None, None, None, None, event))], 0)
+    log.append([encode_record(Record(0, log.last_time, None, None, None, None, None, event))], 0)
     log.close()
     after = read_journal(tmp_path / "journal")
     assert after.records[:-1] == before.records

@@ -21,13 +21,13 @@ from journal import indexing
 from journal import segments as segments_module
 from journal.errors import Corrupt, NoSpace, Unsupported
 from journal.events import EntityCreated, EntityUpdated, Event, ObservationAdded, RelationCreated, StatusChanged
-from journal.format import Record, encode_record
 from journal.index import SegmentIndex, decode_index, encode_index, index_of
 from journal.index_store import IndexStore
 from journal.indexing import fill, index_on_the_way
 from journal.log import Log, create
 from journal.packing import pack_segments
 from journal.reader import LogReader
+from journal.record import Record, encode_record
 from journal.storage import Storage
 from journal.verify import verify
 from recovery.records import Entry, Filter, entries, selected

@@ -10,15 +10,13 @@ from journal.errors import Corrupt, Unsupported
 from journal.events import ConfigWritten, TagCreated
 from journal.format import (
     BATCH_HEADER_BYTES,
-    Record,
     SegmentHeader,
-    array_of,
     decode_segment_header,
     encode_batch,
-    encode_record,
     encode_segment_header,
     next_chain,
 )
+from journal.record import Record, array_of, encode_record
 from journal.scan import BadRegion, Scanner
 from journal.segment import FILL_BYTES_MIN
 from tests.journals import START, record

@@ -13,8 +13,9 @@ import pytest
 
 from journal import storage
 from journal.errors import EnvironmentFault, NotAJournal
+from journal.files import write_file
 from journal.filesystems import NETWORK_FILESYSTEMS, filesystem_type
-from journal.storage import RealFile, RealStorage, write_file
+from journal.storage import RealFile, RealStorage
 from tests.simdisk import SimDisk
 
 MOUNTINFO = """\

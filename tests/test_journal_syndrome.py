@@ -9,15 +9,8 @@ from zlib import crc32
 import pytest
 
 from journal.events import ConfigWritten, Event, ObservationAdded
-from journal.format import (
-    CHAIN_GENESIS,
-    SECTOR_BYTES,
-    SegmentHeader,
-    array_of,
-    encode_batch,
-    encode_segment_header,
-    next_chain,
-)
+from journal.format import CHAIN_GENESIS, SECTOR_BYTES, SegmentHeader, encode_batch, encode_segment_header, next_chain
+from journal.record import array_of
 from journal.repair_segment import End, mend_batches, mend_header, mend_last_batch
 from journal.syndrome import Flip, flip_in, flips_in_header
 from tests.journals import record

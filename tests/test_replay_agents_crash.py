@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from journal.storage import Storage, write_file
+from journal.files import write_file
+from journal.storage import Storage
 from replay.agents import (
     TEMPORARY,
     bring_current,

@@ -34,7 +34,7 @@ from journal.events import (
     StateRestored,
     StatusChanged,
 )
-from journal.format import Record
+from journal.record import Record
 from replay import bulk, deferred
 from replay.bulk import BulkLoader, collector_paused
 from replay.digest import state_digest

@@ -17,9 +17,9 @@ import pytest
 
 from journal.errors import Corrupt, JournalError, NoSpace, NotApplied, Poisoned, Refused, UsageError
 from journal.events import ConfigWritten, EntityCreated, ObservationAdded, RelationCreated, StateRestored
-from journal.format import Record
 from journal.log import Appended, Log
 from journal.reader import LogReader
+from journal.record import Record
 from journal.retention import Policy
 from journal.storage import RealStorage
 from recovery import open_server, open_server_sync

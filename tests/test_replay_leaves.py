@@ -35,8 +35,8 @@ from journal.events import (
     ScopeCleared,
     StatusChanged,
 )
-from journal.format import Record
 from journal.reader import LogReader
+from journal.record import Record
 from journal.storage import RealStorage
 from replay import digest, leaves
 from replay.digest import Leaf, digest_of, state_digest, state_leaves

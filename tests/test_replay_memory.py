@@ -33,7 +33,7 @@ from journal.events import (
     type_dictionary,
     type_named,
 )
-from journal.format import Record
+from journal.record import Record
 from replay.memory import Applied, apply_records
 from replay.schema import connect, create
 

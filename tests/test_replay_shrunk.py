@@ -23,7 +23,7 @@ from journal.events import (
     RelationDeleted,
     ScopeCleared,
 )
-from journal.format import Record
+from journal.record import Record
 from replay import bulk, memory_parts
 from replay.bulk import BulkLoader
 from replay.engine import build_state

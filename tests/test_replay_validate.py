@@ -30,7 +30,7 @@ from journal.events import (
     StatusChanged,
     TagCreated,
 )
-from journal.format import Record
+from journal.record import Record
 from replay import validate
 from replay.memory import apply_records
 from replay.schema import connect, create

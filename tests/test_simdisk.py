@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from journal.errors import IOFault, NoSpace, ReadOnly
-from journal.storage import Storage, write_file
+from journal.files import write_file
+from journal.storage import Storage
 from tests.simdisk import SimDisk
 from tests.simfaults import PowerCut
 from tests.simnodes import Mode

@@ -8,7 +8,6 @@ to quarantine.
 
 from __future__ import annotations
 
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -42,6 +41,7 @@ from replay.live import LiveState
 from replay.logical import Written
 from replay.rebuild import check_space, renew_agents
 from replay.schema import connect
+from replay.scratch import scratch_directory
 from replay.working import discard, finish
 
 Progress = Callable[[str, int, int], None]
@@ -110,7 +110,7 @@ def adopt_drift(data: Data, log: Log, progress: Progress | None = None) -> Adopt
 
 def _drift(data: Data, reader: LogReader, progress: Progress | None) -> tuple[Drift, str]:
     """The drift against the state at memory.db's position, and the digest of the file that drifted."""
-    with tempfile.TemporaryDirectory(prefix="journal-adopt-") as scratch:
+    with scratch_directory("adopt") as scratch:
         memory = Look(data, reader, scratch, True, progress, Known()).at_memory()
         decision = decide_memory(memory)
         if decision.case == "damaged":

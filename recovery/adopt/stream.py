@@ -8,9 +8,9 @@ row, so an import that was cut can be taken up after the last op_id that was jou
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
 from types import TracebackType
 
 from journal.errors import Refused, UsageError
@@ -22,6 +22,7 @@ from recovery.adopt.rows import Adopted, LeftOut, Report, RowReader
 from recovery.adopt.source import TABLES, ForeignDatabase, Row
 from replay.agent_quarantine import printable
 from replay.agents import SUFFIX, look
+from replay.scratch import scratch_directory
 
 __all__ = ["Adopted", "Adoption", "LeftOut", "Report"]
 
@@ -48,22 +49,20 @@ class Adoption:
         self._directory = agents
         self._files = storage.list(agents) if agents is not None else []  # sorted
         there = memory_db if memory_db is not None and storage.kind(memory_db) != "missing" else None
-        self._scratch = tempfile.TemporaryDirectory(prefix="journal-adopt-")
-        try:
-            self._memory, self.attempts, self._lost = open_best(there, backup, self._scratch.name)
-        except BaseException:
-            self._scratch.cleanup()
-            raise
-        self.report = Report()
-        self._skipped: Counter[str] = Counter()  # columns of the agents table without a place
-        self.schema = self._memory.schema if self._memory is not None else None
-        self.found = self._count()
-        self.fingerprint = self._fingerprint()
+        with ExitStack() as opening:
+            scratch = opening.enter_context(scratch_directory("adopt"))
+            self._memory, self.attempts, self._lost = open_best(there, backup, scratch)
+            if self._memory is not None:
+                opening.callback(self._memory.close)
+            self.report = Report()
+            self._skipped: Counter[str] = Counter()  # columns of the agents table without a place
+            self.schema = self._memory.schema if self._memory is not None else None
+            self.found = self._count()
+            self.fingerprint = self._fingerprint()
+            self._opened = opening.pop_all()
 
     def close(self) -> None:
-        if self._memory is not None:
-            self._memory.close()
-        self._scratch.cleanup()
+        self._opened.close()
 
     def __enter__(self) -> Adoption:
         return self

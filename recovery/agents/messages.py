@@ -6,15 +6,14 @@ exchanged. A scope is `Core.recover_scope`'s, and the whole of a broken file `re
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from time import time_ns
 from typing import Any
 
 import msgspec
 
+from journal.files import write_file
 from journal.reader import LogReader
-from journal.storage import write_file
 from recovery.data import Data
 from replay.agent_quarantine import set_aside
 from replay.core import Core
@@ -23,12 +22,13 @@ from replay.engine import build_state
 from replay.extend import extend
 from replay.history import read_history
 from replay.messages import MessagesRebuilt, rebuild_messages
+from replay.scratch import scratch_directory
 from replay.timeline import lineage_from
 
 
 def recover_messages(data: Data, core: Core, agent: str) -> MessagesRebuilt:
     """Makes an agent's messages what the journal says; no other row is touched."""
-    with tempfile.TemporaryDirectory(prefix="journal-messages-") as scratch:
+    with scratch_directory("messages") as scratch:
         reader = LogReader(data.storage, data.layout.journal)
         seq = reader.last_seq
         path = _build(data, reader, seq, f"{scratch}/{seq}.db")

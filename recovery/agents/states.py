@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from typing import NamedTuple
@@ -23,13 +22,14 @@ from journal.events import (
     StateRestored,
     StatusChanged,
 )
-from journal.format import Record
 from journal.reader import LogReader
+from journal.record import Record
 from recovery.data import Data
 from recovery.reading import reading
 from replay.agent_format import SCHEMAS, Verdict, validate
 from replay.engine import build_state
 from replay.schema import connect, read_position
+from replay.scratch import scratch_directory
 
 Progress = Callable[[int, int], None]
 
@@ -55,7 +55,7 @@ def agents_at(data: Data, reader: LogReader, seq: int, progress: Progress | None
                     return _rows(connection)
         except (sqlite3.Error, OSError):
             pass  # damage is `check`'s to tell; the journal has them all the same
-    with tempfile.TemporaryDirectory(prefix="journal-agents-") as scratch:
+    with scratch_directory("agents") as scratch:
         path = f"{scratch}/state.db"
         build_state(
             data.storage, data.layout.journal, reader, seq, path, progress, embeddings=False, journal_mode="delete"

@@ -50,7 +50,7 @@ def _write(app: App, output: str, content: bytes) -> None:
     import os
 
     from journal.errors import UsageError
-    from journal.storage import write_file
+    from journal.files import write_file
     from recovery.places import is_within, place_of
 
     path = os.path.realpath(output)

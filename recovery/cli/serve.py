@@ -129,7 +129,7 @@ def _own_token(data: Data) -> str:
     """The token of TCP clients in journal/token, made where there is none: by the one that holds the journal."""
     import secrets
 
-    from journal.storage import write_file
+    from journal.files import write_file
 
     place = f"{data.layout.journal}/token"
     if data.storage.kind(place) == "missing":

@@ -132,7 +132,6 @@ def _field_lines(name: str, value: object) -> Iterator[str]:
 
 
 def _show_entity(app: App, data: Data, name: str, scope: str | None, at: str) -> None:
-    import tempfile
     from contextlib import closing
 
     from msgspec import to_builtins
@@ -140,11 +139,12 @@ def _show_entity(app: App, data: Data, name: str, scope: str | None, at: str) ->
     from recovery.moments import resolve_moment
     from recovery.provenance import known_of
     from replay.engine import build_state
+    from replay.scratch import scratch_directory
     from replay.working import connect_finished
 
     reader = data.reader()
     seq = resolve_moment(data, reader, at)
-    with tempfile.TemporaryDirectory(prefix="journal-show-") as scratch:
+    with scratch_directory("show") as scratch:
         path = f"{scratch}/state.db"
         with app.out.progress("replaying", "events") as bar:
             build_state(

@@ -10,7 +10,7 @@ import click
 from recovery.cli.app import App, Verb
 
 if TYPE_CHECKING:
-    from journal.verify import Finding, Verified
+    from journal.verified import Finding, Verified
     from recovery.data import Data
     from recovery.log.deep import Deep
 

@@ -8,7 +8,6 @@ whether the result is journaled is the caller's.
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,9 +25,9 @@ from recovery.log.backup import back_up
 from recovery.log.bring_back import planned_bringing_back
 from recovery.model.looking import look_at_model
 from recovery.places import lies_on_live_data, place_of
+from replay.scratch import scratch_directory
 
 Progress = Callable[[str, int, int], None]
-PREFIX = "journal-drill-"
 
 
 class Timed(msgspec.Struct):
@@ -127,11 +126,8 @@ def _scratch(data: Data, scratch: str | None, backup: str | None) -> Iterator[st
             f"a drill needs about {(need >> 20) + 1} MiB, {free >> 20} MiB are free", path=place,
             hint="free some disk space, or name another directory with --scratch",
         )  # fmt: skip
-    root = tempfile.mkdtemp(prefix=PREFIX, dir=place)
-    try:
+    with scratch_directory("drill", place if scratch is not None else None) as root:
         yield root
-    finally:
-        shutil.rmtree(root, ignore_errors=True)
 
 
 def _need(data: Data, backup: str | None) -> int:

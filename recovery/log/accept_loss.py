@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import sqlite3
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from time import time_ns
@@ -36,6 +35,7 @@ from recovery.reading import peek_position, reading
 from replay.diff import diff
 from replay.engine import build_state
 from replay.schema import TABLES, connect
+from replay.scratch import scratch_directory
 
 Progress = Callable[[str, int, int], None]
 COUNTED = ("entities", "observations", "relations", "messages", "agents")
@@ -278,7 +278,7 @@ def _compare_memory(
     position = peek_position(current.path)
     if position is None or position.journal_id != found.journal_id.hex() or not 0 <= position.seq < built.last_seq:
         return None
-    with tempfile.TemporaryDirectory(prefix="journal-loss-") as scratch:
+    with scratch_directory("loss") as scratch:
         path = f"{scratch}/state.db"
         build_state(
             data.storage, building, LogReader(data.storage, building), position.seq, path, progress, embeddings=False,

@@ -13,12 +13,13 @@ import msgspec
 
 from journal.checkpoint import CheckpointStore
 from journal.errors import Corrupt, Diverged, UsageError
+from journal.files import write_file
 from journal.packing import replace_packed
 from journal.parity_check import check_one
 from journal.parity_store import ParityStore
 from journal.reader import LogReader, list_segments
 from journal.segment import PLAIN, is_packed, packed_path
-from journal.storage import Storage, write_file
+from journal.storage import Storage
 from journal.stored import stored_bytes
 from journal.verify import verify
 from recovery.data import Data

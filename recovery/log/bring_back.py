@@ -16,9 +16,10 @@ from typing import NamedTuple
 from journal.checkpoint import CheckpointStore
 from journal.compare import compare, diverged_error
 from journal.errors import Corrupt, JournalError, NotAJournal, Unsupported, UsageError
+from journal.files import write_file
 from journal.log import take_lock
 from journal.reader import LogReader
-from journal.storage import Storage, write_file
+from journal.storage import Storage
 from journal.verify import verify
 from recovery.data import Data
 from recovery.plan import Step

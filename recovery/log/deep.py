@@ -6,7 +6,6 @@ No checkpoint and no memory.db is taken for true: the events alone say what each
 from __future__ import annotations
 
 import sqlite3
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
@@ -16,7 +15,7 @@ import msgspec
 from journal.checkpoint import Manifest
 from journal.errors import Corrupt, DataError, JournalError
 from journal.reader import LogReader
-from journal.verify import Finding
+from journal.verified import Finding, damage_of
 from recovery.data import Data
 from recovery.decide import decide_memory
 from recovery.facts import MemoryFacts
@@ -29,6 +28,7 @@ from replay.history import read_history
 from replay.memory_parts import assemble
 from replay.scanning import file_leaves
 from replay.schema import PROJECTION_VERSION, read_position, read_projection_version
+from replay.scratch import scratch_directory
 from replay.timeline import Range, lineage_from
 
 Progress = Callable[[str, int, int], None]
@@ -59,9 +59,7 @@ class Deep:
     exit_code: int = 0
 
     def add(self, error: JournalError, path: str, exit_code: int | None = None) -> None:
-        self.findings.append(
-            Finding("damage", error.code, error.message, error.path or path, error.offset, error.seq, error.hint)
-        )
+        self.findings.append(damage_of(error, path))
         self.exit_code = self.exit_code or (error.exit_code if exit_code is None else exit_code)
 
 
@@ -72,7 +70,7 @@ def verify_deep(data: Data, reader: LogReader, progress: Progress | None = None)
     """
     deep = Deep()
     tell = progress or (lambda step, done, total: None)
-    with tempfile.TemporaryDirectory(prefix="journal-verify-") as scratch:
+    with scratch_directory("verify") as scratch:
         manifests = sorted(data.checkpoints.manifests(), key=lambda manifest: manifest.seq)
         memory = _look_at_memory(data, reader)
         wanted = {manifest.seq for manifest in manifests if _is_comparable(manifest, reader)}

@@ -13,12 +13,12 @@ import msgspec
 
 from journal.errors import DataError, JournalError, Locked
 from journal.events import ScrubCompleted
+from journal.files import write_file
 from journal.format import KIND_PLAN, decode_file, encode_header
 from journal.parity import shape_for
 from journal.parity_store import Filled, ParityStore
 from journal.reader import list_segments
 from journal.scrub import Unit, units
-from journal.storage import write_file
 from recovery.control.writer import journal_beside
 from recovery.data import Data
 from recovery.evidence import evidence_seq

@@ -24,7 +24,7 @@ from journal.events import (
     ScrubCompleted,
     StateRestored,
 )
-from journal.format import RECORD_CONTINUES_GROUP, Record, generated_op_id
+from journal.record import RECORD_CONTINUES_GROUP, Record, generated_op_id
 from journal.scan import Batch
 from recovery.redact import NOTHING, Redactor
 from recovery.telemetry.cursor import is_own_cursor

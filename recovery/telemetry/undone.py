@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import msgspec
 
 from journal.events import StateRestored, tag_of, type_dictionary
-from journal.format import RECORD_CONTINUES_GROUP, RecordHead
 from journal.reader import LogReader
+from journal.record import RECORD_CONTINUES_GROUP, RecordHead
 from replay.timeline import Range, Restore
 
 LINKS_MAX = 128  # what OpenTelemetry keeps of a span's links by default

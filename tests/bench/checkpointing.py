@@ -26,9 +26,9 @@ from journal.events import (
     RelationCreated,
     RelationUpdated,
 )
-from journal.format import Record, encode_record
 from journal.log import Log
 from journal.reader import LogReader
+from journal.record import Record, encode_record
 from recovery.data import Data
 from replay.catchup import catch_up
 from replay.checkpoints import Shadow, make_checkpoint

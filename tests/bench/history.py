@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from journal.events import EntityCreated, Event, ObservationAdded, RelationCreated
-from journal.format import Record, encode_record
 from journal.log import Log, create
+from journal.record import Record, encode_record
 from journal.storage import RealStorage
 from tests.bench.work import AGENT, SCOPE, digest_of, texts
 

@@ -21,10 +21,10 @@ from journal.events import (
     RelationCreated,
     RelationDeleted,
 )
-from journal.format import Record, encode_record
 from journal.indexing import fill
 from journal.log import Log, create
 from journal.reader import LogReader
+from journal.record import Record, encode_record
 from journal.storage import RealFile, RealStorage
 from replay.bulk import collector_paused
 from replay.checkpoints import Shadow, make_checkpoint

@@ -13,8 +13,8 @@ from time import sleep
 
 from journal.checkpoint import CheckpointStore
 from journal.events import CheckpointCreated
-from journal.format import Record, encode_record
 from journal.log import Log
+from journal.record import Record, encode_record
 from replay.catchup import catch_up
 from replay.checkpoints import make_checkpoint
 from replay.engine import build_state

@@ -9,9 +9,9 @@ from pathlib import Path
 from tempfile import mkdtemp
 from time import perf_counter_ns
 
-from journal.format import Record
 from journal.log import Appended
 from journal.reader import LogReader
+from journal.record import Record
 from journal.retention import Policy
 from journal.storage import RealStorage
 from recovery.data import Data

@@ -15,10 +15,10 @@ from tempfile import mkdtemp
 import msgspec
 
 from journal.events import ObservationAdded
-from journal.format import Record, encode_record
 from journal.log import Log, create
 from journal.packing import pack_segments
 from journal.reader import LogReader
+from journal.record import Record, encode_record
 from journal.storage import RealStorage
 from recovery.records import entries
 from tests.bench.history import START

@@ -19,9 +19,9 @@ from time import perf_counter, process_time
 from zlib import crc32
 
 from journal.events import EntityCreated, ObservationAdded
-from journal.format import Record, encode_record
 from journal.log import Log, create
 from journal.reader import LogReader
+from journal.record import Record, encode_record
 from journal.storage import RealStorage
 from replay.embeddings import Embedder, Row, pending, store
 from replay.encoder import EXTRAS, Backend, Model, is_available

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from journal.format import Record, encode_record
+from journal.record import Record, encode_record
 from tests.bench.floor import run_floor
 from tests.bench.foreign import Peers
 from tests.bench.peers import START, run_grouped_log, run_raw, run_sqlite_log, run_sqlite_memory

@@ -8,8 +8,9 @@ from functools import cache
 from typing import NamedTuple
 
 from journal.events import ObservationAdded
-from journal.format import BATCH_HEADER_BYTES, TRAILER_BYTES, array_of
+from journal.format import BATCH_HEADER_BYTES, TRAILER_BYTES
 from journal.parity_file import read_parity, restore, restored, write_parity
+from journal.record import array_of
 from journal.syndrome import Flip, flips_in_batch
 from tests.faults.frame import Check, Run
 from tests.journals import record

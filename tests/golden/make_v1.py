@@ -60,8 +60,9 @@ from journal.events import (
     StatusChanged,
     TagCreated,
 )
-from journal.format import CHAIN_GENESIS, Record, SegmentHeader
+from journal.format import CHAIN_GENESIS, SegmentHeader
 from journal.log import Appended, Log
+from journal.record import Record
 from journal.segment import SegmentWriter
 from journal.storage import RealStorage
 from replay.checkpoints import make_checkpoint
