@@ -17,6 +17,7 @@ LISTED_MAX = 50
 
 @click.command(
     cls=Verb,
+    cut="what was journaled stays; the same command adopts the rest",
     examples=(
         "journal adopt agents",
         "journal adopt agents writer reviewer",

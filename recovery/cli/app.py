@@ -9,9 +9,10 @@ To write a verb NAME:
  2. Add `"NAME": "what it does"` to VERBS: the line in `journal --help`.
  3. Take the run with `@click.pass_obj` as `app: App`. `app.data` is the directory (NotAJournal where there is none),
     `app.out` prints, `app.json` says which of the two ways. The options of every verb, --data and so on, are there.
- 4. Return an exit code, or None for 0. Raise JournalError for what went wrong: `run` prints it and exits with its code.
- 5. Import what is slow inside the function; print text of others with `app.out` only.
- 6. Run `make docs`: docs/cli.md is written from the tree of verbs, and a test compares.
+ 4. If it changes something, say in `cut` what remains after Ctrl-C; whatever was begun must be whole, or as it was.
+ 5. Return an exit code, or None for 0. Raise JournalError for what went wrong: `run` prints it and exits with its code.
+ 6. Import what is slow inside the function; print text of others with `app.out` only.
+ 7. Run `make docs`: docs/cli.md is written from the tree of verbs, and a test compares.
 """
 
 from __future__ import annotations
@@ -123,6 +124,13 @@ class App:
             return load_rules(os.getcwd(), self.config_option)
 
 
+class Interrupted(JournalError):
+    """Ctrl-C: whatever was acknowledged stays, whatever was not is as it was."""
+
+    exit_code = 130
+    code = "interrupted"
+
+
 # -- the options of every verb ----------------------------------------------------------------------------------------
 
 
@@ -166,11 +174,13 @@ def _common_options(*, of_verb: bool) -> list[click.Parameter]:
 
 
 class _Described(click.Command):
-    """Help with examples, and a pointer to the options of every verb instead of their repetition."""
+    """Help with examples, and a pointer to the options of every verb instead of their repetition. ``cut`` says what is
+    left to do where Ctrl-C stopped it: of a verb that changes something."""
 
-    def __init__(self, *args: Any, examples: Sequence[str] = (), **settings: Any) -> None:
+    def __init__(self, *args: Any, examples: Sequence[str] = (), cut: str | None = None, **settings: Any) -> None:
         super().__init__(*args, **settings)
         self.examples = tuple(examples)
+        self.cut = cut
         self.params = [*self.params, *_common_options(of_verb=True)]
 
     def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
@@ -186,7 +196,10 @@ class _Described(click.Command):
     def invoke(self, context: click.Context) -> Any:
         app = context.find_object(App)
         with app.out.logging() if app is not None else nullcontext():
-            return super().invoke(context)
+            try:
+                return super().invoke(context)
+            except KeyboardInterrupt:
+                raise Interrupted("interrupted", hint=self.cut) from None
 
 
 class Verb(_Described):
@@ -344,13 +357,6 @@ def _invoke(app: App, arguments: list[str]) -> int:
     except click.exceptions.Exit as end:  # --help, --version
         return end.exit_code
     return result if isinstance(result, int) else 0
-
-
-class Interrupted(JournalError):
-    """Ctrl-C: whatever was acknowledged stays, whatever was not is as it was."""
-
-    exit_code = 130
-    code = "interrupted"
 
 
 def _failed(app: App, error: JournalError) -> int:

@@ -26,6 +26,7 @@ _FATAL = ("poisoned", "outcome_unknown", "io_error")  # after these nothing more
 
 @click.command(
     cls=Verb,
+    cut="what has a receipt is durable; of the rest journal log --op-id says whether it was taken",
     examples=(
         "journal append < events.jsonl > receipts.jsonl",
         "journal append --quick-check < events.jsonl",

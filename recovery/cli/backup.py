@@ -7,7 +7,11 @@ import click
 from recovery.cli.app import App, Verb
 
 
-@click.command(cls=Verb, examples=("journal backup /mnt/backup/server", "journal backup /mnt/backup/server --json"))
+@click.command(
+    cls=Verb,
+    cut="what was copied stays; the same command copies the rest",
+    examples=("journal backup /mnt/backup/server", "journal backup /mnt/backup/server --json"),
+)
 @click.argument("directory")
 @click.pass_obj
 def command(app: App, directory: str) -> int | None:

@@ -18,7 +18,11 @@ def command() -> None:
     """
 
 
-@command.command(examples=("journal checkpoint create",), short_help="build and verify one of the state now")
+@command.command(
+    examples=("journal checkpoint create",),
+    cut="the checkpoint was not made, and nothing else was changed",
+    short_help="build and verify one of the state now",
+)
 @click.pass_obj
 def create(app: App) -> int | None:
     """Build a checkpoint of the state now, verify it, and compare the live memory.db with it."""
@@ -136,7 +140,9 @@ def verify(app: App, seq: int | None) -> int | None:
 
 
 @command.command(
-    examples=("journal checkpoint prune --dry-run", "journal checkpoint prune --yes"), short_help="thin old ones"
+    examples=("journal checkpoint prune --dry-run", "journal checkpoint prune --yes"),
+    cut="parts of what was removed go with the next checkpoint",
+    short_help="thin old ones",
 )
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
 @click.option("--yes", is_flag=True, help="Do not ask.")

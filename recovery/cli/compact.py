@@ -7,7 +7,11 @@ import click
 from recovery.cli.app import App, Verb
 
 
-@click.command(cls=Verb, examples=("journal compact --dry-run", "journal compact", "journal compact --json"))
+@click.command(
+    cls=Verb,
+    cut="what is packed stays packed; journal compact goes on",
+    examples=("journal compact --dry-run", "journal compact", "journal compact --json"),
+)
 @click.option("--dry-run", is_flag=True, help="Say what would be packed, and change nothing.")
 @click.pass_obj
 def command(app: App, dry_run: bool) -> int | None:

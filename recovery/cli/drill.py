@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 
 @click.command(
-    cls=Verb, examples=("journal drill", "journal drill --json", "journal drill --from /mnt/backup/server")
+    cls=Verb,
+    cut="nothing was changed or journaled",
+    examples=("journal drill", "journal drill --json", "journal drill --from /mnt/backup/server"),
 )
 @click.option("--from", "backup", metavar="DIR", help="Rehearse from this backup instead of a copy of the journal.")
 @click.option("--scratch", metavar="DIR", help="Where to rehearse; default: the system's temporary directory.")

@@ -7,7 +7,9 @@ import click
 from recovery.cli.app import App, Verb
 
 
-@click.command(cls=Verb, examples=("journal embed", "journal embed --json"))
+@click.command(
+    cls=Verb, cut="what was computed stays; journal embed goes on", examples=("journal embed", "journal embed --json")
+)
 @click.pass_obj
 def command(app: App) -> int | None:
     """Compute the vectors of all observations that have none yet.

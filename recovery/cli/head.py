@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from recovery.cli.app import App, Verb
+from recovery.cli.output_file import write_output
 
 
 @click.command(
@@ -35,7 +36,7 @@ def command(app: App, output: str | None) -> None:
     weigh_end(data, reader)
     head = head_of(reader)
     if output is not None:
-        _write(app, output, head_json(head))
+        write_output(app, output, head_json(head))
     if app.json:
         from msgspec import to_builtins
 
@@ -44,19 +45,3 @@ def command(app: App, output: str | None) -> None:
         app.out.lines(head_lines(head))
     else:
         app.out.line(f"the head at seq {head.seq} is in {output}: keep it elsewhere")
-
-
-def _write(app: App, output: str, content: bytes) -> None:
-    import os
-
-    from journal.errors import UsageError
-    from journal.files import write_file
-    from recovery.places import is_within, place_of
-
-    path = os.path.realpath(output)
-    place_of(os.path.dirname(path), "the directory of -o")
-    if is_within(path, os.path.realpath(app.data.layout.journal)):
-        raise UsageError("a head inside the journal is rewritten with it", path=path, hint="keep it elsewhere")
-    if not os.path.isdir(os.path.dirname(path)) or os.path.isdir(path):
-        raise UsageError("no file can be written there", path=path, hint="name a file in a directory that exists")
-    write_file(app.data.storage, path, content)

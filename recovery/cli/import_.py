@@ -14,7 +14,11 @@ def command() -> None:
     """Take in the memory of another server as events, and list what was left out."""
 
 
-@command.command("mcp", examples=("journal import mcp memory.jsonl --scope workspace:notes",))
+@command.command(
+    "mcp",
+    cut="what was journaled stays; the same command takes in the rest",
+    examples=("journal import mcp memory.jsonl --scope workspace:notes",),
+)
 @click.argument("file")
 @click.option("--scope", default="global", metavar="SCOPE", help="Where it belongs. Default: global.")
 @click.option("--dry-run", is_flag=True, help="Say what would be taken in and left out, and stop.")

@@ -11,6 +11,7 @@ from recovery.cli.app import App, Verb
 
 @click.command(
     cls=Verb,
+    cut="an import that was begun is finished by journal init --adopt; no server opens before",
     examples=("journal init --data /var/lib/server/data", "journal init --adopt --data data", "journal init --json"),
 )
 @click.option("--adopt", is_flag=True, help="Take in the memory.db and agents/ that are there, as events.")
@@ -61,6 +62,8 @@ def command(app: App, adopt: bool, backup: str | None) -> int | None:
         app.out.lines(adopted.attempts)
         counts = ", ".join(f"{count} {kind}" for kind, count in adopted.counts.items() if count) or "nothing new"
         app.out.line(f"adopted {counts}")
+        if not created and counts == "nothing new":
+            app.out.note("a journal that is there takes in more by journal adopt agents and journal adopt memory")
         for line in adopted.left_out:
             app.out.line(f"left out: {line}")
     return None if adopted.is_whole else 3

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 @click.command(
     cls=Verb,
+    cut="the same command finishes what was begun",
     examples=(
         "journal recover all --dry-run",
         "journal recover all --yes",

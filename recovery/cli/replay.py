@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 @click.command(
     cls=Verb,
+    cut="a copy was not made; what journal log -n 1 shows of a restore in place, the next open applies",
     examples=(
         'journal replay --until "5 minutes ago" --dry-run',
         "journal replay --until tag:before-import -o past/",

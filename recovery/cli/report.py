@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from recovery.cli.app import App, Verb
+from recovery.cli.output_file import check_output, write_output
 
 if TYPE_CHECKING:
     from recovery.standing import Standing
@@ -32,7 +33,6 @@ def command(app: App, output: str, since: str | None, until: str | None) -> None
     """
     import time
 
-    from journal.errors import UsageError
     from recovery.cli.activities import activity_of
     from recovery.cli.words import time_text, told
     from recovery.growth import growth
@@ -40,8 +40,8 @@ def command(app: App, output: str, since: str | None, until: str | None) -> None
     from recovery.standing import standing
 
     data = app.data
-    if output != "-" and os.path.isdir(output):
-        raise UsageError("-o names a directory", path=output, hint="name a file, or - for stdout")
+    if output != "-":
+        check_output(app, output)
     with app.out.progress("reading", "events") as bar:
         activity = activity_of(data, since, until, STRETCHES, bar.advance)
     with app.out.progress("counting", "events") as bar:
@@ -53,7 +53,7 @@ def command(app: App, output: str, since: str | None, until: str | None) -> None
     if output == "-":
         app.out.raw(html.encode())
         return
-    _write(output, html)
+    write_output(app, output, html.encode())
     if app.json:
         app.out.document({"path": os.path.abspath(output), "bytes": len(html.encode()), "events": activity.events})
     else:
@@ -72,11 +72,3 @@ def _facts(found: Standing) -> Iterator[tuple[str, str]]:
     proven = found.checkpoints.proven_at
     ago = f", the last proven restorable {age_text(found.time - proven)} before" if proven is not None else ""
     yield "checkpoints", f"{found.checkpoints.count}{ago}"
-
-
-def _write(path: str, html: str) -> None:
-    """Beside, then renamed: a page that is open in a browser is the old one or the new one."""
-    temporary = f"{path}.tmp"
-    with open(temporary, "w", encoding="utf-8", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
-        file.write(html)
-    os.replace(temporary, path)

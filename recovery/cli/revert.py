@@ -17,6 +17,7 @@ LISTED_MAX = 50
 
 @click.command(
     cls=Verb,
+    cut="all of it was journaled, or nothing: journal log -n 1",
     examples=(
         "journal revert --agent sales --since '2 hours ago' --dry-run",
         "journal revert --actor importer --since tag:before-import --yes",

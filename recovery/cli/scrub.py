@@ -7,7 +7,11 @@ import click
 from recovery.cli.app import App, Verb
 
 
-@click.command(cls=Verb, examples=("journal scrub", "journal scrub --rate 20", "journal scrub --rate 0 --anew --json"))
+@click.command(
+    cls=Verb,
+    cut="journal scrub goes on from here",
+    examples=("journal scrub", "journal scrub --rate 20", "journal scrub --rate 0 --anew --json"),
+)
 @click.option("--rate", type=click.FloatRange(min=0), metavar="MIB", help="MiB a second; 0: as fast as it goes. "
               "Default: scrub.bytes_per_second.")  # fmt: skip
 @click.option("--anew", is_flag=True, help="Do not go on with one that was interrupted.")
@@ -25,12 +29,8 @@ def command(app: App, rate: float | None, anew: bool) -> int:
 
     data = app.data
     speed = data.config.scrub.bytes_per_second if rate is None else rate * (1 << 20)
-    try:
-        with app.out.progress("scrubbing", "bytes") as bar:
-            done = scrub(data, speed, anew=anew, progress=bar.advance)
-    except KeyboardInterrupt:
-        app.out.note("interrupted; journal scrub goes on from here")
-        raise
+    with app.out.progress("scrubbing", "bytes") as bar:
+        done = scrub(data, speed, anew=anew, progress=bar.advance)
     if app.json:
         from msgspec import to_builtins
 

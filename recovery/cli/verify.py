@@ -19,6 +19,7 @@ LOOKS = {"damage": "red", "note": "yellow"}
 
 @click.command(
     cls=Verb,
+    cut="nothing was changed, but what --repair had put right: the same command goes on",
     examples=(
         "journal verify",
         "journal verify --deep",
