@@ -189,5 +189,16 @@ def test_every_dependency_of_the_core_is_used():
     assert "torch" not in core
 
 
+def test_every_dependency_has_a_page_that_says_why():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    asked = [*project["dependencies"], *(text for texts in project["optional-dependencies"].values() for text in texts)]
+    names = {re.split(r"[<>=!~ \[]", text)[0] for text in asked}
+    pages = "\n".join(path.read_text() for path in (ROOT / "docs" / "decisions").glob("0*.md")).lower()
+    pages = pages.replace("otlp-proto-*", "otlp-proto-http opentelemetry-exporter-otlp-proto-grpc")
+    known = {"types-PyYAML": "mypy", "pytest-xdist": "xdist"}
+    words = set(re.findall(r"[\w-]+", pages))
+    assert {name for name in names if known.get(name, name).lower() not in words} == set()
+
+
 def test_typing_information_is_shipped():
     assert all((ROOT / room / "py.typed").is_file() for room in ROOMS)
