@@ -17,6 +17,7 @@ from recovery.data import Data
 from recovery.evidence import evidence_seq
 from recovery.facts import Facts, JournalFacts, MemoryFacts, Rescue
 from recovery.known import Known
+from recovery.landmarks import last_drill
 from recovery.leftovers import leftovers
 from recovery.log.telling import log_repairs
 from recovery.looking import Look, Progress
@@ -79,7 +80,7 @@ def diagnose(
             if asked is not None:
                 agents, rescues = judged(data, reader, agents, look.expected_agents(memory), asked)
             if around:
-                estimated = estimate(data, reader, data.checkpoints.manifests())
+                estimated = estimate(data, reader, data.checkpoints.manifests(), last_drill(data, reader))
                 facts = msgspec.structs.replace(facts, recovery=estimated)
             seen = look_at_model(data, reader, known, hashed=deep, tested=model) if model is not None else None
         except DataError as error:  # damage before the log's end is met where events are read

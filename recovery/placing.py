@@ -23,7 +23,9 @@ def place(data: Data, reader: LogReader, position: Position) -> PositionIs:
         return "other_history"
     if position.seq == reader.last_seq:
         return "here"
-    from replay.history import read_history  # seldom needed, and `status` starts without it
+    from replay.history import History, extend, recorded_history  # seldom needed, and `status` starts without it
 
-    restores = read_history(reader, data.checkpoints).restores
+    known = recorded_history(reader, data.checkpoints.manifests(), reader.last_seq)
+    behind = known if known.seq > position.seq else History(position.seq)  # what came before does not matter here
+    restores = extend(behind, reader, reader.last_seq).restores
     return "restore_pending" if any(restore.seq > position.seq for restore in restores) else "behind"

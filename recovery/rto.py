@@ -12,7 +12,7 @@ from __future__ import annotations
 from journal.checkpoint import Manifest
 from journal.reader import LogReader
 from recovery.data import Data
-from recovery.landmarks import Drill, last_drill
+from recovery.landmarks import Drill
 from recovery.tables.rto import Estimate
 
 START_SECONDS = 0.2
@@ -41,9 +41,8 @@ def estimated(
     )  # fmt: skip
 
 
-def estimate(data: Data, reader: LogReader, manifests: list[Manifest], drill: Drill | None = None) -> Estimate:
-    """For the journal as it is. `drill` is the last one, where it is known already."""
-    found = drill or last_drill(data, reader)
+def estimate(data: Data, reader: LogReader, manifests: list[Manifest], found: Drill | None) -> Estimate:
+    """For the journal as it is; `found` is the last drill."""
     ours = reader.journal_id.hex()
     known = [(each.seq, each.bytes) for each in manifests if each.state == "verified" and each.journal_id == ours]
     drilled = (found.seq, found.seconds) if found is not None and found.ok and found.seconds > 0 else None

@@ -17,7 +17,7 @@ from journal.holder import LOCK_BYTES_MAX, read_holder
 from journal.reader import LogReader
 from journal.stored import stored_bytes
 from recovery.data import Data
-from recovery.landmarks import Drill, JournaledModel, last_drill, last_model
+from recovery.landmarks import Drill, JournaledModel, landmarks
 from recovery.placing import MemoryKind, PositionIs, place
 from recovery.reading import reading
 from recovery.rto import estimate
@@ -103,6 +103,9 @@ class Quarantine(msgspec.Struct, frozen=True):
 
 
 class Standing(msgspec.Struct, frozen=True, kw_only=True):
+    """``model`` and ``drill`` are what the journal last said of them from ``looked_from_seq`` on: what was before, no
+    checkpoint tells."""
+
     data: str
     time: int
     journal: Log
@@ -113,6 +116,7 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     quarantine: Quarantine
     model: JournaledModel | None
     drill: Drill | None
+    looked_from_seq: int
     recovery: Estimate | None
     interrupted_recovery: str | None
     importing: bool
@@ -127,7 +131,7 @@ def standing(data: Data, now: int) -> Standing:
     if reader is not None and position is not None:
         log, memory = _placed(data, reader, position, log, memory)
     plan = data.interrupted_plan()
-    drill = last_drill(data, reader)
+    marks = landmarks(data, reader)
     return Standing(
         data=data.root, time=now, journal=log, memory=memory, agents=memory.rows.get("agents"),
         embeddings=Embeddings(
@@ -135,8 +139,8 @@ def standing(data: Data, now: int) -> Standing:
             model=str(model.path) if model is not None else None, pending=pending_texts,
         ),
         checkpoints=_checkpoints(manifests, damaged, now), quarantine=_quarantine(data.quarantine),
-        model=last_model(data, reader), drill=drill,
-        recovery=estimate(data, reader, manifests, drill) if reader is not None and not log.problem else None,
+        model=marks.model, drill=marks.drill, looked_from_seq=marks.from_seq,
+        recovery=estimate(data, reader, manifests, marks.drill) if reader is not None and not log.problem else None,
         interrupted_recovery=plan.decode(errors="replace") if plan is not None else None,
         importing=data.is_importing,
     )  # fmt: skip

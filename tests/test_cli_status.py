@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from journal.events import ObservationAdded
+from journal.events import EntityCreated, ObservationAdded
+from journal.storage import RealFile
 from recovery import open_server_sync
 from recovery.setup import initialise
 from tests.commands import ENVIRONMENT, SMALL, Command, process, small_history
@@ -63,7 +64,8 @@ def writing(data: Path) -> Iterator[subprocess.Popen[str]]:
     """A server that appended one more event, and waits."""
     program = f"""
 import sys
-from journal.events import ObservationAdded
+from journal.events import EntityCreated, ObservationAdded
+from journal.storage import RealFile
 from recovery import open_server_sync
 with open_server_sync({str(data)!r}, background=False) as hook:
     hook.append(ObservationAdded("global", "Acme", "while it is open"))
@@ -187,6 +189,51 @@ def test_checkpoints_and_when_one_last_proved_restorable(journal):
     (manifest,) = (journal.data / "journal" / "checkpoints").glob("*.manifest")
     manifest.write_bytes(manifest.read_bytes()[:-1])
     assert journal.json("status")["checkpoints"]["damaged"] == 1
+
+
+def test_without_a_checkpoint_the_last_segments_are_read_and_not_the_history(tmp_path, capsys, monkeypatch):
+    """Scenario: a server without background work, and a million events; here as many segments of the least length."""
+    data = tmp_path / "data"
+    journal = Command(data, capsys)
+    initialise(str(data))
+    (data / "journal.yaml").write_text("segment_bytes_max: 65536\nembeddings: {model: models/none}\n")
+    reads: list[int] = []
+    read_at = RealFile.read_at
+
+    def counted(file, offset, length):
+        found = read_at(file, offset, length)
+        reads.append(len(found))
+        return found
+
+    monkeypatch.setattr(RealFile, "read_at", counted)
+
+    def grow(name: str, facts: int) -> int:
+        with open_server_sync(data, background=False) as hook:
+            hook.append(EntityCreated("global", name, "thing"))
+            for number in range(facts):
+                hook.append(ObservationAdded("global", name, f"{number} " + "x" * 4000))
+        reads.clear()
+        journal.json("status")
+        return sum(reads)
+
+    few, many = grow("few", 60), grow("many", 240)
+    assert len(segment_files(str(data / "journal"))) > 16
+    assert many < few + 65536, "the last segment: its end, where memory.db stands, and what it tells"
+    assert many < 7 * 65536
+    first, found = journal.json("show", "now"), journal.json("status")
+    assert 1 < found["looked_from_seq"] <= first["seq"]
+    assert found["drill"] is None
+    told = journal("status").out
+    assert f"none since seq {found['looked_from_seq']}; what was before, a checkpoint would tell" in told
+
+    assert journal("drill", "--scratch", str(tmp_path)).code == 0
+    drilled = journal.json("status")["drill"]
+    assert drilled["ok"] is True, "the last segment tells of it"
+    grow("more", 60)
+    assert journal.json("status")["drill"] is None
+    assert journal("checkpoint", "create").code == 0
+    found = journal.json("status")
+    assert (found["drill"], found["looked_from_seq"]) == (drilled, 1)
 
 
 def test_the_size_of_the_quarantine(journal):

@@ -99,8 +99,10 @@ def _embeddings(found: Standing) -> str:
     pending = "pending unknown" if embeddings.pending is None else f"{embeddings.pending:,} pending"
     lacking = [] if embeddings.extra_installed else [f"the extra `{embeddings.extra}` is not installed"]
     if embeddings.model is None:
-        known = found.model is not None
-        lacking.append("the model is missing or damaged - journal check" if known else "there is no model")
+        if found.model is not None:
+            lacking.append("the model is missing or damaged - journal check")
+        else:
+            lacking.append("there is no model" if found.looked_from_seq == 1 else "there is none - journal check")
     return f"{pending} ({', '.join(lacking)})" if lacking else pending
 
 
@@ -123,6 +125,8 @@ def _beside(found: Standing) -> Iterator[tuple[str, str]]:
     if found.drill is not None:
         age, outcome = age_text(found.time - found.drill.time), "passed" if found.drill.ok else "FAILED"
         yield "drill", f"{outcome} {age} ago at seq {found.drill.seq}: recovered in {found.drill.seconds:.2f} s"
+    elif found.looked_from_seq > 1:
+        yield "drill", f"none since seq {found.looked_from_seq}; what was before, a checkpoint would tell"
     else:
         yield "drill", "none: the recovery was never rehearsed - journal drill"
     if found.recovery is not None:

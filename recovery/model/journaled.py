@@ -9,7 +9,7 @@ from journal.events import ModelReplaced, ModelVerified
 from journal.reader import LogReader
 from recovery.data import Data
 from replay.encoder import fingerprint_of
-from replay.latest import event_at, model_key, read_latest
+from replay.latest import Latest, event_at, model_key, read_latest
 
 
 class Manifest(NamedTuple):
@@ -31,7 +31,12 @@ def model_name(data: Data) -> str:
 
 def journaled_manifest(data: Data, reader: LogReader) -> Manifest | None:
     """The last event about the configured model; None if it was never journaled."""
-    seq = read_latest(reader, data.checkpoints).get(model_key(model_name(data)))
+    return manifest_in(read_latest(reader, data.checkpoints), data, reader)
+
+
+def manifest_in(latest: Latest, data: Data, reader: LogReader) -> Manifest | None:
+    """The same, as far as `latest` tells."""
+    seq = latest.get(model_key(model_name(data)))
     event = event_at(reader, seq) if seq is not None else None
     if seq is None or not isinstance(event, ModelVerified | ModelReplaced):
         return None

@@ -31,5 +31,5 @@ RTO: tuple[Row[Estimate], ...] = (
 
 
 def _work(found: Estimate) -> str:
-    by = "by the last drill" if found.measured else "by default rates, since there was no drill"
+    by = "by the last drill" if found.measured else "by default rates, since no drill is known"
     return f"{found.bytes:,} bytes of a checkpoint, {found.events:,} events after it, {by}"
