@@ -186,6 +186,8 @@ class Log:
             segment.sync(len(batch))
             if self._watermark is not None:
                 self._watermark.advance(Mark(first_seq + count - 1, chain, self.epoch))
+            if not self._lock.is_held():  # who took it meanwhile may have read the log before this batch was in it
+                raise Poisoned("the lock file was replaced while it was written")
         except BaseException as error:  # Ctrl-C between write and sync leaves the outcome as unknown as EIO does
             self.poison(f"a batch at seq {first_seq} failed: {reason_of(error)}")
             raise OutcomeUnknown(

@@ -6,15 +6,27 @@ import errno
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from journal.errors import AmbiguousTail, Corrupt, IOFault, JournalError, Locked, NoSpace, NotAJournal, Poisoned
-from journal.format import PAYLOAD_BYTES_MAX
+from journal.errors import (
+    AmbiguousTail,
+    Corrupt,
+    IOFault,
+    JournalError,
+    Locked,
+    NoSpace,
+    NotAJournal,
+    OutcomeUnknown,
+    Poisoned,
+)
+from journal.format import PAYLOAD_BYTES_MAX, encode_batch
 from journal.holder import Holder
 from journal.log import Log, create
 from journal.reader import LogReader
 from journal.storage import RealLock, RealStorage
+from journal.verify import verify
 from tests.journals import START, abandon, append, journal_in, segment_files
 from tests.simdisk import SimDisk
 
@@ -74,6 +86,34 @@ def test_a_second_writer_is_told_who_holds_the_journal(tmp_path: Path) -> None:
     assert caught.value.exit_code == 11
     log.close()
     Log.open(storage, directory).close()
+
+
+def test_a_batch_during_which_the_lock_was_taken_away_is_not_acknowledged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Scenario: a writer has just looked at its lock; another takes it and reads the log; then the batch is written,
+    behind what the other one knows of."""
+    storage, directory = journal_in(tmp_path)
+    log = Log.open(storage, directory)
+    append(log, 1)
+
+    def stealing(*given: Any, **named: Any) -> bytes:
+        monkeypatch.undo()
+        os.unlink(f"{directory}/lock")
+        thieves.append(Log.open(storage, directory))
+        append(thieves[0], 2)
+        return encode_batch(*given, **named)
+
+    thieves: list[Log] = []
+    monkeypatch.setattr("journal.log.encode_batch", stealing)
+    with pytest.raises(OutcomeUnknown, match="lock file was replaced"):
+        append(log, 2)
+    with pytest.raises(Poisoned):
+        append(log, 2)
+    log.close()
+    thieves[0].close()
+    assert read_all(directory) == facts(1, 2)
+    assert verify(storage, directory).exit_code == 0
 
 
 def test_a_writer_whose_lock_file_was_replaced_stops_before_it_writes(tmp_path: Path) -> None:
