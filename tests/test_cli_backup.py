@@ -53,6 +53,18 @@ def test_a_live_writer_keeps_its_journal(journal, backup):
     assert not list(journal.data.glob("journal.*"))
 
 
+def test_a_part_that_rotted_in_the_backup_is_copied_again(journal, backup):
+    """It has its name and its length still, and nobody but the next backup looks at it."""
+    assert journal("checkpoint", "create").code == 0
+    journal.json("backup", backup)
+    path = max(Path(backup, "journal/checkpoints/parts").iterdir(), key=lambda part: part.stat().st_size)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:1000] + bytes([whole[1000] ^ 1]) + whole[1001:])
+    again = journal.json("backup", backup)
+    assert (again["files_copied"], path.read_bytes()) == (1, whole)
+    assert journal.json("backup", backup)["files_kept"] == again["files_kept"] + 1
+
+
 def test_a_journal_that_is_gone_comes_back(journal, backup):
     shutil.rmtree(journal.data)
     assert journal("recover", "--from", backup, "--yes").code == 0

@@ -21,7 +21,7 @@ from journal.reader import LogReader, list_segments
 from journal.segment import PLAIN, is_packed, packed_path
 from journal.storage import Storage
 from journal.stored import stored_bytes
-from journal.verify import verify
+from journal.verify import Finding, Verified, verify
 from recovery.data import Data
 from recovery.places import is_within, lies_on_live_data, place_of
 from replay.tracing import span
@@ -62,6 +62,38 @@ def back_up(data: Data, directory: str, progress: Progress | None = None) -> Bac
         storage.make_directory(f"{target}/{folder}")
     result = BackedUp(root, reader.journal_id.hex(), reader.last_seq)
     files = _files(storage, reader, data.checkpoints, source)
+    _copy_all(storage, source, target, files, result, progress)
+    config = f"{data.root}/journal.yaml"
+    if storage.kind(config) == "file":
+        write_file(storage, f"{root}/journal.yaml", storage.read(config))
+    report = verify(storage, target)
+    rotted = [each.path for each in _damage_in(report) if "/parts/" in each.path and storage.kind(each.path) == "file"]
+    if rotted:  # they were there already, and kept by name and length
+        for path in rotted:
+            storage.remove(path)
+        kept = result.files_kept - len(rotted)
+        _copy_all(storage, source, target, files, result)
+        result.files_kept = kept
+        report = verify(storage, target)
+    for each in _damage_in(report):
+        raise Corrupt(f"the copy is damaged: {each.message}", path=each.path, hint="back up again")
+    replace_packed(storage, target)
+    result.last_seq = report.last_seq
+    return result
+
+
+def _damage_in(report: Verified) -> list[Finding]:
+    return [finding for finding in report.findings if finding.severity == "damage"]
+
+
+def _copy_all(
+    storage: Storage,
+    source: str,
+    target: str,
+    files: list[tuple[str, int]],
+    result: BackedUp,
+    progress: Progress | None = None,
+) -> None:
     total, done = sum(length for _, length in files), 0
     for name, length in files:
         try:
@@ -75,16 +107,6 @@ def back_up(data: Data, directory: str, progress: Progress | None = None) -> Bac
         done += length
         if progress is not None:
             progress(done, total)
-    config = f"{data.root}/journal.yaml"
-    if storage.kind(config) == "file":
-        write_file(storage, f"{root}/journal.yaml", storage.read(config))
-    report = verify(storage, target)
-    damage = [finding for finding in report.findings if finding.severity == "damage"]
-    if damage:
-        raise Corrupt(f"the copy is damaged: {damage[0].message}", path=damage[0].path, hint="back up again")
-    replace_packed(storage, target)
-    result.last_seq = report.last_seq
-    return result
 
 
 def carry_parity(data: Data, made: BackedUp) -> None:
