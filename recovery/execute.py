@@ -173,11 +173,12 @@ def open_log(data: Data, *, accept_tail: bool = False, evidence: int = 0) -> Log
 
     Repairs of the journal's files, by this open or before it, are journaled first of all.
     """
+    command = " ".join([os.path.basename(sys.argv[0]), *sys.argv[1:2]]).strip()
     log = Log.open(
         data.storage,
         data.layout.journal,
         evidence_seq=max(evidence, evidence_seq(data)),
-        holder=Holder(pid=os.getpid(), command=" ".join([os.path.basename(sys.argv[0]), *sys.argv[1:2]]).strip()),
+        holder=Holder(pid=os.getpid(), command=data.redactor.text(command)),
         segment_bytes_max=data.config.segment_bytes_max,
         reserve_bytes=data.config.disk.reserve_bytes,
         accept_tail=accept_tail,
@@ -210,7 +211,9 @@ def _execute(data: Data, log: Log, plan: Plan, progress: Progress | None) -> Rec
     result = Recovered(plan.recovery_id)
     started = perf_counter()
     if plan.is_repair:
-        body = encode_header(KIND_PLAN, msgspec.json.format(msgspec.json.encode(plan), indent=1))
+        told = msgspec.to_builtins(plan)
+        told |= {key: data.redactor.value(told[key]) for key in ("steps", "stops", "left")}
+        body = encode_header(KIND_PLAN, msgspec.json.format(msgspec.json.encode(told), indent=1))
         write_file(data.storage, data.plan_path, body)
         found = {name: count for step in plan.steps for name, count in step.counts.items()}
         why = _why(data, plan)

@@ -6,6 +6,8 @@ The rules are its owner's, in journal.yaml. What a person asks to see of the jou
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import pytest
 from journal.errors import Corrupt, UsageError
 from recovery.config.file import load_rules, parse
 from recovery.redact import MARK, Redactor
-from tests.commands import Command, process, small_history
+from tests.commands import ENVIRONMENT, Command, process, small_history
 from tests.journals import segment_files
 
 SECRET = "sk-0a1b2c3d4e5f6071"
@@ -122,6 +124,25 @@ def test_damage_of_the_journal_in_a_directory_with_a_secret_name(tmp_path: Path,
         ran = command(*words)
         assert ran.code == 12
         clean(ran.err + ("" if words == ["log"] else ran.out))
+
+
+def test_the_lock_file_does_not_keep_what_a_server_was_started_with(journal: Command) -> None:
+    """Whoever holds the lock writes down which program it is, with its first argument."""
+    program = "import sys; from recovery import open_server_sync; open_server_sync(sys.argv[2]).__enter__()"
+    arguments = [sys.executable, "-c", program, f"--api-key={SECRET}", str(journal.data)]
+    subprocess.run(arguments, env=ENVIRONMENT, check=True, timeout=120)
+    held = (journal.data / "journal/lock").read_text()
+    assert MARK in held
+    clean(held)
+
+
+def test_a_plan_that_was_cut_does_not_keep_it(journal: Command, monkeypatch) -> None:
+    (journal.data / "agents" / "writer.md").write_text(f"---\nname: {SECRET}\n{SECRET}: 1\n{SECRET}: 2\n---\n")
+    monkeypatch.setattr("recovery.execute.journal_event", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert journal("recover", "agents", "--yes").code == 130
+    kept = (journal.data / "journal/recovery.json").read_bytes()
+    assert b'"restore_agents"' in kept
+    clean(kept.decode(errors="replace"))
 
 
 def test_what_is_asked_for_is_content_and_stays_whole(journal: Command) -> None:
