@@ -22,7 +22,7 @@ class Readable(Protocol):
     """One open file, as far as it is read. Offsets and lengths are bytes."""
 
     def read_at(self, offset: int, length: int) -> bytes:
-        """Up to `length` bytes; shorter only at the end of the file."""
+        """Up to `length` bytes; shorter only at the end of the file. Raises Unreadable where the disk fails."""
         ...
 
     def size(self) -> int: ...

@@ -170,6 +170,10 @@ class Corrupt(DataError):
     code = "corrupt"
 
 
+class Unreadable(Corrupt):
+    """The disk or the file system refuses to give bytes out that it holds: how a sector that rotted mostly shows."""
+
+
 class AmbiguousTail(DataError):
     """The last batch is complete but wrong: bit rot of an acknowledged event, or a write that never finished."""
 

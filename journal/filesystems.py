@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import errno
 
-from journal.errors import EnvironmentFault, IOFault, NoSpace, ReadOnly
+from journal.errors import EnvironmentFault, IOFault, JournalError, NoSpace, ReadOnly, Unreadable
 
 # File systems whose locks and syncs are another machine's promise. Types as in proc(5)'s mountinfo.
 NETWORK_FILESYSTEMS = frozenset(
@@ -41,3 +41,18 @@ def os_fault(error: OSError, path: str) -> EnvironmentFault:
     if error.errno in (errno.EMFILE, errno.ENFILE):
         return IOFault(f"no descriptor is free: {reason}", path=path, hint="raise the limit on open files (ulimit -n)")
     return IOFault(f"input/output failed: {reason}", path=path, hint="check the disk (dmesg, smartctl)")
+
+
+# What read(2) says of bytes that are on the disk and cannot be had: of a medium error, and of a checksum of the disk
+# or the file system that is wrong (ext4 and XFS: EUCLEAN and EBADMSG).
+_BAD_BYTES = frozenset({errno.EIO, errno.ENODATA, errno.EILSEQ, errno.EBADMSG, getattr(errno, "EUCLEAN", errno.EIO)})
+
+
+def read_fault(error: OSError, path: str, offset: int) -> JournalError:
+    """The declared error for one that reading a file met: bad bytes are damage, and no fault of the moment."""
+    if error.errno not in _BAD_BYTES:
+        return os_fault(error, path)
+    return Unreadable(
+        f"the disk cannot read it: {error.strerror or error}", path=path, offset=offset,
+        hint="journal verify --repair restores it where it can; and check the disk (dmesg, smartctl)",
+    )  # fmt: skip

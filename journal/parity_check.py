@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 from journal.checkpoint import MANIFEST_SUFFIX
-from journal.errors import Corrupt, DataError
+from journal.errors import Corrupt, DataError, EnvironmentFault, JournalError
 from journal.parity_file import HINT, check_parity, protects, read_parity
 from journal.parity_store import ParityStore
 
@@ -16,7 +16,7 @@ class ParityFinding:
     """What is wrong with one parity file. ``is_damage`` is False for one that is merely late: a note."""
 
     path: str
-    error: DataError
+    error: JournalError
     is_damage: bool
 
 
@@ -29,19 +29,16 @@ def check_store(
     """
     for name in store.names():
         if tick is not None:
-            try:
-                tick(store.storage.size(store.path_of(name)))
-            except FileNotFoundError:
-                continue  # swept just now
+            tick(store.size_of(name))
         yield from check_one(store, name, damaged)
 
 
 def check_one(store: ParityStore, name: str, damaged: Collection[str] = ()) -> Iterator[ParityFinding]:
     """What is wrong with the parity of one file, or with that file as its parity says."""
     storage, path, target = store.storage, store.path_of(name), f"{store.journal}/{name}"
-    if storage.kind(path) == "missing":
-        return  # swept, or its segment packed, since it was listed
     try:
+        if storage.kind(path) == "missing":
+            return  # swept, or its segment packed, since it was listed
         parity = read_parity(storage, path)
         if parity.header.name != name:
             raise Corrupt(f"it is the parity of {parity.header.name}", path=path, offset=0, hint=HINT)
@@ -64,5 +61,5 @@ def check_one(store: ParityStore, name: str, damaged: Collection[str] = ()) -> I
         if not name.startswith("segments/"):  # a missing segment is named by the one that comes after it
             gone = Corrupt("what it protected is gone", path=path, hint="journal scrub takes it away")
             yield ParityFinding(path, gone, False)
-    except DataError as error:
+    except (DataError, EnvironmentFault) as error:
         yield ParityFinding(path, error, True)

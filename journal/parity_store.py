@@ -21,7 +21,7 @@ from typing import NamedTuple
 import msgspec
 
 from journal.checkpoint import MANIFEST_SUFFIX, CheckpointStore, Manifest, Part, decode_manifest
-from journal.errors import DataError
+from journal.errors import DataError, EnvironmentFault
 from journal.files import exclusive, is_half_written
 from journal.format import SegmentHeader
 from journal.parity import SHARE
@@ -73,8 +73,33 @@ class ParityStore:
         """Where the parity of the file `name` (relative to the journal's directory) lies."""
         return f"{self.directory}/{name}{SUFFIX}"
 
+    def size_of(self, name: str) -> int:
+        """Bytes of the parity of a file; 0 where that was swept since it was listed, or cannot be had."""
+        try:
+            return self.storage.size(self.path_of(name))
+        except (FileNotFoundError, EnvironmentFault):
+            return 0
+
     def names(self) -> list[str]:
-        """Files that have parity, damaged or not, in order of their names."""
+        """Files that have parity, damaged or not, in order of their names; none where the directory cannot be read.
+
+        It may lie on another device, and that may fail: then there is no parity, as if none had been made, and the
+        journal goes on without it. Whoever reports asks for the `problem`.
+        """
+        try:
+            return self._names()
+        except EnvironmentFault:
+            return []
+
+    def problem(self) -> EnvironmentFault | None:
+        """Why the directory cannot be read; None where it can, or is not there."""
+        try:
+            self._names()
+        except EnvironmentFault as error:
+            return error
+        return None
+
+    def _names(self) -> list[str]:
         found = []
         for folder in _FOLDERS:
             for name in self.storage.list(f"{self.directory}/{folder}"):
@@ -86,7 +111,7 @@ class ParityStore:
         """The parity of a file, or None where there is none that can be used, or it is another file's."""
         try:
             parity = read_parity(self.storage, self.path_of(name))
-        except DataError:
+        except (DataError, EnvironmentFault):
             return None
         return parity if parity.header.name == name else None
 
@@ -114,7 +139,7 @@ class ParityStore:
         result = Filled()
         with self.exclusive():
             result.removed = self._sweep()
-            wanted = list(self._wanted(set(self.names()) - set(anew)))
+            wanted = list(self._wanted(set(self._names()) - set(anew)))
             total = sum(each.length for each in wanted)
             journal_id = LogReader(self.storage, self.journal).journal_id if wanted else b""
             touched = set()
@@ -234,7 +259,7 @@ class ParityStore:
         manifests, damaged = self._checkpoints.scan()
         listed = {_part_name(part) for manifest in manifests for part in manifest.parts}
         removed = 0
-        for name in self.names():
+        for name in self._names():
             of_part = name.startswith("checkpoints/parts/")
             gone = name.endswith(MANIFEST_SUFFIX) and self.storage.kind(f"{self.journal}/{name}") == "missing"
             gone = gone or self._is_packed_since(name)

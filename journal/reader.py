@@ -59,10 +59,12 @@ class LogReader(Segments):
                 hint="restore them from a backup",
             )
         self.journal_id = header.journal_id
-        # Before the tail: a writer at work moves both on, and what it said of a seq must be there to be read.
+        # Before the last segment is known, and its tail: a writer at work moves all three on, and what it said of a seq
+        # must be there to be read.
         self.watermark = read_watermark(self.storage, self.directory, header.journal_id).mark
         if self.watermark is not None:
             self.evidence_seq = max(self.evidence_seq, self.watermark.seq)
+            self.segments = list_segments(self.storage, self.directory)
         self.tail = self._read_tail()
 
     def _nothing(self) -> Exception:

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from journal.checkpoint import MANIFEST_SUFFIX, CheckpointStore
+from journal.errors import EnvironmentFault
 from journal.index_check import check_indexes
 from journal.index_store import IndexStore
 from journal.indexing import fill
@@ -54,11 +55,18 @@ def _parity_is_good(bench: Bench, name: str) -> bool:
     return protects(parity, lambda offset, length: data[offset : offset + length])
 
 
-def execute_repairs(storage: Storage, directory: str, parity: ParityStore, plan: RepairPlan) -> list[Repair]:
+def execute_repairs(
+    storage: Storage,
+    directory: str,
+    parity: ParityStore,
+    plan: RepairPlan,
+    tell: Callable[[EnvironmentFault], object] | None = None,
+) -> list[Repair]:
     """Puts the planned bytes in place; returns what was done. Raises Locked while a writer is at work.
 
     The damaged files go to quarantine, and each repair is noted on disk before its file is replaced. Cut anywhere, the
-    next run finds the rest.
+    next run finds the rest. What keeps derived files from being made anew (parity may lie on a device that is read-only
+    or gone) is told, where there is somebody to `tell`: what was put right before stays done.
     """
     done: list[Repair] = []
     lock = take_lock(storage, directory)
@@ -66,10 +74,13 @@ def execute_repairs(storage: Storage, directory: str, parity: ParityStore, plan:
         with CheckpointStore(storage, f"{directory}/checkpoints").exclusive():
             for path, (data, repairs) in plan.files.items():
                 done += put_in_place(storage, directory, path, data, repairs)
-        if plan.parity:
+        try:
             done += _make_anew(storage, directory, parity, plan.parity)
-        if plan.indexes:
             done += _index_anew(storage, directory, plan.indexes)
+        except EnvironmentFault as error:
+            if tell is None:
+                raise
+            tell(error)
     finally:
         lock.release()
     return done
@@ -77,18 +88,27 @@ def execute_repairs(storage: Storage, directory: str, parity: ParityStore, plan:
 
 def _make_anew(storage: Storage, directory: str, parity: ParityStore, names: Sequence[str]) -> list[Repair]:
     """Parity is derived, so nothing is lost with what was there; all the same it goes to quarantine."""
+    if not names:
+        return []
     told = []
     for name in names:
         path = parity.path_of(name)
         kept = keep_damaged(storage, directory, path)
         told.append(Repair(path=path.removeprefix(f"{directory}/"), method="anew", proof="sha256", quarantined=kept))
-    write_pending(storage, directory, [*read_pending(storage, directory), *told])
-    skipped = set(parity.fill(anew=names).skipped)
+    noted = read_pending(storage, directory)
+    write_pending(storage, directory, [*noted, *told])
+    try:
+        skipped = set(parity.fill(anew=names).skipped)
+    except EnvironmentFault:
+        write_pending(storage, directory, noted)  # else it would be journaled as done
+        raise
     return [each for each, name in zip(told, names, strict=True) if name not in skipped]
 
 
 def _index_anew(storage: Storage, directory: str, keys: Sequence[tuple[int, int]]) -> list[Repair]:
     """The same of indexes. No event tells of it: an index is nobody's evidence."""
+    if not keys:
+        return []
     store, told = IndexStore(storage, directory), []
     with store.exclusive():
         for key in keys:

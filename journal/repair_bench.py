@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from journal.around import read_around
 from journal.parity_file import protects, restore, restored
 from journal.parity_store import ParityStore
 from journal.repair_segment import Mended, Step
@@ -57,7 +58,11 @@ class Bench:
         """The file as it would be after what is planned so far; nothing where it is missing."""
         if path in self.plan.files:
             return self.plan.files[path][0]
-        return self.storage.read(path) if self.storage.kind(path) == "file" else b""
+        return self._found(path)
+
+    def _found(self, path: str) -> bytes:
+        """The file as it lies there; zeros where the disk does not give it out."""
+        return read_around(self.storage, path)[0] if self.storage.kind(path) == "file" else b""
 
     def take(self, path: str, data: bytes, steps: Sequence[Step]) -> None:
         """Plans these bytes for the file."""
@@ -83,7 +88,7 @@ class Bench:
         parity = self.parity.read(self.name(path))
         if parity is None:
             return None
-        data = self.storage.read(path) if self.storage.kind(path) == "file" else b""
+        data = self._found(path)
         found = restore(self.storage, parity, lambda offset, length: data[offset : offset + length])
         whole = restored(parity, data, found)
         if whole is None or whole == data:

@@ -16,6 +16,7 @@ from typing import Literal
 
 import msgspec
 
+from journal.around import read_around
 from journal.errors import DataError, IOFault
 from journal.files import publish, read_bounded, write_file
 from journal.format import HEADER_BYTES_MAX, KIND_PLAN, decode_file, encode_header
@@ -97,10 +98,11 @@ def put_in_place(
 
 
 def keep_damaged(storage: Storage, directory: str, path: str) -> str | None:
-    """Copies the file to quarantine, under a name that its content decides; None where there is none."""
+    """Copies the file to quarantine, under a name that its content decides; None where there is none. What the disk
+    does not give out is zeros there."""
     if storage.kind(path) != "file":
         return None
-    data = storage.read(path)
+    data, _ = read_around(storage, path)
     place = f"{directory}/quarantine"
     kept = f"{place}/damaged-{path.rsplit('/', 1)[1][:100]}-{hashlib.sha256(data).hexdigest()[:16]}"
     if storage.kind(kept) == "missing":

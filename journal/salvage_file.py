@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import msgspec
 
-from journal.errors import Corrupt, IOFault
+from journal.around import read_around
+from journal.errors import Corrupt
 from journal.format import SECTOR_BYTES, SegmentHeader, decode_segment_header
 from journal.pack import find_pack
 from journal.reader import SegmentRef
 from journal.segment import is_packed, packed_path
 from journal.storage import Storage
 from journal.unpack import unpack_what_is_whole
-
-_PIECE_BYTES = 64 << 10
 
 
 class Spot(msgspec.Struct, frozen=True):
@@ -76,32 +75,16 @@ class SalvagedFile:
 
     def _stored(self) -> tuple[bytes, list[Spot]]:
         """The file's bytes; what the disk refuses reads as zeros."""
+        path = self.ref.path
         try:
-            return self.storage.read(self.ref.path), []
+            data, refused = read_around(self.storage, path)
         except FileNotFoundError:
             if self.is_packed:
                 raise
-            self.ref, self.is_packed = self.ref._replace(path=packed_path(self.ref.path)), True  # since it was listed
+            self.ref, self.is_packed = self.ref._replace(path=packed_path(path)), True  # since it was listed
             return self._stored()
-        except IOFault:
-            return self._in_pieces()
-
-    def _in_pieces(self) -> tuple[bytes, list[Spot]]:
-        file = self.storage.open(self.ref.path)
-        data, spots = bytearray(file.size()), []
-        try:
-            for at in range(0, len(data), _PIECE_BYTES):
-                pieces = [(at, min(_PIECE_BYTES, len(data) - at))]
-                while pieces:
-                    offset, length = pieces.pop()
-                    try:
-                        data[offset : offset + length] = file.read_at(offset, length).ljust(length, b"\0")
-                    except IOFault as error:
-                        if length > SECTOR_BYTES:
-                            half = length // 2 // SECTOR_BYTES * SECTOR_BYTES or SECTOR_BYTES
-                            pieces += [(offset + half, length - half), (offset, half)]
-                        else:
-                            spots.append(Spot(self.ref.path, offset, length, error.message))
-        finally:
-            file.close()
-        return bytes(data), spots
+        ends = [min((error.offset or 0) + SECTOR_BYTES, len(data)) for error in refused]
+        return data, [
+            Spot(path, error.offset or 0, end - (error.offset or 0), error.message)
+            for error, end in zip(refused, ends, strict=True)
+        ]

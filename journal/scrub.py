@@ -7,12 +7,12 @@ lock and changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
 from journal.checkpoint import CheckpointStore, decode_manifest
-from journal.errors import Corrupt, DataError
+from journal.errors import Corrupt, DataError, JournalError
 from journal.files import size_of
 from journal.format import SegmentHeader
 from journal.parity_check import check_one
@@ -23,7 +23,7 @@ from journal.segments import SegmentRef, header_of, list_segments
 from journal.storage import Storage
 from journal.stored import PackedFile, PackedScanner, open_segment, stored_bytes
 
-Check = Callable[[], list[DataError]]
+Check = Callable[[], Sequence[JournalError]]
 _REPAIR = "journal verify --repair"
 
 
@@ -153,7 +153,7 @@ def _checkpoints(storage: Storage, directory: str) -> Iterator[Unit]:
 def _parity(parity: ParityStore) -> Iterator[Unit]:
     for name in parity.names():
 
-        def check(name: str = name) -> list[DataError]:
+        def check(name: str = name) -> Sequence[JournalError]:
             return [found.error for found in check_one(parity, name) if found.is_damage]
 
-        yield Unit(f"4 parity/{name}", f"parity/{name}", size_of(parity.storage, parity.path_of(name)), check)
+        yield Unit(f"4 parity/{name}", f"parity/{name}", parity.size_of(name), check)

@@ -21,7 +21,7 @@ from journal.disk import Lock as Lock
 from journal.disk import Readable as Readable
 from journal.disk import Storage as Storage
 from journal.errors import Corrupt, EnvironmentFault, NotAJournal
-from journal.filesystems import NETWORK_FILESYSTEMS, filesystem_type, os_fault
+from journal.filesystems import NETWORK_FILESYSTEMS, filesystem_type, os_fault, read_fault
 
 if sys.platform != "win32":
     import fcntl
@@ -81,17 +81,20 @@ class RealFile:
         self.path = path
 
     def read_at(self, offset: int, length: int) -> bytes:
-        with _faults(self.path):
-            length = min(length, max(0, self.size() - offset))  # what a file claims of itself is not allocated
-            if length > READ_BYTES_MAX:
-                raise Corrupt(f"the file has {length} bytes from {offset} on: none is that long", path=self.path)
+        length = min(length, max(0, self.size() - offset))  # what a file claims of itself is not allocated
+        if length > READ_BYTES_MAX:
+            raise Corrupt(f"the file has {length} bytes from {offset} on: none is that long", path=self.path)
+        data = b""
+        try:
             data = os.pread(self.fd, length, offset)
-            while len(data) < length:  # pread may stop short (2 GiB limit, signals on some file systems)
+            while len(data) < length:  # pread may stop short (2 GiB limit, a bad sector, signals on some file systems)
                 more = os.pread(self.fd, length - len(data), offset + len(data))
                 if not more:
                     break
                 data += more
-            return data
+        except OSError as error:
+            raise read_fault(error, self.path, offset + len(data)) from error
+        return data
 
     def write_at(self, offset: int, data: bytes) -> None:
         try:

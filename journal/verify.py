@@ -17,7 +17,7 @@ from journal.format import HEADER_BYTES_MAX, KIND_PLAN, decode_file
 from journal.index_check import IndexFinding, check_indexes
 from journal.index_store import IndexStore
 from journal.parity_check import ParityFinding, check_store
-from journal.parity_store import ParityStore
+from journal.parity_store import ParityStore, listed_parts
 from journal.reader import LogReader, list_segments
 from journal.storage import Storage
 from journal.stored import stored_bytes
@@ -55,16 +55,19 @@ def verify(
     report = Verified()
     headers = read_headers(storage, segments, report)
     journal_id = journal_id_in(headers)
+    watermark = read_watermark(storage, directory, bytes.fromhex(journal_id)) if journal_id else Watermarked(None)
     evidence_seq = max([evidence_seq, parity.sealed_seq(journal_id or None), *(each.seq for each in manifests)])
+    if (there := list_segments(storage, directory)) != segments:  # a writer is at work: that may be of a segment since
+        segments, report = there, Verified()
+        headers = read_headers(storage, segments, report)
     parts = {part for manifest in manifests for part in manifest.parts}
     total = sum(stored_bytes(storage, segment.path) for segment in segments) + sum(part.length for part in parts)
-    total += sum(size_of(storage, parity.path_of(name)) for name in parity.names())
+    total += sum(parity.size_of(name) for name in parity.names())
     indexes = IndexStore(storage, directory)
     total += sum(size_of(storage, indexes.path_of(key)) for key in indexes.listed())
     wanted = {manifest.seq for manifest in manifests} | ({head.seq} if head else set())
     if head is not None and head.journal_id == journal_id:
         evidence_seq = max(evidence_seq, head.seq)
-    watermark = read_watermark(storage, directory, bytes.fromhex(journal_id)) if journal_id else Watermarked(None)
     if watermark.mark is not None:
         evidence_seq = max(evidence_seq, watermark.mark.seq)
         wanted.add(watermark.mark.seq)
@@ -92,6 +95,8 @@ def verify(
         report.indexes, report.bytes = report.indexes + 1, report.bytes + length
         tick()
 
+    if (problem := parity.problem()) is not None:
+        report.add(problem, parity.directory)
     known = {finding.path for finding in report.findings if finding.severity == "damage"}
     _derived(check_store(parity, known, read_parity), "parity_late", report)
     _derived(check_indexes(storage, directory, deep=deep, tick=read_index), "index_late", report)
@@ -134,6 +139,8 @@ def _parts(
         try:
             report.bytes += len(store.read_part(part))
         except JournalError as error:
+            if part not in listed_parts(store.manifests()):
+                continue  # its checkpoints were pruned since
             needed = ", ".join(str(each.seq) for each in reversed(manifests) if part in each.parts)
             error.message += f"; it is part of the checkpoints at seq {needed}"
             report.add(error, store.part_path(part))

@@ -15,7 +15,7 @@ import struct
 from dataclasses import dataclass
 from zlib import crc32
 
-from journal.errors import Corrupt, DataError
+from journal.errors import Corrupt, DataError, Unreadable
 from journal.files import write_file
 from journal.format import KIND_WATERMARK, SECTOR_BYTES, decode_header, encode_header
 from journal.storage import File, Storage
@@ -98,6 +98,8 @@ def read_watermark(storage: Storage, directory: str, journal_id: bytes) -> Found
         return decode(storage.read(path), journal_id, path)
     except FileNotFoundError:
         return Found(None)
+    except Unreadable as error:
+        return Found(None, (error,))
 
 
 class Watermark:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from journal.errors import EnvironmentFault
+from journal.errors import EnvironmentFault, Unreadable
 from journal.files import write_file
 from journal.storage import Storage
 from recovery.data import Data
@@ -84,7 +84,7 @@ def expire(data: Data, now: int) -> Expired:
             expired.bytes += entry.bytes
         if gone:
             storage.sync_dir(place)
-    except EnvironmentFault as error:
+    except (EnvironmentFault, Unreadable) as error:
         expired.problem = str(error)
     return expired
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Literal
 
-from journal.errors import EnvironmentFault, Refused
+from journal.errors import EnvironmentFault, Refused, Unreadable
 from journal.files import publish
 from journal.storage import Kind, Storage
 from replay.agent_quarantine import printable, set_aside
@@ -124,7 +124,7 @@ def look(storage: Storage, path: str) -> Seen:
         return Seen(kind, storage.read(path))
     except FileNotFoundError:
         return Seen("missing")
-    except EnvironmentFault as error:
+    except (EnvironmentFault, Unreadable) as error:
         return Seen(kind, None, "unreadable", error.message)
 
 

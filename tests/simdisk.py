@@ -13,7 +13,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from journal.errors import IOFault, NoSpace, NotAJournal, ReadOnly
+from journal.errors import IOFault, NoSpace, NotAJournal, ReadOnly, Unreadable
 from journal.storage import Kind
 from tests.simfaults import CHANGES, Counts, Fault, PowerCut
 from tests.simfiles import SimFile, SimLock
@@ -443,11 +443,13 @@ class Operation:
         if isinstance(error, FileNotFoundError | FileExistsError):
             error.filename = self._path
             return error
-        return _declared(error, self._path)
+        return _declared(error, self._path, self._operation)
 
 
-def _declared(error: OSError, path: str) -> Exception:
+def _declared(error: OSError, path: str, operation: str) -> Exception:
     """The declared error that the protocol promises in place of an OSError."""
+    if operation == "read" and error.errno == errno.EIO:
+        return Unreadable(str(error), path=path)
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return NoSpace(str(error), path=path)
     if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):

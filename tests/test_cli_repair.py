@@ -135,6 +135,56 @@ def test_parity_on_another_disk(journal: Command, tmp_path: Path) -> None:
     assert path.read_bytes() == whole
 
 
+@pytest.fixture
+def apart(journal: Command, tmp_path: Path) -> Path:
+    """Parity in a directory of its own, as on another device, made by now; and where it lies."""
+    (journal.data / "journal.yaml").write_text(f"parity:\n  directory: {tmp_path}/device/parity\n")
+    journal.json("scrub", "--rate", "0")
+    return next((tmp_path / "device" / "parity").iterdir())
+
+
+def test_a_device_of_parity_that_fails_stops_nothing_but_parity(journal: Command, apart: Path) -> None:
+    """It cannot even be listed any more: another name lies where its directory was."""
+    shutil.rmtree(apart)
+    apart.write_text("no directory")
+    assert journal("check").code == 0
+    assert journal("tag", "on it goes").code == 0
+    path = segment(journal)
+    whole = flip(path, path.read_bytes().index(b"renewed"))
+    assert journal("verify", "--repair").code == 1, "what is left is the device"
+    assert path.read_bytes() == whole
+    assert journal.json("checkpoint", "create")["parity_problem"]
+    for path in journal.data.glob("memory*"):
+        path.unlink()
+    assert journal("recover", "all", "--yes").code == 0
+    ran = journal("verify", "--json")
+    assert (ran.code, [each["path"] for each in ran.json()["findings"]]) == (1, [f"{apart}/segments"])
+    ran = journal("scrub", "--rate", "0", "--json")
+    assert (ran.code, bool(ran.json()["parity_problem"])) == (0, True)
+
+
+def test_what_parity_on_a_device_that_takes_no_writes_restores_is_restored_and_told(
+    journal: Command, apart: Path
+) -> None:
+    """Parity is damaged as well, and cannot be made anew: its directory's lock is not to be had, as where it is
+    read-only."""
+    path = segment(journal)
+    whole = flip(path, 900)
+    damaged = bytearray(path.read_bytes())
+    damaged[900:1000] = bytes(100)
+    path.write_bytes(damaged)
+    parity = sorted((apart / "segments").iterdir())[0]
+    flip(parity, parity.stat().st_size - 1)
+    (apart / "lock").unlink()
+    (apart / "lock").mkdir()
+    ran = journal("verify", "--repair")
+    assert (ran.code, f"repaired segments/{path.name}" in ran.out, "not made anew" in ran.err) == (12, True, True), ran
+    assert path.read_bytes() == whole
+    assert "made anew" not in journal("log", "--type", "recovery.*", "--json").out, "it was not"
+    (apart / "lock").rmdir()
+    assert journal("verify", "--repair").code == 0
+
+
 def test_no_parity_where_none_is_wanted(tmp_path: Path, capsys) -> None:
     small_history(tmp_path / "data")
     (tmp_path / "data" / "journal.yaml").write_text("parity: {share: 0}\n")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from journal.errors import IOFault, NoSpace, ReadOnly
+from journal.errors import IOFault, NoSpace, ReadOnly, Unreadable
 from journal.files import write_file
 from journal.storage import Storage
 from tests.simdisk import SimDisk
@@ -321,7 +321,8 @@ def test_a_read_only_disk_changes_nothing() -> None:
 )
 def test_a_fault_fails_its_operation_and_changes_nothing(operation: str, attempt: Callable[[SimDisk], object]) -> None:
     disk = disk_with(a=b"x")
-    for number, declared in ((errno.EIO, IOFault), (errno.ENOSPC, NoSpace)):
+    bad = Unreadable if operation == "read" else IOFault
+    for number, declared in ((errno.EIO, bad), (errno.ENOSPC, NoSpace)):
         fault = disk.fail(operation, error=number)
         with pytest.raises(declared):
             attempt(disk)
@@ -377,10 +378,10 @@ def test_a_damaged_sector_cannot_be_read_until_it_is_written() -> None:
     file = disk.open("/d/a", write=True)
     assert file.read_at(0, SECTOR) == b"x" * SECTOR
     for offset, length in ((0, SECTOR + 1), (SECTOR, 1), (SECTOR * 2 - 1, 2)):
-        with pytest.raises(IOFault):
+        with pytest.raises(Unreadable):
             file.read_at(offset, length)
     assert len(file.read_at(SECTOR * 2, 99)) == 99
-    with pytest.raises(IOFault):
+    with pytest.raises(Unreadable):
         disk.crash(random.Random(1)).read("/d/a")
     file.write_at(SECTOR, b"y" * SECTOR)
     assert len(disk.read("/d/a")) == SECTOR * 3

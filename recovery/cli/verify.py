@@ -94,6 +94,8 @@ def _repair(app: App, data: Data, dry_run: bool) -> dict[str, object]:
     if not app.json:
         for each in outcome.repairs:
             app.out.line(f"repaired {each.words()}" + (f"; kept in {each.quarantined}" if each.quarantined else ""))
+        if outcome.left:
+            app.out.note(f"not made anew: {outcome.left}")
         if outcome.problem:
             app.out.note(f"not journaled yet: {outcome.problem}")
     return {"done": True, **to_builtins(outcome)}

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from journal.around import read_around
 from journal.checkpoint import CheckpointStore
 from journal.errors import Corrupt, Diverged, UsageError
 from journal.files import write_file
@@ -21,7 +22,8 @@ from journal.reader import LogReader, list_segments
 from journal.segment import PLAIN, is_packed, packed_path
 from journal.storage import Storage
 from journal.stored import stored_bytes
-from journal.verify import Finding, Verified, verify
+from journal.verified import Finding, Verified
+from journal.verify import verify
 from recovery.data import Data
 from recovery.places import is_within, lies_on_live_data, place_of
 from replay.tracing import span
@@ -67,13 +69,14 @@ def back_up(data: Data, directory: str, progress: Progress | None = None) -> Bac
     if storage.kind(config) == "file":
         write_file(storage, f"{root}/journal.yaml", storage.read(config))
     report = verify(storage, target)
-    rotted = [each.path for each in _damage_in(report) if "/parts/" in each.path and storage.kind(each.path) == "file"]
-    if rotted:  # they were there already, and kept by name and length
+    kept = (f"{target}/checkpoints/parts/", f"{target}/parity/")  # by name and length; what rotted since comes again
+    rotted = {each.path for each in _damage_in(report) if each.path.startswith(kept)}
+    if rotted := {path for path in rotted if storage.kind(path) == "file"}:
         for path in rotted:
             storage.remove(path)
-        kept = result.files_kept - len(rotted)
+        files_kept = result.files_kept - sum(path.startswith(kept[0]) for path in rotted)
         _copy_all(storage, source, target, files, result)
-        result.files_kept = kept
+        result.files_kept = files_kept
         report = verify(storage, target)
     for each in _damage_in(report):
         raise Corrupt(f"the copy is damaged: {each.message}", path=each.path, hint="back up again")
@@ -184,7 +187,7 @@ def _copy(storage: Storage, source: str, target: str, length: int, result: Backe
     if storage.kind(target) == "file" and storage.size(target) == length:
         file = storage.open(source)
         try:
-            same = "/parts/" in target or file.read_at(0, length) == storage.read(target)
+            same = "/parts/" in target or file.read_at(0, length) == read_around(storage, target)[0]
         finally:
             file.close()
         if same:

@@ -17,11 +17,15 @@ Progress = Callable[[int, int], None]
 
 
 class Outcome(msgspec.Struct):
-    """What was repaired. ``journaled`` is False where the log could not be written; ``problem`` says why."""
+    """What was repaired. ``journaled`` is False where the log could not be written; ``problem`` says why.
+
+    ``left`` is what kept damaged parity or indexes from being made anew.
+    """
 
     repairs: list[Repair] = []
     journaled: bool = False
     problem: str | None = None
+    left: str | None = None
 
 
 def plan(data: Data, progress: Progress | None = None) -> RepairPlan:
@@ -31,9 +35,12 @@ def plan(data: Data, progress: Progress | None = None) -> RepairPlan:
 
 def run(data: Data, planned: RepairPlan) -> Outcome:
     """Puts it right, then journals it. Raises Locked while a writer is at work."""
-    done = execute_repairs(data.storage, data.layout.journal, data.parity, planned)
+    left: list[str] = []
+    done = execute_repairs(
+        data.storage, data.layout.journal, data.parity, planned, lambda error: left.append(str(error))
+    )
     problem = journal_now(data)
-    return Outcome(done, problem is None, problem)
+    return Outcome(done, problem is None, problem, left[0] if left else None)
 
 
 def journal_now(data: Data) -> str | None:

@@ -119,7 +119,7 @@ def _read(data: Data, todo: list[Unit], standing: Standing, progress: Progress |
         raise
 
 
-def _finding(error: DataError) -> Finding:
+def _finding(error: JournalError) -> Finding:
     return Finding(error.code, error.message, error.path, error.offset, error.seq, error.hint, error.exit_code)
 
 
