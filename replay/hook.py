@@ -230,6 +230,7 @@ class Hook:
                         self._answer(core.committer.refuse_waiting())
                     continue
                 self.background.count(settled)
+                settled.clear()  # else they live through the next batch, and the collector looks at twice as many
                 if core.state.wants_fold:
                     await anyio.to_thread.run_sync(core.housekeeping, limiter=self._thread)
                 else:

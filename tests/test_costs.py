@@ -6,6 +6,7 @@ A regression in speed that matters shows here first; time itself is measured by 
 from __future__ import annotations
 
 import asyncio
+import gc
 import sqlite3
 import subprocess
 import sys
@@ -39,7 +40,7 @@ from journal.storage import RealStorage
 from recovery import open_server, open_server_sync
 from recovery.setup import initialise
 from replay.bulk import BulkLoader
-from replay.core import Pace
+from replay.core import Core, Pace
 from replay.engine import build_state
 from replay.live import FOLD_BYTES
 from replay.memory import apply_records
@@ -351,6 +352,28 @@ def test_calls_of_an_append(inline: None, tmp_path: Path, tasks: int, most: floa
 
     appended(tmp_path / "data", tasks, 8, profiled)
     assert calls.total() / (8 * tasks) <= most, calls.most_common(30)
+
+
+def test_a_batch_is_gone_when_the_next_one_comes(inline: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """64 tasks, 8 batches: where the answered tickets of one, and their futures, live on through the next, the
+    collector looks at twice as many, twice as often."""
+    alive: list[int] = []
+    commit = Core.commit
+
+    def tickets() -> int:
+        return sum(type(each) is Ticket for each in gc.get_objects())
+
+    def counted(core: Core) -> list[Ticket]:
+        alive.append(tickets() - others)
+        return commit(core)
+
+    gc.collect()
+    others = tickets()  # of tests before
+
+    monkeypatch.setattr(Core, "commit", counted)
+    appended(tmp_path / "data", 64, 8, nullcontext)
+    assert len(alive) >= 16
+    assert max(alive) == 64
 
 
 def test_one_pass_of_the_loop_serves_a_whole_batch(
