@@ -12,13 +12,15 @@ from contextlib import closing
 
 from journal.checkpoint import CheckpointStore
 from journal.errors import Corrupt, NoSpace
-from journal.events import ConfigWritten
+from journal.events import ConfigWritten, tag_of
+from journal.lookup import AnyOf, Lookup
 from journal.reader import LogReader
 from journal.storage import Storage
 from journal.stored import unpacked_bytes
 from replay.agents import Outcome, bring_current, inspect
 from replay.digest import state_digest
 from replay.engine import Built, Vectors, build_state
+from replay.event_types import may_hold
 from replay.generations import Generations
 from replay.layout import Layout
 from replay.schema import connect, read_position
@@ -100,15 +102,17 @@ def current_agents(storage: Storage, layout: Layout) -> dict[str, tuple[str, byt
 
 
 def journaled_versions(reader: LogReader) -> Callable[[str], set[str]]:
-    """Every sha256 ever journaled for a name. The first question scans the journal, the others are answered from it."""
+    """Every sha256 ever journaled for a name. The first question looks the configs up in the journal, the others are
+    answered from it: of segments that have an index, only what may hold a config is read."""
     known: dict[str, set[str]] | None = None
 
     def versions(name: str) -> set[str]:
         nonlocal known
         if known is None:
             known = {}
-            for batch in reader.batches():
-                for record in batch.records():
+            configs = AnyOf((("type", ConfigWritten.type_name),))
+            for batch in Lookup(reader, [configs]).batches(1, reader.last_seq):
+                for record in batch.records() if may_hold(batch, {tag_of(ConfigWritten)}) else ():
                     if isinstance(record.event, ConfigWritten):
                         known.setdefault(record.event.name, set()).add(record.event.sha256)
         return known.get(name, set())

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from journal.events import EntityCreated, ObservationAdded
+from journal.storage import RealFile
 from recovery import open_server_sync
 from recovery.setup import initialise
 from tests.commands import Command
@@ -101,3 +102,44 @@ def test_a_backup_does_without(journal, tmp_path, capsys):
     assert journal("backup", str(tmp_path / "copy")).code == 0
     assert not list(tmp_path.joinpath("copy").rglob("*.idx"))
     assert Command(tmp_path / "copy", capsys)("log", "--agent", "rare").out == expected
+
+
+def test_a_stray_agent_file_costs_the_configs_of_the_history_and_not_all_of_it(tmp_path, capsys, monkeypatch):
+    """Scenario: somebody left a file in agents/; `check` asks whether its bytes were ever journaled."""
+    journal = Command(tmp_path / "data", capsys)
+    initialise(str(journal.data))
+    (journal.data / "journal.yaml").write_text("segment_bytes_max: 1048576\n")
+    with open_server_sync(journal.data, background=False) as hook:
+        hook.append(EntityCreated("global", "x", "thing"))
+        hook.agents.write("gone", b"---\nname: gone\n---\nOnce.\n")
+        hook.agents.remove("gone")
+        for number in range(50):
+            hook.append_all([ObservationAdded("global", "x", f"{number} {each} " + "z" * 900) for each in range(100)])
+    assert journal("checkpoint", "create").code == 0
+    reads: list[int] = []
+    read_at = RealFile.read_at
+
+    def counted(file, offset, length):
+        found = read_at(file, offset, length)
+        reads.append(len(found) if file.path.endswith(".seg") else 0)
+        return found
+
+    monkeypatch.setattr(RealFile, "read_at", counted)
+
+    def checked() -> tuple[int, dict[str, str]]:
+        reads.clear()
+        found = journal("check", "--json").json()
+        return sum(reads), {each["component"]: each["case"] for each in found["components"]}
+
+    without, _ = checked()
+    (journal.data / "agents/stray.md").write_bytes(b"Whose is this?\n")
+    (journal.data / "agents/gone.md").write_bytes(b"---\nname: gone\n---\nOnce.\n")
+    history = sum(path.stat().st_size for path in journal.data.joinpath("journal/segments").iterdir())
+    some, cases = checked()
+    assert (cases["agent stray"], cases["agent gone"]) == ("unjournaled", "removed")
+    assert some - without < history / 4
+    for path in indexes(journal):
+        path.unlink()
+    everything, cases = checked()
+    assert (cases["agent stray"], cases["agent gone"]) == ("unjournaled", "removed")
+    assert everything - without > history * 3 / 4, "without an index it is searched"
