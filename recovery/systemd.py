@@ -46,17 +46,25 @@ def extending(step: Callable[[str, int, int], None]) -> Callable[[str, int, int]
     return extended
 
 
+def watchdog_seconds() -> float:
+    """Within how many seconds the manager wants to hear again that this process is alive; 0 where it does not ask."""
+    usec = os.environ.get("WATCHDOG_USEC", "")
+    if not usec.isdecimal() or os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
+        return 0.0
+    return int(usec) / 1_000_000
+
+
 @contextmanager
 def watchdog(alive: Event) -> Iterator[None]:
     """While the block runs and `alive` is set, the manager's watchdog is fed, twice as often as it asks for."""
-    usec = os.environ.get("WATCHDOG_USEC", "")
-    if not usec.isdecimal() or int(usec) == 0 or os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
+    seconds = watchdog_seconds()
+    if not seconds:
         yield
         return
     stop = Event()
 
     def feed() -> None:
-        while not stop.wait(int(usec) / 2_000_000):
+        while not stop.wait(seconds / 2):
             if alive.is_set():
                 notify("WATCHDOG=1")
 

@@ -86,6 +86,7 @@ class Core:
         self.returned: Returned | None = None  # what was applied when it was last back
         self._pace = Pace()
         self._ask_again = 0.0
+        self._began = 0.0  # when the batch at work was begun, by `monotonic`; 0: none is
 
     def appending(
         self, traced: Tracer, events: Sequence[Event], agent: str | None, traceparent: str | None, group: bool = False,
@@ -98,6 +99,12 @@ class Core:
     def prefers_inline(self) -> bool:
         """True while syncs are fast enough to be done by an event loop without a thread's switches."""
         return self._pace.inline and not isinstance(self.state, Away)
+
+    @property
+    def committing_seconds(self) -> float:
+        """For how long the batch at work has been committed; 0 while none is. A disk that hangs shows here only."""
+        began = self._began
+        return monotonic() - began if began else 0.0
 
     @property
     def away(self) -> str:
@@ -114,9 +121,11 @@ class Core:
         before, traced = log.next_seq, self.tracing.tracer()
         started_ns = time_ns() if traced is not None else 0
         state.begin()
+        self._began = monotonic()
         try:
             settled = self.committer.run()
         finally:
+            self._began = 0.0
             state.end()
         if state.lost is not None and self.policy is not None:
             self._leave(state.lost)

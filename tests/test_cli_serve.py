@@ -17,10 +17,15 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
+from threading import Event, Thread
 
 import httpx
 import pytest
 
+from journal.events import EntityCreated
+from journal.segment import SegmentWriter
+from recovery import open_server_sync
+from recovery.cli.serve import is_alive
 from tests.commands import ENVIRONMENT, SMALL, arguments, process
 from tests.holders import serving
 
@@ -343,6 +348,29 @@ def test_a_service_manager_is_told_and_fed(data: Path, tmp_path: Path) -> None:
             while "STOPPING=1" not in told:
                 told |= set(manager.recv(4096).decode().split("\n"))
             assert holder.wait(60) == 0
+
+
+def test_a_disk_that_hangs_is_told_to_the_service_manager(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sync of a batch does not return: who waits for its receipt waits, and nothing else would tell."""
+    hangs, goes_on, sync = Event(), Event(), SegmentWriter.sync
+
+    def hanging(segment: SegmentWriter, length: int) -> None:
+        hangs.set()
+        assert goes_on.wait(60)
+        sync(segment, length)
+
+    with open_server_sync(data, background=False) as hook:
+        monkeypatch.setattr(SegmentWriter, "sync", hanging)
+        writer = Thread(target=hook.append, args=(EntityCreated("global", "Initech", "company"),))
+        assert is_alive(hook.core, 1e-9)
+        writer.start()
+        assert hangs.wait(60)
+        assert not is_alive(hook.core, 1e-9)
+        assert is_alive(hook.core, 0), "nobody asked"
+        assert is_alive(hook.core, 3600), "slow is not hanging"
+        goes_on.set()
+        writer.join(60)
+        assert is_alive(hook.core, 1e-9)
 
 
 def test_a_socket_that_was_activated_is_taken(data: Path) -> None:

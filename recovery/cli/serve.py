@@ -15,6 +15,7 @@ from recovery.cli.app import App, Verb
 
 if TYPE_CHECKING:
     from recovery.data import Data
+    from replay.core import Core
 
 TOKEN_BYTES = 32
 LOOP_SECONDS = 1.0
@@ -89,9 +90,16 @@ def _serve(app: App, address: str | None, token_file: str | None, quick_check: b
                     alive.clear()
                     app.out.note(f"stopping: {opened.core.log.poisoned}")
                     break
+                (alive.set if is_alive(opened.core, systemd.watchdog_seconds()) else alive.clear)()
             systemd.notify("STOPPING=1")
     app.out.note("closed")
     return None if told.is_set() else 1
+
+
+def is_alive(core: Core, seconds: float) -> bool:
+    """Whether the service manager is to be told so: not while a batch has been at work for longer than `seconds` (0:
+    however long). The disk hangs then, and whoever waits for a receipt waits for ever."""
+    return not 0 < seconds < core.committing_seconds
 
 
 def _bind(address: str) -> socket.socket:
