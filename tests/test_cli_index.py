@@ -143,3 +143,37 @@ def test_a_stray_agent_file_costs_the_configs_of_the_history_and_not_all_of_it(t
     everything, cases = checked()
     assert (cases["agent stray"], cases["agent gone"]) == ("unjournaled", "removed")
     assert everything - without > history * 3 / 4, "without an index it is searched"
+
+
+@pytest.mark.parametrize("indexed", [True, False])
+@pytest.mark.parametrize("packed", [True, False])
+def test_a_generated_op_id_is_found_by_the_seq_that_it_says(journal, monkeypatch, packed, indexed):
+    """Scenario: a caller was told outcome_unknown, with the op_id that the journal would have generated.
+
+    No filter of an index has such a name. It is found all the same, and only where it can be: one of another writer's
+    epoch, or behind the end, is nowhere.
+    """
+    with open_server_sync(journal.data, background=False) as hook:
+        last = hook.append(ObservationAdded("global", "x", "the last"), op_id="crm-1").seq
+    journal("log", "--agent", "nobody")  # makes the indexes
+    assert len(indexes(journal)) >= 2
+    if packed:
+        assert journal("compact").code == 0
+        assert len(list(journal.data.joinpath("journal/segments").glob("*.pack"))) >= 2
+    monkeypatch.setattr("journal.indexing.make_index", lambda *_: None)  # else the search makes what is missing
+    if not indexed:
+        for path in indexes(journal):
+            path.unlink()
+
+    def found(op_id: str) -> list[int]:
+        ways = [journal("log", "--op-id", op_id, *more, "--json").json_lines() for more in ((), ("-n", "99"))]
+        assert ways[0] == ways[1]
+        return [each["seq"] for each in ways[0]]
+
+    for seq in (1, 2, 150, 299, last - 1):
+        group_last = journal.json("show", str(seq))["batch"]["last_seq"]
+        assert found(f"e2-{seq}") == [*range(seq, group_last + 1)], "an operation is all of its group"
+        assert journal.json("show", str(seq))["op_id"] == f"e2-{seq}"
+    assert found("crm-1") == [last]
+    assert found("e1-150") == found(f"e2-{last}") == found("e2-999999") == []
+    assert len(indexes(journal)) >= 2 if indexed else not indexes(journal)
