@@ -108,6 +108,27 @@ def test_zero_filling_is_rare_and_a_new_segment_rarer() -> None:
     assert done["write"] == done["sync"]
 
 
+def test_retries_in_a_row_read_the_last_segment_once() -> None:
+    """A client that lost its connection asks for 20 of 3,000 events again, one after the other. The first one has the
+    last segment read; each of the others a part of it."""
+    disk = SimDisk()
+    with writer(disk) as committer:
+        for number in range(1, 3001):
+            committer.submit(observation(number, f"op-{number}"))
+            committer.run()
+        segment = disk.counts.bytes_written
+        read = [disk.counts.bytes_read]
+        for number in range(100, 2100, 100):
+            request = observation(number, f"op-{number}")
+            committer.submit(request)
+            committer.run()
+            assert request.result()[0].seq == number + 1
+            read.append(disk.counts.bytes_read)
+    first, *others = (after - before for before, after in pairwise(read))
+    assert first <= segment
+    assert max(others) <= segment // 4
+
+
 @pytest.mark.parametrize(("together", "most"), [(1, 262), (32, 162), (256, 159)])
 def test_bytes_of_an_observation_of_120_bytes(tmp_path: Path, together: int, most: int) -> None:
     """On disk, with its share of the batch's frame; without an op_id of its own, and closed."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import tracemalloc
 import zlib
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,9 @@ import pytest
 import zstandard
 
 from journal.checkpoint import CheckpointStore
+from journal.commit import Committer, draft, ticket
 from journal.errors import Corrupt, IOFault, Locked, Unsupported
+from journal.events import ObservationAdded
 from journal.format import KIND_PACK, VERSION, encode_header
 from journal.log import Log
 from journal.pack import BLOCK_PAYLOAD_BYTES, BLOCK_RECORDS, TAIL_BYTES, decode_pack, encode_pack, find_pack
@@ -25,6 +28,7 @@ from journal.storage import File, RealStorage
 from journal.stored import open_segment, read_segment, read_segment_header
 from journal.unpack import decoder_of, unpack, unpack_block
 from journal.verify import verify
+from tests.crashes import Everything
 from tests.hostile_packs import with_frame
 from tests.journals import START, journal_in, record, segment_files
 from tests.overlay import View, ViewFile
@@ -127,6 +131,28 @@ def test_a_reader_that_listed_the_segments_before_goes_on(tmp_path: Path) -> Non
     assert everything(reader) == before
     reader.refresh()
     assert everything(reader) == before
+
+
+def test_a_retry_is_answered_by_a_reader_whose_last_segment_grew_and_was_packed_since(tmp_path: Path) -> None:
+    """A client retries, the log goes on and on, and the client, whose clock runs late, retries again."""
+    storage, directory = journal_in(tmp_path)
+    with closing(Log.open(storage, directory, segment_bytes_max=64 << 10)) as log:
+        committer = Committer(log, Everything())
+
+        def appended(number: int) -> int:
+            event = ObservationAdded("global", "Acme", f"{number} {'x' * 100}")
+            request = ticket([draft(event, None, None, None)], f"op-{number}")
+            committer.submit(request)
+            committer.run()
+            return request.result()[0].seq
+
+        assert [appended(number) for number in range(1, 101)] == [*range(1, 101)]
+        assert appended(40) == 40
+        for number in range(101, 1001):
+            appended(number)
+        assert pack_segments(storage, directory).segments == 2
+        assert [appended(number) for number in (1, 40, 100, 101, 600, 1000)] == [1, 40, 100, 101, 600, 1000]
+        assert log.next_seq == 1001
 
 
 @pytest.mark.parametrize("closed", [True, False])
