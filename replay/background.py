@@ -241,10 +241,9 @@ class Background:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
                 raise
-            state = self.core.state
-            state.look()
-            if state.wants_fold:
-                state.fold()
+            self.core.state.look()
+            if self.core.state.wants_fold:
+                self.core.fold()
 
     def _embed_when_new(self) -> None:
         self._stop.wait(_SETTLE_SECONDS)

@@ -232,10 +232,12 @@ class Core:
         with self.lock:
             return self.commit()
 
-    def housekeeping(self) -> None:
-        """What must not run on an event loop: folding memory.db's write-ahead log back into it."""
-        with self.lock:
-            self.state.fold()
+    def fold(self) -> None:
+        """Begins to move memory.db's write-ahead log into it, in a thread: see `replay.folding`."""
+        state = self.state
+        if isinstance(state, LiveState):
+            state.wants_fold = False
+            state.folding.beside(self.lock)
 
     @contextmanager
     def exclusively(self) -> Iterator[Log]:
@@ -328,7 +330,9 @@ class Core:
     def close(self) -> list[Ticket]:
         """Commits what is queued, then closes state and log, whatever happens. Returns what that settled."""
         settled: list[Ticket] = []
-        with self.lock:
+        with ExitStack() as closed, self.lock:
+            if isinstance(self.state, LiveState):
+                closed.callback(self.state.folding.join)  # it may wait for the lock
             try:
                 settled += self.committer.refuse_waiting()
                 while len(self.committer):

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from contextlib import suppress
+from fcntl import F_GETFL, fcntl
 from typing import NamedTuple
 
 
@@ -44,6 +46,21 @@ def writers(paths: Iterable[str]) -> list[Holder] | None:
         return [Holder(pid, _command(pid)) for pid in _pids() if not wanted.isdisjoint(_open_files(pid, writing=True))]
     except OSError:
         return None
+
+
+def descriptors(path: str) -> list[int]:
+    """Under which numbers this process has a file open for writing; none where nobody can tell."""
+    wanted, found = identity_of(path), []
+    try:
+        numbers = sorted(map(int, os.listdir("/dev/fd")))
+    except OSError:
+        return []
+    for number in numbers:
+        with suppress(OSError):  # it was closed meanwhile: that of this very listing, to begin with
+            status = os.fstat(number)
+            if (status.st_dev, status.st_ino) == wanted and fcntl(number, F_GETFL) & os.O_ACCMODE != os.O_RDONLY:
+                found.append(number)
+    return found
 
 
 def identity_of(path: str) -> tuple[int, int] | None:

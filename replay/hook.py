@@ -232,9 +232,8 @@ class Hook:
                 self.background.count(settled)
                 settled.clear()  # else they live through the next batch, and the collector looks at twice as many
                 if core.state.wants_fold:
-                    await anyio.to_thread.run_sync(core.housekeeping, limiter=self._thread)
-                else:
-                    await self._waiting.turn()
+                    core.fold()
+                await self._waiting.turn()
 
 
 class SyncHook:
@@ -348,7 +347,7 @@ class SyncHook:
                     break  # all of them wait for room on the disk
                 self.background.count(settled)
             if core.state.wants_fold:
-                core.state.fold()
+                core.fold()
 
     def _commit(self, request: Ticket) -> list[Receipt]:
         self.core.committer.submit(request)

@@ -6,7 +6,6 @@ skip, and the next batch first catches up.
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
@@ -24,6 +23,7 @@ from replay.agent_twins import would_be_one
 from replay.agents import bring_current, inspect
 from replay.catchup import catch_up
 from replay.faults import sqlite_fault
+from replay.folding import Folding
 from replay.holders import identity_of
 from replay.layout import Layout
 from replay.memory import Applied, apply_records
@@ -36,12 +36,11 @@ if TYPE_CHECKING:
     from replay.agent_format import Mode
 
 T = TypeVar("T")
-FOLD_BYTES = 16 << 20  # memory.db's write-ahead log is folded back once it is this long
 _LOST = (
     sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB,
     sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM,
 )  # fmt: skip
-_LOOK_EVERY = 64  # batches between two looks at its length
+_LOOK_EVERY = 16  # batches between two looks at the length of memory.db's write-ahead log
 
 
 class LiveState:
@@ -65,12 +64,11 @@ class LiveState:
         self.failure: str | None = None
         self.lost: str | None = None  # why memory.db cannot be used any more, once it was found out
         self.can_leave = False  # whether events are to be journaled without it then
+        self.folding = Folding(storage, connection, generation)
         self.wants_fold = False
-        self._fold_bytes = FOLD_BYTES  # the length that the next fold waits for
         self.validation: Mode = "lenient"
         self.materialises = True  # an import journals files that are there already, some of them in two versions
         self._file = identity_of(generation)
-        connection.execute("PRAGMA wal_autocheckpoint=0")  # else every commit may fold, on whichever thread: see `fold`
         self._begun = False
         self._staged = 0  # first seq of the batch whose rows lie in the open transaction; 0: none
         self.unwritten: set[str] = set()  # agents whose files are not known to be current
@@ -351,33 +349,12 @@ class LiveState:
 
     def look(self) -> None:
         """Decides whether memory.db's write-ahead log is long enough to be folded. For every writer of it to call."""
-        self.wants_fold = self._wal_bytes() > self._fold_bytes
-
-    def _wal_bytes(self) -> int:
-        try:
-            return os.stat(f"{self.generation}-wal").st_size
-        except OSError:  # none; or the next look finds it
-            return 0
-
-    @database_span("fold")
-    def fold(self) -> None:
-        """Moves the write-ahead log into the file. Tens of milliseconds: never on an event loop.
-
-        What a reader's transaction still needs stays in the log, and is not waited for: all writers would wait too,
-        for as long as SQLite waits for a lock. The next fold comes when the log has grown by as much again.
-        """
-        self.wants_fold = False
-        with suppress(sqlite3.Error):  # it only gets longer, and the next look finds it so
-            (patience,) = self.connection.execute("PRAGMA busy_timeout").fetchone()
-            self.connection.execute("PRAGMA busy_timeout=0")
-            try:
-                self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            finally:
-                self.connection.execute(f"PRAGMA busy_timeout={patience}")
-        self._fold_bytes = self._wal_bytes() + FOLD_BYTES
+        self.wants_fold = self.folding.is_due()
+        if self.folding.failed is not None:
+            self.lost = f"memory.db cannot be used: {self.folding.failed}"
 
     def close(self) -> None:
-        self.connection.close()
+        self.folding.close()
 
 
 _CONFIGS = frozenset((ConfigWritten, ConfigRemoved))

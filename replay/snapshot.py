@@ -18,6 +18,7 @@ from replay.reader import open_reader
 from replay.working import discard
 
 _CHUNK_BYTES = 1 << 20
+_LOG_HEADER_BYTES = 32  # with salts that are new each time the log begins anew
 
 
 @contextmanager
@@ -36,10 +37,11 @@ def snapshot(storage: Storage, memory_db: str, path: str) -> Iterator[sqlite3.Co
 
 
 def _copy(storage: Storage, memory_db: str, path: str) -> None:
-    """While the transaction lasts, what it sees is folded at most, and nothing of the log is written over.
+    """While the transaction lasts, what it sees is folded at most, and nothing of it in the log is written over.
 
     A page that is being folded may be copied half, but is in the log as well, where SQLite looks first. What is
-    appended to the log meanwhile is a later commit, and whole by its checksums, or no commit yet.
+    appended to the log meanwhile is a later commit, and whole by its checksums, or no commit yet. Where all that it
+    sees is in the file, the log may begin anew.
     """
     # What is opened is closed last: closing any descriptor of a file drops SQLite's locks on it.
     with ExitStack() as opened, open_reader(memory_db) as memory, memory.transaction() as connection:
@@ -48,7 +50,12 @@ def _copy(storage: Storage, memory_db: str, path: str) -> None:
             with suppress(FileNotFoundError):
                 source = os.open(live + suffix, os.O_RDONLY | os.O_CLOEXEC)
                 opened.callback(os.close, source)
-                _copy_file(storage, source, path + suffix)
+                while True:
+                    header = os.pread(source, _LOG_HEADER_BYTES, 0)
+                    _copy_file(storage, source, path + suffix)
+                    if not suffix or os.pread(source, _LOG_HEADER_BYTES, 0) == header:
+                        break
+                    storage.remove(path + suffix)  # the first half of one log and the second of another: older pages
 
 
 def _copy_file(storage: Storage, source: int, path: str) -> None:

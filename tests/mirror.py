@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Callable
 from itertools import pairwise
+from typing import Literal
 
 from journal.storage import Kind, RealFile, RealLock, RealStorage
 from tests.simdisk import SimDisk
@@ -32,8 +33,9 @@ class Mirror:
         self.disk = disk or SimDisk()
         self.real = RealStorage()
         self.cut: Callable[[], None] | None = None
-        self.folds = False
-        """The next change of a generation is a fold of the -wal as it was last seen: any part of it may arrive."""
+        self.folds: Literal["", "in part", "whole"] = ""
+        """The next change of a generation is a fold of the -wal as it was last seen: any part of it may arrive. SQLite
+        does not sync the file where something is left in the -wal."""
         self._inodes: dict[str, int] = {}
         if disk is None:
             self._take_in(root, self._directory(TOP))
@@ -51,10 +53,10 @@ class Mirror:
 
     # -- what SQLite did ----------------------------------------------------------------------------------------------
 
-    def about_to_fold(self) -> None:
+    def about_to_fold(self, how: Literal["in part", "whole"] = "whole") -> None:
         """To be called right before SQLite folds a -wal, with no commit in between."""
         self.follow()
-        self.folds = True
+        self.folds = how
 
     def follow(self) -> None:
         """Tells the simulated disk what SQLite changed since the last look.
@@ -79,11 +81,14 @@ class Mirror:
         for name in [name for name in here.live if _DATABASE.fullmatch(name) and name not in there]:
             self._inodes.pop(name, None)
             self.disk._names.change(NameChange(here, name, None))
-        self.folds = False
+        self.folds = ""
 
     def _changed(self, here: DirectoryNode, name: str, node: FileNode, content: bytes) -> None:
         is_generation = name.endswith(".db") and bool(node.durable)
         if not is_generation:
+            if name.endswith("-wal") and node.live and content[:WAL_HEADER_BYTES] != node.live[:WAL_HEADER_BYTES]:
+                node.write(0, content[:WAL_HEADER_BYTES])  # it begins anew: nothing follows before that is durable
+                node.sync()
             _write(node, content, WAL_HEADER_BYTES if name.endswith("-wal") else 0, FRAME_BYTES)
             return
         wal = here.live.get(f"{name}-wal")
@@ -93,7 +98,8 @@ class Mirror:
             _write(node, content, 0, PAGE_BYTES)
             if self.cut is not None:
                 self.cut()
-            node.sync()
+            if self.folds == "whole":
+                node.sync()
             return
         _write(node, content, 0, PAGE_BYTES)
         node.sync()
@@ -166,6 +172,9 @@ class Mirror:
         self.real.remove(path)
 
     def remove_directory(self, path: str) -> None:
+        node = self._directory(self._on_disk(path))
+        for name in [name for name in node.live if not os.path.lexists(f"{path}/{name}")]:
+            self.disk._names.change(NameChange(node, name, None))  # the -wal of a copy, which SQLite removed
         self.disk.remove_directory(self._on_disk(path))
         self.real.remove_directory(path)
 

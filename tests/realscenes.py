@@ -15,7 +15,7 @@ import sqlite3
 import sys
 import tempfile
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,6 +36,7 @@ from recovery.cli.app import run as journal
 from recovery.setup import initialise
 from replay import shadow
 from replay.hook import SyncHook
+from replay.live import LiveState
 from replay.model import Model
 from tests.damage import fold, records
 from tests.histories import SeededSource, growing
@@ -102,11 +103,11 @@ def images() -> Images:
         hook.checkpoint()
         _grow(hook, guide, source, made.closed, 20)
         hook.restore(30)
-        hook.core.housekeeping()
+        hook.core.state.folding.copy()
         shutil.copyfile(hook.core.state.generation, made.older_db)
         _grow(hook, guide, source, made.closed, 10)
         hook.checkpoint()
-        hook.core.housekeeping()
+        hook.core.state.folding.copy()
         _grow(hook, guide, source, made.closed, 15)
         for name in AGENTS:
             hook.append(ConfigWritten(name, config(name, 2)))
@@ -235,6 +236,30 @@ def checkpoint_command(root: Path) -> int:
     return journal(["--data", str(root), "checkpoint", "create"])
 
 
+@ending
+def hook_folds(root: Path) -> None:
+    """Each step of a fold beside writers, one after the other; then the log begins anew."""
+    diary = Diary(root)
+    with open_server_sync(root, background=False) as hook:
+
+        def step(name: str) -> None:
+            state = hook.core.state
+            if isinstance(state, LiveState):
+                with suppress(sqlite3.Error):
+                    getattr(state.folding, name)()
+                state.look()
+
+        _send(hook, diary, REQUESTS[:2])
+        step("hold")
+        _send(hook, diary, REQUESTS[2:3])
+        step("sync_log")
+        step("copy")
+        step("sync_file")
+        _send(hook, diary, REQUESTS[3:5])
+        step("copy")
+        _send(hook, diary, REQUESTS[5:])
+
+
 RESTORED_TO = 20
 
 
@@ -345,6 +370,7 @@ SCENES: dict[str, Scene] = {
     "append_by_command": Scene(closed, command_appends, 200),
     "open_after_a_kill": Scene(killed, hook_appends, 200),
     "rotation": Scene(small_segments, segments_rotate, 200),
+    "fold": Scene(closed, hook_folds, 200),
     "checkpoint": Scene(closed, checkpoint_process, 200),
     "checkpoint_by_command": Scene(closed, checkpoint_command, 200),
     "restore": Scene(closed, hook_restores, 300),

@@ -39,15 +39,15 @@ def fired(told: str) -> int:
 
 @pytest.mark.parametrize(
     "scene",
-    ["append_by_hook", "append_by_async_hook", "open_after_a_kill", "rotation", "checkpoint", "restore", "recover",
-     "recover_beside_readers", "catch_up"],
+    ["append_by_hook", "append_by_async_hook", "open_after_a_kill", "rotation", "fold", "checkpoint", "restore",
+     "recover", "recover_beside_readers", "catch_up"],
 )  # fmt: skip
 def test_killed_before_a_system_call(tmp_path: Path, scene: str) -> None:
     assert fired(realfaults(tmp_path, "kill", scene, SEED, "6")) >= 5
 
 
 @pytest.mark.parametrize(
-    "scene", ["append_by_hook", "append_by_command", "rotation", "checkpoint", "restore", "backup", "recover"]
+    "scene", ["append_by_hook", "append_by_command", "rotation", "fold", "checkpoint", "restore", "backup", "recover"]
 )
 def test_a_system_call_fails(tmp_path: Path, scene: str) -> None:
     assert fired(realfaults(tmp_path, "fail", scene, SEED, "8")) >= 7

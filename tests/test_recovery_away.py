@@ -171,7 +171,7 @@ def test_damaged_pages_found_by_a_check_lose_no_write(data):
     with open_server_sync(data, background=False) as hook:
         hook.append(ACME)
         hook.append_all([fact(number) for number in range(500)])
-        hook.core.state.fold()
+        hook.core.state.folding.copy()
         generation = Path(hook.core.state.generation)
         with open(generation, "r+b") as file:
             file.seek(4096)

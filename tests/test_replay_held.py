@@ -45,11 +45,16 @@ def is_there(connection: sqlite3.Connection, entity_id: int, digest: bytes) -> b
     return bool(connection.execute(sql, (entity_id, digest)).fetchone()[0])
 
 
-@pytest.mark.parametrize(("entity_max", "held_max"), [(4096, 200_000), (3, 200_000), (4096, 30), (2, 9), (0, 0)])
+@pytest.mark.parametrize(
+    ("read_max", "entity_max", "held_max"),
+    [(4096, 4096, 200_000), (3, 8, 200_000), (3, 3, 200_000), (4096, 4096, 30), (2, 4, 30), (2, 2, 9), (0, 0, 0)],
+)
 @pytest.mark.parametrize("seed", range(4))
 def test_it_answers_as_memory_db_would(
-    connection: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch, entity_max: int, held_max: int, seed: int
-) -> None:
+    connection: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch, seed: int,
+    read_max: int, entity_max: int, held_max: int,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(held, "READ_MAX", read_max)
     monkeypatch.setattr(held, "ENTITY_MAX", entity_max)
     monkeypatch.setattr(held, "HELD_MAX", held_max)
     rng, known = random.Random(seed), Held()
@@ -78,10 +83,31 @@ def test_an_entity_is_read_once_and_one_that_was_just_created_never(connection: 
 
 
 def test_one_with_too_many_is_asked_for_each(connection: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(held, "ENTITY_MAX", 4)
+    monkeypatch.setattr(held, "READ_MAX", 4)
     for digest in DIGESTS[:5]:
         change(connection, 1, digest, True)
     known, statements = Held(), list[str]()
     connection.set_trace_callback(statements.append)
     assert [known.has(connection, 1, digest) for digest in DIGESTS] == [True] * 5 + [False] * 7
     assert len(statements) == 1 + len(DIGESTS)
+
+
+def test_more_of_them_than_can_be_held_are_not_read_with_each_batch(
+    connection: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Scenario: a few entities are written to in turn until all that is held of them is too much. What is forgotten of
+    one is not read again, to be forgotten for the next."""
+    monkeypatch.setattr(held, "READ_MAX", 4)
+    monkeypatch.setattr(held, "HELD_MAX", 60)
+    known, statements = Held(), list[str]()
+    connection.set_trace_callback(statements.append)
+    for digest in DIGESTS:
+        for entity_id in ENTITIES:
+            assert not known.has(connection, entity_id, digest)
+            change(connection, entity_id, digest, True)
+            known.note([((entity_id, digest), True)])
+    grown = len(statements)
+    for _ in range(10):
+        assert all(known.has(connection, entity_id, digest) for digest in DIGESTS for entity_id in ENTITIES)
+    rows = [int(statement.rpartition("LIMIT ")[2]) for statement in statements[grown:] if "LIMIT" in statement]
+    assert sum(rows) <= 5 * len(ENTITIES)

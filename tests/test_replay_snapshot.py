@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from threading import Event, Thread
@@ -13,11 +14,11 @@ import pytest
 
 from journal.errors import EnvironmentFault
 from journal.events import EntityCreated, ObservationAdded
-from journal.storage import RealStorage
+from journal.storage import RealFile, RealStorage
 from recovery import open_server_sync
 from recovery.setup import initialise
 from replay.checkpoints import make_checkpoint
-from replay.schema import connect
+from replay.schema import connect, read_position
 from replay.snapshot import snapshot
 from tests.test_replay_checkpoints import follow
 from tests.worlds import world_in
@@ -43,7 +44,7 @@ def test_a_copy_is_one_state_while_others_write_and_fold(tmp_path: Path):
                 number += 20
                 if number % 100 == 0:
                     with hook.core.lock:
-                        hook.core.state.fold()
+                        hook.core.state.folding.copy()
 
         writer = Thread(target=write)
         writer.start()
@@ -75,6 +76,58 @@ while len(seen) < 20:  # moments, however long it takes until the writer has its
         print(seq, rows, *connection.execute("PRAGMA integrity_check").fetchone())
         seen.add(seq)
 """
+
+
+class Interrupted(RealStorage):
+    """Calls `between` while the first copy of a write-ahead log is being written, after so many pieces."""
+
+    def __init__(self, between: Callable[[], object], pieces: int) -> None:
+        super().__init__()
+        self._between, self._pieces = between, pieces
+
+    def open(self, path: str, *, write: bool = False, create: bool = False) -> RealFile:
+        file = super().open(path, write=write, create=create)
+        return _Piecewise(file.fd, path, self) if create and path.endswith("-wal") else file
+
+
+class _Piecewise(RealFile):
+    __slots__ = ("_storage",)
+
+    def __init__(self, fd: int, path: str, storage: Interrupted) -> None:
+        super().__init__(fd, path)
+        self._storage = storage
+
+    def write_at(self, offset: int, data: bytes) -> None:
+        super().write_at(offset, data)
+        self._storage._pieces -= 1
+        if self._storage._pieces == 0:
+            self._storage._between()
+
+
+def test_a_log_that_begins_anew_while_it_is_copied_is_copied_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Scenario: all of the log was in the file when the copy began, so nothing keeps a writer from writing over it.
+    The first commits of the old log, without the rest, would put old pages before those of the file."""
+    monkeypatch.setattr("replay.snapshot._CHUNK_BYTES", 4096)
+    root = tmp_path / "data"
+    initialise(str(root))
+    with open_server_sync(root, background=False) as hook:
+        hook.append(EntityCreated("global", "Acme", "company"))
+        first = hook.core.state.applied_seq
+
+        def write(number: int) -> None:
+            for each in range(number, number + 20):
+                hook.append(ObservationAdded("global", "Acme", f"{each} " * 300))
+
+        write(0)
+        assert hook.core.state.folding.copy() is False, "all of it is in the file"
+        storage = Interrupted(lambda: write(20), pieces=20)
+        with snapshot(storage, f"{root}/memory.db", f"{tmp_path}/copy.db") as connection:
+            assert storage._pieces < 0, "it was copied in pieces"
+            (rows,) = connection.execute("SELECT count(*) FROM observations").fetchone()
+            position = read_position(connection)
+            assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+            assert position is not None
+            assert rows == position.seq - first == 40
 
 
 def test_a_checkpoint_keeps_nobody_from_folding(tmp_path: Path):

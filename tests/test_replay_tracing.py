@@ -137,7 +137,8 @@ with trace.get_tracer("server").start_as_current_span("request"):
         with open_server_sync(sys.argv[1], background=False) as hook:
             hook.append(EntityCreated("agent:writer", f"s3cret {number}", "thing"))
             hook.recover_scope("agent:writer")
-            hook.core.housekeeping()
+            hook.core.fold()
+            hook.core.state.folding.join()
     back_up(Data.at(sys.argv[1]), sys.argv[1] + "-backup")
 print(json.dumps(told()))
 """

@@ -1,0 +1,209 @@
+"""Moving memory.db's write-ahead log into the file while others write: no sync of many pages under the writers' lock.
+
+SQLite does it in one call, which syncs the log, copies the newest version of each page, and syncs the file. A second
+connection that made that call beside the writer could take its time, but before SQLite 3.51.3 such a pair may corrupt
+the file (its WAL-reset bug). So the one connection that writes makes several short calls, each between two commits, and
+what the disk has to do is done between them:
+
+    under the lock      a reader of our own begins: it sees what is committed now
+    beside the writers  the log is synced
+    under the lock      SQLite finds the log synced, and copies what the reader sees. Something younger is left in the
+                        log, so none of it can be written over yet: SQLite does not sync the file
+    beside the writers  the file is synced, and what was added to the log
+    under the lock      without the reader: SQLite copies and syncs the little that is left. The log begins anew
+
+The rules by which a power cut finds one whole state stay SQLite's own: what is synced beside only leaves it less to do.
+But a sync that failed says so once, to whoever asked, and what it did not write can be read until the cache forgets it.
+So after one that failed nothing is folded any more, and closing leaves the log where it is: the next to open memory.db
+copies all of it again. Must not know what is in the file.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from bisect import bisect_left
+from contextlib import suppress
+from typing import NamedTuple
+
+from journal.errors import EnvironmentFault
+from journal.storage import File, Storage
+from replay.holders import descriptors
+from replay.schema import connect
+from replay.tracing import database_span
+
+FOLD_BYTES = 16 << 20  # memory.db's write-ahead log is folded once it has grown by so much
+LITTLE_BYTES = 1 << 20  # of the log: SQLite may copy and sync it while all writers wait
+ROUNDS_MAX = 4  # then it may be more: the disk does not keep up with the writers
+_sync = getattr(os, "fdatasync", os.fsync)
+_HEADER_BYTES, _FRAME_HEADER_BYTES = 32, 24  # https://www.sqlite.org/fileformat2.html#walformat
+
+
+class _Length(NamedTuple):
+    """How much of the log is of its present run, which its salts tell from what it is written over."""
+
+    salts: bytes = b""
+    bytes: int = 0
+
+
+class Folding:
+    """The write-ahead log of the memory.db at `path`, which `connection` alone writes.
+
+    Its calls are made under the writers' lock, but for those that begin with ``sync``. ``failed`` says why this
+    connection folds it no more.
+    """
+
+    def __init__(self, storage: Storage, connection: sqlite3.Connection, path: str) -> None:
+        self.failed: str | None = None
+        self._storage = storage
+        self._connection = connection
+        self._path = path
+        self._reader: sqlite3.Connection | None = None
+        self._log: File | None = None
+        self._seen = self._folded = _Length()  # as it was looked at, and folded, last
+        self._thread: threading.Thread | None = None
+        self._disk = threading.Lock()  # held while the disk works beside the writers: nothing is closed then
+        self._closed = False
+        connection.execute("PRAGMA wal_autocheckpoint=0")  # else every commit may fold, on whichever thread
+        connection.execute(f"PRAGMA journal_size_limit={2 * FOLD_BYTES}")  # what a slow reader let it grow to goes
+
+    def is_due(self) -> bool:
+        """Whether the log is long enough to be folded, and is not being folded.
+
+        What was added to it since the last look may go to the disk from now on: all of it at once, later, would keep
+        the journal's own syncs waiting.
+        """
+        if not self._is_open:
+            return False
+        seen, length = self._seen, self._length()
+        start = seen.bytes if seen.salts == length.salts else 0
+        if length.bytes > start and self._log is not None:
+            self._log.start_sync(start, length.bytes - start)
+        self._seen = length
+        return self._thread is None and self._grown(length) > FOLD_BYTES
+
+    def beside(self, lock: threading.Lock) -> None:
+        """Begins to fold in a thread of its own, which takes the writers' lock for each short call."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, args=(lock,), name="journal-fold", daemon=True)
+            self._thread.start()
+
+    def join(self) -> None:
+        """Waits for that thread. Not for one who holds the lock."""
+        if (thread := self._thread) is not None:
+            thread.join()
+
+    def _run(self, lock: threading.Lock) -> None:
+        try:
+            with suppress(sqlite3.Error), database_span("fold"):  # the log only gets longer: a later look finds it so
+                self._fold(lock)
+        finally:
+            self._thread = None
+
+    def _fold(self, lock: threading.Lock) -> None:
+        for rounds in range(ROUNDS_MAX, -1, -1):
+            with lock:
+                if not self._is_open:
+                    return
+                if not rounds or self._grown(self._length()) <= LITTLE_BYTES:
+                    self.copy()
+                    return
+                self.hold()
+            self.sync_log()
+            with lock:
+                if not self.copy():
+                    return
+            self.sync_file()
+            self.sync_log()
+
+    @property
+    def _is_open(self) -> bool:
+        return not self._closed and self.failed is None
+
+    def hold(self) -> None:
+        """From here to the next `copy` a reader keeps SQLite from folding what is committed after this."""
+        if self._is_open:
+            self._begin_reading()
+
+    def _begin_reading(self) -> None:
+        if self._reader is None:
+            self._reader = connect(self._path, read_only=True)
+        self._release()
+        self._reader.execute("BEGIN")
+        self._reader.execute("SELECT seq FROM journal_position").fetchall()  # takes the snapshot
+
+    def copy(self) -> bool:
+        """Copies the log into the file as far as readers have no other use for either; whether something is left.
+
+        A reader that is in a transaction is not waited for: all writers would wait, too. Where nothing is left, SQLite
+        has synced the file, and the next commit begins the log anew.
+        """
+        if not self._is_open:
+            return False
+        try:
+            _, frames, copied = self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode == sqlite3.SQLITE_IOERR_FSYNC:
+                self.failed = str(error)
+            raise
+        finally:
+            self._release()
+            self._folded = self._length()
+        return bool(frames != copied)
+
+    def sync_log(self) -> None:
+        """What is in the log becomes durable: SQLite's own sync of it finds little to do."""
+        with self._disk:
+            if self._is_open and self._log is not None:
+                try:
+                    self._log.sync()
+                except EnvironmentFault as error:
+                    self.failed = str(error)
+
+    def sync_file(self) -> None:
+        """The same for the file, by SQLite's own descriptor: to close another one would drop SQLite's locks."""
+        with self._disk:
+            if self._is_open and (open_here := descriptors(self._path)):
+                try:
+                    _sync(open_here[0])
+                except OSError as error:
+                    self.failed = str(error)
+
+    def close(self) -> None:
+        """Closes the connection, and all that was opened for folding."""
+        self._closed = True
+        with self._disk, suppress(sqlite3.Error):
+            self._release()
+            if self.failed is not None:
+                self._begin_reading()  # a writer that goes while a reader is left leaves the log as it is
+                self._connection.close()
+            if self._reader is not None:
+                self._reader.close()
+        self._connection.close()
+        if self._log is not None:
+            self._log.close()
+
+    def _release(self) -> None:
+        if self._reader is not None and self._reader.in_transaction:
+            self._reader.execute("ROLLBACK")
+
+    def _grown(self, length: _Length) -> int:
+        return length.bytes - (self._folded.bytes if length.salts == self._folded.salts else 0)
+
+    def _length(self) -> _Length:
+        """Looks for the end of the run: behind it lies what it has not yet written over."""
+        try:
+            log = self._log = self._log or self._storage.open(f"{self._path}-wal")
+            header, size = log.read_at(0, _HEADER_BYTES), log.size()
+            if len(header) < _HEADER_BYTES:
+                return _Length()
+            frame_bytes, salts = _FRAME_HEADER_BYTES + int.from_bytes(header[8:12]), header[16:24]
+
+            def is_older(frame: int) -> bool:
+                return log.read_at(_HEADER_BYTES + frame * frame_bytes + 8, 8) != salts
+
+            frames = bisect_left(range((size - _HEADER_BYTES) // frame_bytes), True, key=is_older)
+        except (FileNotFoundError, EnvironmentFault):  # nothing was written yet; or the next look finds it
+            return _Length()
+        return _Length(salts, frames * frame_bytes)

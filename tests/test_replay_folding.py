@@ -1,0 +1,217 @@
+"""memory.db's write-ahead log is folded while others write: which syncs it takes, and what one that fails leaves."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+from threading import Thread
+
+import pytest
+
+from journal.events import EntityCreated, ObservationAdded
+from recovery import open_server_sync
+from recovery.setup import initialise
+from replay.core import Core
+from replay.digest import state_digest
+from replay.folding import FOLD_BYTES
+from replay.holders import descriptors
+from replay.live import LiveState
+from replay.schema import connect
+from tests import traced
+from tests.command import ENVIRONMENT, ROOT
+
+LARGE = "x" * 200_000
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    initialise(str(tmp_path / "data"))
+    with open_server_sync(tmp_path / "data", background=False) as hook:  # from here on it is in WAL mode
+        hook.append(EntityCreated("global", "Acme", "company"))
+    return tmp_path / "data"
+
+
+def fact(number: int, text: str = "") -> ObservationAdded:
+    return ObservationAdded("global", "Acme", f"{number} {text}")
+
+
+def live(core: Core) -> LiveState:
+    assert isinstance(core.state, LiveState)
+    return core.state
+
+
+def salts(state: LiveState) -> bytes:
+    return Path(f"{state.generation}-wal").read_bytes()[16:24]
+
+
+# -- by strace ---------------------------------------------------------------------------------------------------------
+
+_BEGIN = """
+import os, sys
+from journal.events import ObservationAdded
+from recovery import open_server_sync
+def fact(number):
+    return ObservationAdded("global", "Acme", f"{number} " + "x" * 200)
+with open_server_sync(sys.argv[1], background=False) as hook:
+    folding = hook.core.state.folding
+    hook.append_all([fact(number) for number in range(3000)])
+    folding.is_due()
+"""
+_STEPS = """
+    def step(name):
+        os.write(2, b"begin " + name.encode())
+        getattr(folding, name)()
+        os.write(2, b"begin writing")
+    step("hold")
+    hook.append(fact(3000))
+    step("sync_log")
+    step("copy")
+    step("sync_file")
+    step("copy")
+    hook.append(fact(3001))
+    step("copy")
+"""
+
+
+def under_strace(data: Path, program: str, *options: str) -> list[str]:
+    """The lines of strace's log of a process that runs `program`."""
+    if (why := traced.missing()) is not None:
+        pytest.skip(why)
+    log = data.parent / "strace.log"
+    command = ["strace", "-f", "-y", "-s", "20", "-o", str(log), *options, sys.executable, "-c", program, str(data)]
+    ran = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=ENVIRONMENT, timeout=120, check=False)
+    assert ran.returncode == 0, ran.stderr
+    return log.read_text().splitlines()
+
+
+def test_sqlite_syncs_the_file_only_when_little_is_left_to_sync(data: Path) -> None:
+    """A copy that leaves something in the log writes hundreds of pages and syncs none of them; the one after it, which
+    lets the log begin anew, writes and syncs the few pages that were committed meanwhile."""
+    lines = under_strace(data, _BEGIN + _STEPS, "-e", "trace=fdatasync,fsync,pwrite64,write")
+    steps: list[tuple[str, list[str]]] = []
+    for line in lines:
+        if found := re.search(r'write\(2<.*"begin (.+)"', line):
+            steps.append((found[1], []))
+        elif steps:
+            steps[-1][1].append(line)
+
+    def count(calls: list[str], name: str, ending: str) -> int:
+        return sum(re.search(rf"{name}\(\d+<[^>]*memory-\d+\.db{ending}>", call) is not None for call in calls)
+
+    done = [(name, *(count(calls, call, ending) for call in ("pwrite64", "fdatasync") for ending in ("", "-wal")))
+            for name, calls in steps if name != "writing"]  # fmt: skip
+    names, pages, _, syncs, log_syncs = zip(*done, strict=True)
+    assert names == ("hold", "sync_log", "copy", "sync_file", "copy", "copy")
+    assert pages[2] > 100
+    assert syncs == (0, 0, 0, 1, 1, 1), "SQLite's own are the last two"
+    assert 0 < pages[4] < 10
+    assert 0 < pages[5] < 10
+    assert log_syncs == (0, 1, 1, 0, 1, 1)
+
+
+_FAILED = """
+    folding.hold()
+    hook.append(fact(3000))
+    folding.copy()
+    folding.sync_file()
+    assert folding.failed, "the fault fired"
+    assert not folding.copy()
+    hook.append(fact(3001))
+"""
+
+
+def test_after_a_sync_that_failed_the_log_stays_and_is_copied_again(data: Path) -> None:
+    """The kernel says once that pages could not be written, and yes from then on. SQLite, which did not hear of it,
+    would sync the rest, begin the log anew, and remove it at the end: those pages would be nowhere."""
+    generation = str((data / "memory.db").resolve())
+    faulty = ("-P", generation, "-e", "trace=fdatasync", "-e", "inject=fdatasync:error=EIO:when=1")
+    lines = under_strace(data, _BEGIN + _FAILED, *faulty)
+    assert sum("INJECTED" in line for line in lines) == 1
+    log = Path(f"{generation}-wal")
+    assert log.stat().st_size > 100 * 4096
+    with open_server_sync(data, background=False) as hook:
+        state = live(hook.core)
+        frames = log.stat().st_size // (24 + 4096)
+        assert state.connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone() == (0, frames, frames)
+        (count,) = state.connection.execute("SELECT count(*) FROM observations").fetchone()
+        assert count == 3002
+
+# -- in one process ----------------------------------------------------------------------------------------------------
+
+
+def test_after_a_sync_that_failed_memory_db_is_opened_again(data: Path) -> None:
+    """By the policy of a memory.db that is gone: the log is read from its start then, and folded from there."""
+    with open_server_sync(data, background=False) as hook:
+        before = live(hook.core)
+        before.folding.failed = "input/output error"
+        for number in range(40):
+            hook.append(fact(number))
+        after = live(hook.core)
+        assert after is not before
+        assert after.folding.failed is None
+        assert not hook.core.away
+        assert after.folding.copy() is False
+        (count,) = after.connection.execute("SELECT count(*) FROM observations").fetchone()
+        assert count == 40
+
+
+def test_the_log_is_written_over_and_not_grown_again(data: Path) -> None:
+    """60 MB of it: a log that is cut and grown each time costs a commit of the file system's journal each time."""
+    with open_server_sync(data, background=False) as hook:
+        state = live(hook.core)
+        log, lengths, runs = Path(f"{state.generation}-wal"), [], set()
+        for number in range(300):
+            hook.append(fact(number, LARGE))
+            state.folding.join()
+            lengths.append(log.stat().st_size)
+            runs.add(salts(state))
+        assert len(runs) >= 3
+        assert lengths == sorted(lengths)
+        assert lengths[-1] < 1.5 * FOLD_BYTES
+        assert state.connection.execute("PRAGMA wal_autocheckpoint").fetchone() == (0,)
+
+
+def test_what_a_slow_reader_made_of_the_log_is_cut_when_it_begins_anew(data: Path) -> None:
+    with open_server_sync(data, background=False) as hook:
+        state = live(hook.core)
+        log = Path(f"{state.generation}-wal")
+        with closing(connect(state.generation, read_only=True)) as reader:
+            reader.execute("BEGIN")
+            reader.execute("SELECT * FROM journal_position").fetchall()
+            for number in range(250):
+                hook.append(fact(number, LARGE))
+            state.folding.join()
+            assert log.stat().st_size > 2 * FOLD_BYTES
+        assert state.folding.copy() is False
+        hook.append(fact(-1))
+        assert log.stat().st_size <= 2 * FOLD_BYTES
+
+
+def test_a_fold_goes_on_beside_writers_and_ends_with_the_server(data: Path) -> None:
+    """Eight threads write while folds come and go; the last one is under way, or not, when the server is closed."""
+    with open_server_sync(data, background=False) as hook:
+        state = live(hook.core)
+
+        def write(first: int) -> None:
+            for number in range(first, first + 60):
+                hook.append(fact(number, LARGE[:50_000]))
+                if number % 10 == 0:
+                    hook.core.fold()
+
+        threads = [Thread(target=write, args=(number * 1000,)) for number in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        hook.core.fold()
+        digest, folder = state_digest(state.connection), state.folding._thread
+    assert folder is None or not folder.is_alive()
+    generation = str((data / "memory.db").resolve())
+    assert not descriptors(generation)
+    assert not Path(f"{generation}-wal").exists(), "nothing was left in it"
+    with closing(connect(generation)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        assert state_digest(connection) == digest
