@@ -148,6 +148,11 @@ def encode_header(kind: int, body: bytes) -> bytes:
 
 def decode_header(data: bytes | memoryview, kind: int, path: str) -> bytes:
     """The body behind a prologue. Raises Corrupt, or Unsupported for a newer version or another kind."""
+    return bytes(view_header(data, kind, path))
+
+
+def view_header(data: bytes | memoryview, kind: int, path: str) -> memoryview:
+    """As `decode_header`, where a body is long and need not be copied."""
     if len(data) < PROLOGUE_BYTES:
         raise Corrupt("file is shorter than its prologue", path=path, offset=len(data))
     magic, version, found_kind, length, crc = _PROLOGUE.unpack_from(data)
@@ -155,7 +160,7 @@ def decode_header(data: bytes | memoryview, kind: int, path: str) -> bytes:
         raise Corrupt("magic is wrong: not a file of this journal", path=path, offset=0)
     if not PROLOGUE_BYTES <= length <= min(HEADER_BYTES_MAX, len(data)):
         raise Corrupt(f"header length {length} is out of bounds", path=path, offset=12)
-    body = bytes(data[PROLOGUE_BYTES:length])
+    body = memoryview(data)[PROLOGUE_BYTES:length]
     if crc32(body, crc32(data[:16])) != crc:
         raise Corrupt("header CRC does not match", path=path, offset=16)
     if version > VERSION:
@@ -169,7 +174,12 @@ def decode_header(data: bytes | memoryview, kind: int, path: str) -> bytes:
 
 def decode_file(data: bytes | memoryview, kind: int, path: str) -> bytes:
     """As `decode_header`, of a file that is nothing but prologue and body: what follows them is damage."""
-    body = decode_header(data, kind, path)
+    return bytes(view_file(data, kind, path))
+
+
+def view_file(data: bytes | memoryview, kind: int, path: str) -> memoryview:
+    """As `decode_file`, where a body is long and need not be copied."""
+    body = view_header(data, kind, path)
     end = PROLOGUE_BYTES + len(body)
     if len(data) != end:
         raise Corrupt(f"{len(data) - end} bytes follow the end of the file's content", path=path, offset=end)

@@ -20,7 +20,7 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from journal.errors import Corrupt
-from journal.format import KIND_INDEX, PROLOGUE_BYTES, SEQ_MAX, SegmentHeader, decode_file, encode_header
+from journal.format import KIND_INDEX, PROLOGUE_BYTES, SEQ_MAX, SegmentHeader, encode_header, view_file
 from journal.scan import Batch, Scanner
 
 # Fixed part, after the prologue:
@@ -207,7 +207,7 @@ def encode_index(index: SegmentIndex) -> bytes:
 
 def decode_index(data: bytes, path: str) -> SegmentIndex:
     """Raises Corrupt, or Unsupported for a newer version."""
-    body = memoryview(decode_file(data, KIND_INDEX, path))
+    body = view_file(data, KIND_INDEX, path)
     if len(body) < _FIXED.size:
         raise Corrupt("index is too short", path=path, offset=PROLOGUE_BYTES)
     journal_id, salt, epoch, _, first_seq, end, next_seq, chain, count, _ = _FIXED.unpack_from(body)

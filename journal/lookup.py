@@ -1,7 +1,8 @@
 """Batches that may hold what is asked for, without reading those that do not: forwards, or the newest first.
 
 Nothing is left out that holds it, with or without indexes; what comes may still not hold it, so whoever asks looks at
-the records. Knows granules and names; must not know who asks, or why.
+the records. Of batches that were read and proven, too, only those come in whose bytes the names stand. Knows granules
+and names; must not know who asks, or why.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ from journal.reader import LogReader
 from journal.scan import Batch
 
 MakeIndex = Callable[[LogReader, int], SegmentIndex | None]
+
+_WRITTEN_OUT = frozenset({"agent", "actor", "op_id", "entity"})
+"""Kinds of names that stand in a payload as they are, in UTF-8: a type is a number there, a scope may be a default."""
 
 
 class AnyOf(NamedTuple):
@@ -33,6 +37,11 @@ class Lookup:
     def __init__(self, reader: LogReader, wanted: Sequence[AnyOf], make: MakeIndex | None = None) -> None:
         self._reader = reader
         self._wanted = [([hashed(name) for name in each.names], sorted(each.seqs)) for each in wanted]
+        self._texts = [
+            ([text.encode(errors="surrogatepass") for _, text in each.names], each.seqs)
+            for each in wanted
+            if _WRITTEN_OUT.issuperset(kind for kind, _ in each.names)
+        ]
         self._make = make
 
     def batches(self, first_seq: int, last_seq: int) -> Iterator[Batch]:
@@ -59,8 +68,16 @@ class Lookup:
 
     def _within(self, number: int, first: int, last: int) -> Iterator[Batch]:
         for batch in self._reader.scan(number, first, last):
-            if batch.last_seq >= first and batch.first_seq <= last:
+            if batch.last_seq >= first and batch.first_seq <= last and self._may_be_in(batch):
                 yield batch
+
+    def _may_be_in(self, batch: Batch) -> bool:
+        """Whether the texts that are wanted stand in it somewhere: to search costs a hundredth of decoding."""
+        payload = bytes(batch.payload) if self._texts else b""
+        return all(
+            any(text in payload for text in texts) or any(batch.first_seq <= seq <= batch.last_seq for seq in seqs)
+            for texts, seqs in self._texts
+        )
 
     def _granules(self, number: int, first_seq: int, last_seq: int) -> Iterator[tuple[int, int]]:
         """The seqs, first and last, of each granule of one segment that may hold what is wanted."""

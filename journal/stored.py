@@ -19,6 +19,7 @@ from journal.storage import File, Readable, Storage
 from journal.unpack import decoder_of, framed, unpack, unpack_block
 
 _HEADER_BYTES = 64 << 10
+_FRONT_BYTES = 4 << 10  # nearly every header is under a KiB
 
 
 class End(NamedTuple):
@@ -163,7 +164,10 @@ def read_segment_header(storage: Storage, path: str) -> tuple[SegmentHeader, int
     try:
         if isinstance(file, PackedFile):
             return file.pack.header, len(file.pack.head)
-        return decode_segment_header(file.read_at(0, _HEADER_BYTES), path)
+        front = file.read_at(0, _FRONT_BYTES)
+        if int.from_bytes(front[12:16], "little") > len(front):
+            front = file.read_at(0, _HEADER_BYTES)
+        return decode_segment_header(front, path)
     finally:
         file.close()
 

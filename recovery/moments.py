@@ -10,8 +10,7 @@ from collections.abc import Callable
 
 from journal.reader import LogReader
 from recovery.data import Data
-from recovery.evidence import evidence_seq
-from replay.history import read_history
+from recovery.evidence import raise_for_end
 from replay.moment import AtSeq, AtTag, parse, resolve
 
 
@@ -32,6 +31,8 @@ def resolve_moment(
     moment = parse(text)
     tags: dict[str, int] = {}
     if isinstance(moment, AtTag):
+        from replay.history import read_history  # few name one
+
         tags = read_history(reader, data.checkpoints).tags
     elif isinstance(moment, AtSeq) and moment.seq > reader.last_seq:
         raise_for_end(data, reader)
@@ -41,21 +42,3 @@ def resolve_moment(
     if seq == reader.last_seq and not isinstance(moment, AtSeq | AtTag):
         raise_for_end(data, reader)
     return seq
-
-
-def raise_for_end(data: Data, reader: LogReader) -> None:
-    """Raises the error that the log's end deserves: a bad region there, or an end that once lay further on."""
-    weigh_end(data, reader)
-    reader.raise_for_end()
-
-
-def weigh_end(data: Data, reader: LogReader) -> None:
-    """Tells the reader what checkpoints and memory.db know of the log's end.
-
-    Without it, an acknowledged batch that lost its last sectors would pass for one that was never finished, and an
-    older copy of the last segment for the journal.
-    """
-    known = evidence_seq(data)
-    if known > reader.last_seq:
-        reader.refresh()  # a writer at work: what was applied was durable before
-    reader.evidence_seq = max(reader.evidence_seq, known)

@@ -9,7 +9,6 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from itertools import islice
 from typing import Any, NamedTuple
@@ -143,6 +142,8 @@ def _types(patterns: Iterable[str]) -> frozenset[str]:
     for pattern in patterns:
         matching = {name for name in known if fnmatchcase(name, pattern)}
         if not matching:
+            from difflib import get_close_matches
+
             close = get_close_matches(pattern[:80], known, n=1, cutoff=0.4)
             hint = f"did you mean {close[0]}?" if close else "a type is such as memory.entity_created, or memory.*"
             raise UsageError(f"unknown event type {pattern[:80]!r}", hint=hint)

@@ -18,7 +18,6 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, tzinfo
-from difflib import get_close_matches
 from typing import Final
 
 from journal.errors import UsageError
@@ -208,6 +207,8 @@ def _within(seq: int, last_seq: int, what: str, exclusive: bool) -> int:
 
 
 def _near_tags(name: str, tags: Mapping[str, int]) -> str:
+    from difflib import get_close_matches  # for whoever made a mistake
+
     near = get_close_matches(name, tags, n=3, cutoff=0.5)
     if near:
         return "did you mean " + " or ".join(f"tag:{other}" for other in near) + "?"

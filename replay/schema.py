@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
-from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -75,7 +74,7 @@ _INDEXES = (
 )
 
 
-def connect(path: str | Path, *, read_only: bool = False) -> sqlite3.Connection:
+def connect(path: str | os.PathLike[str], *, read_only: bool = False) -> sqlite3.Connection:
     """Opens memory.db; without `read_only` it is created where missing and written in WAL mode.
 
     The journal is what makes a write durable, so NORMAL is enough: after a power cut the file may lag, never lie.

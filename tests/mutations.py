@@ -224,7 +224,7 @@ MUTATIONS = (
     Mutation("a batch header is not held against its CRC", FORMAT, "decode_batch_header",
              "    if crc32(data[offset + 8 : offset + BATCH_HEADER_BYTES]) != crc:\n", "    if False:\n",
              "crashes.damage", 1500),
-    Mutation("a file's header is not held against its CRC", FORMAT, "decode_header",
+    Mutation("a file's header is not held against its CRC", FORMAT, "view_header",
              "    if crc32(body, crc32(data[:16])) != crc:\n", "    if False:\n", "damage.journal-flips", 1),
     Mutation("a checkpoint is used that the journal does not vouch for", "replay/engine.py", "_Build._take_parts",
              "        if reason is not None:\n", "        if False:\n", "damage.places", 1),

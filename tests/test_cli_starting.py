@@ -29,6 +29,9 @@ BUILDING = {
 }  # fmt: skip
 """Writing, replaying, judging: a verb that only looks needs none of it."""
 
+RESTORES = {"journal.retention", "replay.history", "replay.timeline"}
+"""What a tag means: who asks for the newest few, or for a seq, names none."""
+
 
 def loaded_by(directory: Path, *arguments: str) -> set[str]:
     listed = "import sys; from recovery.cli.app import run; run(sys.argv[1:]); print(*sys.modules, file=sys.stderr)"
@@ -58,3 +61,5 @@ def test_a_verb_that_looks_something_up_imports_nothing_that_builds(tmp_path, ar
     loaded = loaded_by(tmp_path / "data", *arguments)
     assert (SLOW | BUILDING) & loaded == set()
     assert len(ours(loaded)) <= 64, sorted(ours(loaded))
+    if "status" not in arguments:
+        assert (RESTORES | {"pathlib"}) & loaded == set()

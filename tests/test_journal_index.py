@@ -28,6 +28,7 @@ from journal.log import Log, create
 from journal.packing import pack_segments
 from journal.reader import LogReader
 from journal.record import Record, encode_record
+from journal.scan import Batch
 from journal.storage import Storage
 from journal.verify import verify
 from recovery.records import Entry, Filter, entries, selected
@@ -480,6 +481,32 @@ def test_a_rare_name_is_found_by_reading_indexes_and_the_granules_that_hold_it(m
     found = [entry.seq for entry in selected(reader, Filter(agents=("rare",)), 1, 1990, 20)]
     assert found == [5, 1000]
     assert set(scanned) <= {0}, "the first holds nothing, and has no index"
+
+
+def test_a_rare_name_costs_each_index_once_and_decodes_what_holds_it(monkeypatch):
+    """Of each segment its header and its index are opened and read; of records those of a batch that has the name."""
+    disk = SimDisk()
+    create(disk, JOURNAL, journal_id=bytes(16))
+    with closing(Log.open(disk, JOURNAL, reserve_bytes=0, segment_bytes_max=16384)) as log:
+        for _ in range(800):
+            seq = log.next_seq
+            agents = ["rare" if seq + index in (801, 1602) else "often" for index in range(5)]
+            log.append([observed(seq + index, agent) for index, agent in enumerate(agents)], START + seq + 4)
+    indexed(disk)
+    decoded: list[int] = []
+    records = Batch.records
+    monkeypatch.setattr(Batch, "records", lambda self: decoded.append(self.count) or records(self))
+    reader = LogReader(disk, JOURNAL)
+    read, opened = disk.counts.bytes_read, disk.counts["open"]
+    found = [entry.seq for entry in selected(reader, Filter(agents=("rare",)), 1, None, 20)]
+    assert found == [801, 1602]
+    assert sum(decoded) == 2 * 5, "the last segment has no index, and is read whole all the same"
+    segments, indexes = len(reader.segments), disk.list(f"{JOURNAL}/index")
+    index_bytes = sum(disk.size(f"{JOURNAL}/index/{name}") for name in indexes if name != "lock")
+    assert segments > 15
+    assert disk.counts["open"] - opened <= 2 * segments + 4
+    # Headers, the granules of ten records, and the last segment, whose length its granules follow.
+    assert disk.counts.bytes_read - read <= index_bytes + segments * 4096 + 6 * 16384
 
 
 def test_each_seq_alone_is_found_by_a_filter_that_it_meets():

@@ -26,7 +26,7 @@ def activity_of(
     """
     from recovery.activity import fold
     from recovery.cli.log import bounds
-    from recovery.moments import weigh_end
+    from recovery.evidence import weigh_end
     from recovery.records import entries
 
     reader = data.reader()

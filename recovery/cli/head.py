@@ -28,8 +28,8 @@ def command(app: App, output: str | None) -> None:
     no journal can see in itself. Only the end is read: whether all before it is whole, `journal verify` says.
     """
     from journal.witness import head_of
+    from recovery.evidence import weigh_end
     from recovery.log.heads import head_json, head_lines
-    from recovery.moments import weigh_end
 
     data = app.data
     reader = data.reader()

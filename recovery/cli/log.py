@@ -71,7 +71,7 @@ def command(
     indexes that it found missing (journal/index); they hold nothing that the journal does not.
     """
     from journal.errors import UsageError
-    from recovery.moments import weigh_end
+    from recovery.evidence import weigh_end
     from recovery.records import Filter, selected
 
     if follow and until is not None:
@@ -153,6 +153,8 @@ def _objects(app: App) -> Callable[[Iterable[Entry]], None]:
 
 def bounds(data: Data, reader: LogReader, since: str | None, until: str | None) -> tuple[int, int | None]:
     """The seqs that are asked for; without --until there is no last one, so that damage behind it is met and named."""
+    if since is None and until is None:
+        return 1, None
     from recovery.moments import resolve_moment
 
     first = resolve_moment(data, reader, since, exclusive=True) + 1 if since is not None else 1

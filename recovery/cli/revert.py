@@ -68,7 +68,7 @@ def command(
     """
     from journal.errors import UsageError
     from recovery.cli.log import bounds
-    from recovery.moments import weigh_end
+    from recovery.evidence import weigh_end
     from recovery.records import Filter, entries
     from recovery.revert import plan_revert, revert
 

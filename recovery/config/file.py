@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import stat
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from journal.errors import UsageError
@@ -28,12 +27,12 @@ _HINT = "see docs/config.md"
 Lines = dict[tuple[str, ...], int]
 
 
-def load(root: str | Path, path: str | Path | None = None) -> Config:
+def load(root: str | os.PathLike[str], path: str | os.PathLike[str] | None = None) -> Config:
     """The configuration of the data directory ``root``: ``path`` if given, else its journal.yaml, else the defaults.
 
     Raises UsageError.
     """
-    chosen = Path(path) if path is not None else Path(root) / FILE_NAME
+    chosen = os.fspath(path) if path is not None else os.path.join(root, FILE_NAME)
     try:
         with open(chosen, "rb", opener=_open_plainly) as file:
             data = file.read(FILE_BYTES_MAX + 1)
@@ -41,31 +40,31 @@ def load(root: str | Path, path: str | Path | None = None) -> Config:
         if path is None:
             return Config()
         hint = "leave out --config for journal.yaml in the data directory, or the defaults"
-        raise UsageError("there is no such configuration file", path=str(chosen), hint=hint) from error
+        raise UsageError("there is no such configuration file", path=chosen, hint=hint) from error
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise UsageError(f"the configuration cannot be read: {reason}", path=str(chosen)) from error
-    return parse(data, str(chosen))
+        raise UsageError(f"the configuration cannot be read: {reason}", path=chosen) from error
+    return parse(data, chosen)
 
 
-def load_rules(root: str | Path, path: str | Path | None = None) -> Redactor:
+def load_rules(root: str | os.PathLike[str], path: str | os.PathLike[str] | None = None) -> Redactor:
     """The rules of redaction alone, of that same file: those that can be read, whatever else is wrong with it."""
     return rules_of(_readable(root, path).get("redact"))
 
 
-def load_log_format(root: str | Path, path: str | Path | None = None) -> str:
+def load_log_format(root: str | os.PathLike[str], path: str | os.PathLike[str] | None = None) -> str:
     """`log.format` alone, likewise."""
     section = _readable(root, path).get("log")
     chosen = section.get("format") if isinstance(section, dict) else None
     return "json" if chosen == "json" else "text"
 
 
-def _readable(root: str | Path, path: str | Path | None) -> dict[str, object]:
+def _readable(root: str | os.PathLike[str], path: str | os.PathLike[str] | None) -> dict[str, object]:
     """What that file says, as far as it is YAML that is taken here."""
-    chosen = Path(path) if path is not None else Path(root) / FILE_NAME
+    chosen = os.fspath(path) if path is not None else os.path.join(root, FILE_NAME)
     try:
         with open(chosen, "rb", opener=_open_plainly) as file:
-            return _values(file.read(FILE_BYTES_MAX + 1), str(chosen))[0]
+            return _values(file.read(FILE_BYTES_MAX + 1), chosen)[0]
     except (OSError, ValueError, UsageError):
         return {}
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
-from difflib import get_close_matches
 from typing import Any, TypeVar, get_type_hints
 
 from recovery.config.kinds import Kind
@@ -82,6 +81,8 @@ def _read(cls: type[T], values: Mapping[str, object], where: tuple[str, ...]) ->
 
 def _near(where: tuple[str, ...]) -> str:
     """What was likely meant: the same section first, then that name in another section."""
+    from difflib import get_close_matches
+
     names = [key.name for key in keys()]
     dotted = ".".join(where)
     found = get_close_matches(dotted, names, n=1, cutoff=0.7)

@@ -289,7 +289,7 @@ def metrics(request: Request) -> Response:
 
 def log(request: Request) -> Response:
     """Records, oldest first; `n` of them from the end, or all for who accepts JSON Lines."""
-    from recovery.moments import weigh_end
+    from recovery.evidence import weigh_end
     from recovery.records import Filter, selected
 
     asked = query_as(request, LogQuery)

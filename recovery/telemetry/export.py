@@ -19,8 +19,7 @@ from journal.follow import Follower
 from journal.reader import LogReader
 from journal.scan import Batch
 from recovery.data import Data
-from recovery.evidence import evidence_seq
-from recovery.moments import weigh_end
+from recovery.evidence import evidence_seq, weigh_end
 from recovery.telemetry import cursor
 from recovery.telemetry.convert import Conversion
 from recovery.telemetry.delivery import Delivery
