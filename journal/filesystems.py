@@ -36,8 +36,10 @@ def os_fault(error: OSError, path: str) -> EnvironmentFault:
     reason = error.strerror or str(error)
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return NoSpace(f"no space: {reason}", path=path, hint="free some disk space, then try again")
-    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-        return ReadOnly(f"not writable: {reason}", path=path, hint="check the mount and the owner of the directory")
+    if error.errno == errno.EROFS:
+        return ReadOnly(f"not writable: {reason}", path=path, hint="check the mount")
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return ReadOnly(f"not allowed: {reason}", path=path, hint="check who owns it, and run this as that user")
     if error.errno in (errno.EMFILE, errno.ENFILE):
         return IOFault(f"no descriptor is free: {reason}", path=path, hint="raise the limit on open files (ulimit -n)")
     return IOFault(f"input/output failed: {reason}", path=path, hint="check the disk (dmesg, smartctl)")

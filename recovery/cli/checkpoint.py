@@ -106,7 +106,7 @@ def _when(time: int) -> str:
 @click.pass_obj
 def verify(app: App, seq: int | None) -> int | None:
     """Prove that checkpoints restore: assemble each from its parts, scan it, compare the digest. Default: all."""
-    from journal.errors import JournalError, UsageError
+    from journal.errors import DataError, JournalError, UsageError
     from replay.checkpoints import verify_checkpoint
 
     manifests, damaged = app.data.checkpoints.scan()
@@ -121,7 +121,7 @@ def verify(app: App, seq: int | None) -> int | None:
             try:
                 proven = verify_checkpoint(app.data.checkpoints, manifest, time_ns)
                 results.append({"seq": proven.seq, "digest": proven.digest, "verified_at": proven.verified_at})
-            except JournalError as error:
+            except DataError as error:  # a full or read-only disk, or a lock, is no damage of a checkpoint
                 results.append({"seq": manifest.seq, "error": error.to_json()})
     if app.data.config.parity.share:
         with suppress(JournalError):  # of the manifests as they are now; what keeps it from that harms no checkpoint

@@ -70,12 +70,12 @@ def _ended_by_sigterm() -> Iterator[None]:
 
 
 def _journal(data: Data, drilled: Drilled) -> None:
-    from journal.errors import Locked
+    from journal.errors import JournalError
     from journal.events import DrillCompleted
     from recovery.control.writer import journal_beside
 
     event = DrillCompleted(drilled.seq, drilled.ok, drilled.seconds, drilled.digest)
     try:
         drilled.journaled_seq = journal_beside(data, event, actor="operator").seq
-    except Locked as error:
+    except JournalError as error:  # minutes of work are told all the same
         drilled.not_journaled = f"not journaled: {error.message}"

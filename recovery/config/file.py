@@ -11,6 +11,7 @@ import stat
 from typing import TYPE_CHECKING, Any
 
 from journal.errors import UsageError
+from journal.filesystems import os_fault
 from recovery.config.reading import BadKey, from_mapping
 from recovery.config.table import Config
 from recovery.redact import Redactor, rules_of
@@ -41,6 +42,8 @@ def load(root: str | os.PathLike[str], path: str | os.PathLike[str] | None = Non
             return Config()
         hint = "leave out --config for journal.yaml in the data directory, or the defaults"
         raise UsageError("there is no such configuration file", path=chosen, hint=hint) from error
+    except PermissionError as error:
+        raise os_fault(error, chosen) from error
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise UsageError(f"the configuration cannot be read: {reason}", path=chosen) from error
