@@ -27,7 +27,8 @@ from docs.dashboards.panels import ROWS  # noqa: E402
 from journal import regions  # noqa: E402
 from journal.events import type_dictionary  # noqa: E402
 from recovery.agents.failures import DEFAULT_PATTERNS  # noqa: E402
-from recovery.cli.app import EXIT_CODES, VERBS, App, cli, load  # noqa: E402
+from recovery.cli.app import App, cli  # noqa: E402
+from recovery.cli.verbs import EXIT_CODES, VERBS, load  # noqa: E402
 from recovery.config.file import FILE_BYTES_MAX, FILE_NAME  # noqa: E402
 from recovery.config.reading import keys  # noqa: E402
 from recovery.rows import Row  # noqa: E402

@@ -17,7 +17,8 @@ import pytest
 from journal import __version__
 from journal.errors import AmbiguousTail, Corrupt, Diverged, JournalError, Locked, NotAJournal, Refused, Unsupported
 from recovery.cli import app as frame
-from recovery.cli.app import EXIT_CODES, VERBS, App, Verb, VerbGroup, cli, load, run
+from recovery.cli.app import App, Verb, VerbGroup, cli, run
+from recovery.cli.verbs import EXIT_CODES, VERBS, load
 from tests.command import ENVIRONMENT, ROOT, journal, probe
 
 
@@ -302,6 +303,24 @@ def test_completion_prints_a_script(shell):
     assert (done.returncode, done.stderr) == (0, "")
     assert f"_JOURNAL_COMPLETE={shell}_complete" in done.stdout
     assert json.loads(journal("completion", shell, "--json").stdout)["script"] == done.stdout
+
+
+def test_options_of_every_verb_and_places_are_completed(monkeypatch: pytest.MonkeyPatch, capsys):
+    """Behind a verb, whose help leaves them out, and where a file or a directory belongs."""
+
+    def completed(*words: str) -> list[str]:
+        monkeypatch.setenv("_JOURNAL_COMPLETE", "bash_complete")
+        monkeypatch.setenv("COMP_WORDS", " ".join(["journal", *words]))
+        monkeypatch.setenv("COMP_CWORD", str(len(words)))
+        run([])
+        return capsys.readouterr().out.splitlines()
+
+    assert completed("log", "--da") == ["plain,--data"]
+    assert completed("checkpoint", "create", "--no") == ["plain,--no-color"]
+    for words in (("--data", "/t"), ("log", "--data", "/t"), ("backup", "/t"), ("replay", "-o", "/t")):
+        assert completed(*words) == ["dir,/t"], words
+    for words in (("head", "-o", "x"), ("verify", "--receipt", "x"), ("--config", "x"), ("import", "mcp", "x")):
+        assert completed(*words) == ["file,x"], words
 
 
 def test_the_bash_script_completes_verbs(tmp_path: Path):

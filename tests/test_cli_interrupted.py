@@ -12,7 +12,8 @@ import pytest
 
 from journal.storage import RealStorage
 from journal.verify import verify
-from recovery.cli.app import VERBS, Verb, VerbGroup, load
+from recovery.cli.app import Verb, VerbGroup
+from recovery.cli.verbs import VERBS, load
 from tests.commands import ENVIRONMENT, ROOT, process, small_history
 from tests.packs import write_segments
 

@@ -293,7 +293,7 @@ def test_each_alert_says_how_bad_it_is_and_what_to_run() -> None:
 
 
 def test_the_commands_that_alerts_and_runbook_name_are_there() -> None:
-    from recovery.cli.app import VERBS
+    from recovery.cli.verbs import VERBS
 
     runbook = (ROOT / "docs" / "runbook.md").read_text().partition("## Alerts")[2].replace("\n", " ")
     text = runbook + " ".join(rule["annotations"]["description"] for rule in RULES)

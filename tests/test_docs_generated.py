@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 
-from recovery.cli.app import EXIT_CODES, VERBS
+from recovery.cli.verbs import EXIT_CODES, VERBS
 from recovery.config.file import parse
 from recovery.config.reading import keys
 from recovery.config.table import Config

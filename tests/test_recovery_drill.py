@@ -189,7 +189,8 @@ def test_a_disk_without_room_is_told_before_anything_is_copied(root: Path) -> No
 
 def test_a_scratch_directory_inside_the_live_data_is_refused(root: Path) -> None:
     for place in (root / "journal", root / "agents", root):
-        assert journal("drill", "--data", str(root), "--scratch", str(place)).returncode == 2
+        done = journal("drill", "--data", str(root), "--scratch", str(place))
+        assert (done.returncode, "the live data lies there" in done.stderr) == (2, True), done
 
 
 def test_a_configuration_with_absolute_paths_is_not_followed_into_the_live_data(root: Path, tmp_path: Path) -> None:

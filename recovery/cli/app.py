@@ -1,18 +1,7 @@
 """The frame of the `journal` command: finds verbs by name, takes the options of every verb, turns errors into exits.
 
-Knows click and exit codes; must not know what a verb does. Verbs are imported when they are called: `journal --help`
-reads only the table below.
-
-To write a verb NAME:
- 1. Add `recovery/cli/NAME.py` with a function `command`, under `@click.command(cls=Verb, examples=(...))` - or a group
-    of verbs under `@click.group(cls=VerbGroup)`. Its docstring is its help, and teaches; every example must parse.
- 2. Add `"NAME": "what it does"` to VERBS: the line in `journal --help`.
- 3. Take the run with `@click.pass_obj` as `app: App`. `app.data` is the directory (NotAJournal where there is none),
-    `app.out` prints, `app.json` says which of the two ways. The options of every verb, --data and so on, are there.
- 4. If it changes something, say in `cut` what remains after Ctrl-C; whatever was begun must be whole, or as it was.
- 5. Return an exit code, or None for 0. Raise JournalError for what went wrong: `run` prints it and exits with its code.
- 6. Import what is slow inside the function; print text of others with `app.out` only.
- 7. Run `make docs`: docs/cli.md is written from the tree of verbs, and a test compares.
+Knows click and exit codes; must not know what a verb does. Which verbs there are, and how to write one, is
+`recovery.cli.verbs`.
 """
 
 from __future__ import annotations
@@ -22,7 +11,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import cached_property
-from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import click
@@ -31,45 +19,16 @@ from journal import __version__
 from journal.errors import IOFault, JournalError, NotAJournal, UsageError
 from recovery.cli.log_format import FORMATS, OPTION, VARIABLE
 from recovery.cli.output import Output, discard
+from recovery.cli.paths import DIRECTORY, FILE
+from recovery.cli.verbs import EXIT_CODES, VERBS, load
 
 if TYPE_CHECKING:
     import sqlite3
 
+    from click.shell_completion import CompletionItem
+
     from recovery.data import Data
     from recovery.redact import Redactor
-
-VERBS = {
-    "init": "begin a journal in a data directory",
-    "append": "append events from stdin, print receipts",
-    "log": "print records, oldest first, filtered or followed",
-    "show": "one record in full, or what was known of an entity",
-    "status": "say where things stand, at once",
-    "check": "say whether journal, memory.db and agents are healthy",
-    "head": "print where the journal ends, to be kept elsewhere",
-    "verify": "read every byte, name all damage, prove receipts",
-    "scrub": "read everything at a bounded rate, make parity",
-    "compact": "pack sealed segments, to a fraction of their space",
-    "recover": "rebuild what is damaged from the journal",
-    "adopt": "journal what lies on disk now",
-    "agents": "list, show and validate agents; suspend and resume",
-    "watch": "journal edits of agents/ while they are made",
-    "checkpoint": "make, list, verify and thin checkpoints",
-    "drill": "rehearse the whole recovery beside the live state",
-    "backup": "copy the journal while writing goes on",
-    "replay": "restore a past moment, beside or in place",
-    "revert": "undo exactly the changes that are named",
-    "diff": "say what changed between two moments",
-    "messages": "what a consumer has not acknowledged, and acknowledging it",
-    "timeline": "draw what happened over time",
-    "report": "write one page about the journal, for a browser",
-    "tag": "give a moment a name",
-    "import": "take in what another memory server wrote",
-    "export": "write memory as another server reads it",
-    "serve": "hold the journal and answer others over HTTP",
-    "trace": "send the history to a tracing backend",
-    "embed": "compute the vectors that are pending",
-    "completion": "print the completion script of a shell",
-}
 
 
 class App:
@@ -159,11 +118,15 @@ def _common_options(*, of_verb: bool) -> list[click.Parameter]:
     return [
         option(
             "--data",
+            type=DIRECTORY,
             metavar="DIR",
             envvar=None if of_verb else "JOURNAL_DATA",
             help="The data directory. Default: $JOURNAL_DATA, else the current directory if it holds a journal.",
         ),
-        option("--config", metavar="FILE", help="The configuration. Default: journal.yaml in the data directory."),
+        option(
+            "--config", type=FILE, metavar="FILE",
+            help="The configuration. Default: journal.yaml in the data directory.",
+        ),
         option("--json", is_flag=True, default=None, help="One JSON document, or one a line for streams."),
         option(
             OPTION, type=click.Choice(FORMATS), envvar=None if of_verb else VARIABLE,
@@ -192,6 +155,17 @@ class _Described(click.Command):
         formatter.write_text(
             "Every verb takes --data DIR, --config FILE, --json, --log-format and --no-color; see journal --help."
         )
+
+    def shell_complete(self, context: click.Context, incomplete: str) -> list[CompletionItem]:
+        """The options of every verb, too, although its help leaves them out."""
+        from click.shell_completion import CompletionItem
+
+        found = super().shell_complete(context, incomplete)
+        if incomplete.startswith("-"):
+            hidden = [each for each in self.params if isinstance(each, click.Option) and each.hidden]
+            names = [(name, each) for each in hidden for name in each.opts if name.startswith(incomplete)]
+            found += [CompletionItem(name, help=each.help) for name, each in names]
+        return found
 
     def invoke(self, context: click.Context) -> Any:
         app = context.find_object(App)
@@ -249,29 +223,6 @@ TELEMETRY = (
     "OTEL_TRACES_EXPORTER", "OTEL_METRICS_EXPORTER",
 )  # fmt: skip
 """The variables any of which sets up OpenTelemetry for a run."""
-
-EXIT_CODES = {
-    0: "ok",
-    1: "failed",
-    2: "usage",
-    3: "partial or degraded",
-    10: "no journal here",
-    11: "locked by another writer",
-    12: "corrupt",
-    13: "ambiguous tail",
-    14: "diverged",
-    15: "unsupported version",
-    130: "interrupted",
-}
-
-
-def load(name: str) -> click.Command:
-    """A verb of the table."""
-    module = name.replace("-", "_") + ("_" if name == "import" else "")
-    command = import_module(f"recovery.cli.{module}").command
-    assert isinstance(command, click.Command)
-    command.name = name
-    return command
 
 
 @click.group(cls=_Journal, params=_common_options(of_verb=False), context_settings={"max_content_width": 100})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from recovery.cli.app import App, Verb
+from recovery.cli.paths import DIRECTORY
 
 
 @click.command(
@@ -12,7 +13,7 @@ from recovery.cli.app import App, Verb
     cut="what was copied stays; the same command copies the rest",
     examples=("journal backup /mnt/backup/server", "journal backup /mnt/backup/server --json"),
 )
-@click.argument("directory")
+@click.argument("directory", type=DIRECTORY)
 @click.pass_obj
 def command(app: App, directory: str) -> int | None:
     """Copy the journal and its checkpoints to DIRECTORY, which is all that a recovery needs.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from recovery.cli.app import App, Verb
+from recovery.cli.paths import DIRECTORY
 
 if TYPE_CHECKING:
     from recovery.data import Data
@@ -21,8 +22,14 @@ if TYPE_CHECKING:
     cut="nothing was changed or journaled",
     examples=("journal drill", "journal drill --json", "journal drill --from /mnt/backup/server"),
 )
-@click.option("--from", "backup", metavar="DIR", help="Rehearse from this backup instead of a copy of the journal.")
-@click.option("--scratch", metavar="DIR", help="Where to rehearse; default: the system's temporary directory.")
+@click.option(
+    "--from", "backup", type=DIRECTORY, metavar="DIR",
+    help="Rehearse from this backup instead of a copy of the journal.",
+)  # fmt: skip
+@click.option(
+    "--scratch", type=DIRECTORY, metavar="DIR",
+    help="Where to rehearse; default: the system's temporary directory.",
+)  # fmt: skip
 @click.pass_obj
 def command(app: App, backup: str | None, scratch: str | None) -> int | None:
     """Prove that the state could be recovered now, and say how long it would take.

@@ -6,6 +6,7 @@ import click
 
 from recovery.cli.app import App, Verb
 from recovery.cli.output_file import write_output
+from recovery.cli.paths import FILE
 
 
 @click.command(
@@ -17,7 +18,7 @@ from recovery.cli.output_file import write_output
         "journal verify --head head.json",
     ),
 )
-@click.option("-o", "--output", metavar="FILE", help="Write it to this file as JSON, whole or not at all.")
+@click.option("-o", "--output", type=FILE, metavar="FILE", help="Write it to this file as JSON, whole or not at all.")
 @click.pass_obj
 def command(app: App, output: str | None) -> None:
     """Print the journal's head: its id, and seq, chain, epoch and time (UTC ns) of its last event.

@@ -7,6 +7,7 @@ import os
 import click
 
 from recovery.cli.app import App, VerbGroup
+from recovery.cli.paths import FILE
 
 
 @click.group(cls=VerbGroup, examples=("journal import mcp ~/memory.jsonl --dry-run", "journal import mcp memory.jsonl"))
@@ -19,7 +20,7 @@ def command() -> None:
     cut="what was journaled stays; the same command takes in the rest",
     examples=("journal import mcp memory.jsonl --scope workspace:notes",),
 )
-@click.argument("file")
+@click.argument("file", type=FILE)
 @click.option("--scope", default="global", metavar="SCOPE", help="Where it belongs. Default: global.")
 @click.option("--dry-run", is_flag=True, help="Say what would be taken in and left out, and stop.")
 @click.pass_obj

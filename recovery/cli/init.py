@@ -7,6 +7,7 @@ import os
 import click
 
 from recovery.cli.app import App, Verb
+from recovery.cli.paths import FILE
 
 
 @click.command(
@@ -16,7 +17,8 @@ from recovery.cli.app import App, Verb
 )
 @click.option("--adopt", is_flag=True, help="Take in the memory.db and agents/ that are there, as events.")
 @click.option(
-    "--backup", metavar="PATH", help="With --adopt: a memory.db, or a directory with one, for the worst case."
+    "--backup", type=FILE, metavar="PATH",
+    help="With --adopt: a memory.db, or a directory with one, for the worst case.",
 )
 @click.pass_obj
 def command(app: App, adopt: bool, backup: str | None) -> int | None:

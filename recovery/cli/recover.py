@@ -8,6 +8,7 @@ import click
 
 from recovery.cli.app import App, Verb
 from recovery.cli.names import AGENT_NAME
+from recovery.cli.paths import DIRECTORY, FILE
 from recovery.config.kinds import FAILURE_NAMES
 
 if TYPE_CHECKING:
@@ -47,10 +48,13 @@ if TYPE_CHECKING:
     help="With --agent: the server could not reload it, for this reason; auto asks the configured log.",
 )
 @click.option("--tool", "tools", multiple=True, metavar="TOOL", help="With --failure: a tool that cannot be loaded.")
-@click.option("--from", "backup", metavar="DIR", help="Bring the journal back from this backup first.")
+@click.option("--from", "backup", type=DIRECTORY, metavar="DIR", help="Bring the journal back from this backup first.")
 @click.option("--accept-tail", is_flag=True, help="With journal: set an ambiguous tail aside. --yes never implies it.")
 @click.option("--accept-loss", is_flag=True, help="With journal: go on with what can be read. --yes never implies it.")
-@click.option("--receipt", "receipt", metavar="JSON|FILE|-", help="With journal: receipts, as evidence of what was.")
+@click.option(
+    "--receipt", "receipt", type=FILE, metavar="JSON|FILE|-",
+    help="With journal: receipts, as evidence of what was.",
+)  # fmt: skip
 @click.option("--no-server", is_flag=True, help="Neither stop nor start the server, whatever journal.yaml says.")
 @click.option("--start", is_flag=True, help="Start the server afterwards even if it did not run.")
 @click.option("--yes", is_flag=True, help="Do not ask.")

@@ -9,6 +9,7 @@ import click
 
 from recovery.cli.app import App, Verb
 from recovery.cli.names import AGENT_NAME
+from recovery.cli.paths import DIRECTORY
 
 if TYPE_CHECKING:
     from journal.reader import LogReader
@@ -28,7 +29,10 @@ if TYPE_CHECKING:
 )
 @click.option("--until", "until", required=True, metavar="WHEN", help="A time, a seq, tag:NAME, now, or N minutes ago.")
 @click.option("--exclusive", is_flag=True, help="The last moment before WHEN, instead of the last at or before it.")
-@click.option("-o", "output", metavar="DIR", help="Write memory.db and agents/ there: a directory missing or empty.")
+@click.option(
+    "-o", "output", type=DIRECTORY, metavar="DIR",
+    help="Write memory.db and agents/ there: a directory missing or empty.",
+)  # fmt: skip
 @click.option("--in-place", is_flag=True, help="Make that moment the live state; another restore can undo it.")
 @click.option(
     "--agent", "agents", multiple=True, metavar="NAME", type=AGENT_NAME,

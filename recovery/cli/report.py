@@ -10,6 +10,7 @@ import click
 
 from recovery.cli.app import App, Verb
 from recovery.cli.output_file import check_output, write_output
+from recovery.cli.paths import FILE
 
 if TYPE_CHECKING:
     from recovery.standing import Standing
@@ -20,7 +21,10 @@ STRETCHES = 96
 @click.command(
     cls=Verb, examples=("journal report -o report.html", "journal report --since '7 days ago' -o - > week.html")
 )
-@click.option("-o", "output", required=True, metavar="FILE", help="The page; - is stdout. A file is replaced.")
+@click.option(
+    "-o", "output", type=FILE, required=True, metavar="FILE",
+    help="The page; - is stdout. A file is replaced.",
+)  # fmt: skip
 @click.option("--since", metavar="WHEN", help="From this moment on.")
 @click.option("--until", metavar="WHEN", help="Up to this moment.")
 @click.pass_obj

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from recovery.cli.app import App, Verb
+from recovery.cli.paths import FILE
 
 if TYPE_CHECKING:
     from recovery.data import Data
@@ -29,7 +30,10 @@ LOOP_SECONDS = 1.0
     ),
 )
 @click.option("--http", "address", metavar="HOST:PORT", help="Listen there too; clients show the token.")
-@click.option("--token-file", metavar="FILE", help="The token. Default: journal/token, made where there is none.")
+@click.option(
+    "--token-file", type=FILE, metavar="FILE",
+    help="The token. Default: journal/token, made where there is none.",
+)  # fmt: skip
 @click.option("--quick-check", is_flag=True, help="Open without comparing memory.db with the journal by digest.")
 @click.pass_obj
 def command(app: App, address: str | None, token_file: str | None, quick_check: bool) -> int | None:

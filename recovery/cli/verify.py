@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from recovery.cli.app import App, Verb
+from recovery.cli.paths import DIRECTORY, FILE
 
 if TYPE_CHECKING:
     from journal.verified import Finding, Verified
@@ -35,9 +36,18 @@ LOOKS = {"damage": "red", "note": "yellow"}
 @click.option("--deep", is_flag=True, help="Replay from genesis, and compare every checkpoint and memory.db by digest.")
 @click.option("--repair", is_flag=True, help="Put right what can be proven, then verify.")
 @click.option("--dry-run", is_flag=True, help="With --repair: say what would be put right, and stop.")
-@click.option("--receipt", "receipt", metavar="JSON|FILE|-", help="Prove receipts instead: that their events are here.")
-@click.option("--head", "head", metavar="FILE|-", help="Hold it against what journal head printed earlier, too.")
-@click.option("--against", "other", metavar="DIR", help="Compare with another copy instead: which seq differs first.")
+@click.option(
+    "--receipt", "receipt", type=FILE, metavar="JSON|FILE|-",
+    help="Prove receipts instead: that their events are here.",
+)  # fmt: skip
+@click.option(
+    "--head", "head", type=FILE, metavar="FILE|-",
+    help="Hold it against what journal head printed earlier, too.",
+)  # fmt: skip
+@click.option(
+    "--against", "other", type=DIRECTORY, metavar="DIR",
+    help="Compare with another copy instead: which seq differs first.",
+)  # fmt: skip
 @click.pass_obj
 def command(
     app: App, deep: bool, repair: bool, dry_run: bool, receipt: str | None, head: str | None, other: str | None

@@ -24,7 +24,7 @@ from recovery.execute import recover
 from recovery.log.backup import back_up
 from recovery.log.bring_back import planned_bringing_back
 from recovery.model.looking import look_at_model
-from recovery.places import lies_on_live_data, place_of
+from recovery.places import is_within, lies_on_live_data, place_of
 from replay.scratch import scratch_directory
 
 Progress = Callable[[str, int, int], None]
@@ -115,7 +115,7 @@ def _model(data: Data) -> Compared:
 def _scratch(data: Data, scratch: str | None, backup: str | None) -> Iterator[str]:
     """An empty directory on a disk with room enough, gone afterwards."""
     place = place_of(scratch if scratch is not None else tempfile.gettempdir(), "--scratch")
-    if lies_on_live_data(data, f"{place}/x"):
+    if lies_on_live_data(data, f"{place}/x") or is_within(place, os.path.realpath(data.root)):
         from journal.errors import UsageError
 
         raise UsageError("the live data lies there", path=place, hint="name a directory elsewhere")
