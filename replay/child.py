@@ -94,7 +94,7 @@ class _Failure(msgspec.Struct):
 
 def answer(work: Callable[[], Any], nice: int = NICENESS) -> int:
     """Does the work at low priority and prints its result, or the declared error that stopped it; the exit code."""
-    os.nice(nice)
+    lower_priority(nice)
     try:
         result = work()
     except JournalError as error:
@@ -104,6 +104,14 @@ def answer(work: Callable[[], Any], nice: int = NICENESS) -> int:
         return 130
     print(msgspec.json.encode(result).decode())
     return 0
+
+
+def lower_priority(nice: int) -> None:
+    """Of a real-time server a child would be real-time as well, however nice: beside the writers it would leave the
+    kernel's own threads no processor, and no sync would end before the kernel takes one from both by force."""
+    if sys.platform == "linux" and os.sched_getscheduler(0) & ~os.SCHED_RESET_ON_FORK in (os.SCHED_FIFO, os.SCHED_RR):
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+    os.nice(nice)
 
 
 def reporter() -> Progress:

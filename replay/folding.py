@@ -28,13 +28,14 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from journal.errors import EnvironmentFault
-from journal.storage import File, Storage
+from journal.storage import File, Storage, write_out
 from replay.holders import descriptors
 from replay.schema import connect
 from replay.tracing import database_span
 
 FOLD_BYTES = 16 << 20  # memory.db's write-ahead log is folded once it has grown by so much
 LITTLE_BYTES = 1 << 20  # of the log: SQLite may copy and sync it while all writers wait
+STEP_BYTES = 4 << 20  # of the file, whose changed pages are written at once: more would hold up the journal's syncs
 ROUNDS_MAX = 4  # then it may be more: the disk does not keep up with the writers
 _sync = getattr(os, "fdatasync", os.fsync)
 _HEADER_BYTES, _FRAME_HEADER_BYTES = 32, 24  # https://www.sqlite.org/fileformat2.html#walformat
@@ -166,6 +167,8 @@ class Folding:
         with self._disk:
             if self._is_open and (open_here := descriptors(self._path)):
                 try:
+                    for offset in range(0, os.fstat(open_here[0]).st_size, STEP_BYTES):
+                        write_out(open_here[0], offset, STEP_BYTES)
                     _sync(open_here[0])
                 except OSError as error:
                     self.failed = str(error)

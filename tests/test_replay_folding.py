@@ -90,7 +90,7 @@ def under_strace(data: Path, program: str, *options: str) -> list[str]:
 def test_sqlite_syncs_the_file_only_when_little_is_left_to_sync(data: Path) -> None:
     """A copy that leaves something in the log writes hundreds of pages and syncs none of them; the one after it, which
     lets the log begin anew, writes and syncs the few pages that were committed meanwhile."""
-    lines = under_strace(data, _BEGIN + _STEPS, "-e", "trace=fdatasync,fsync,pwrite64,write")
+    lines = under_strace(data, _BEGIN + _STEPS, "-e", "trace=fdatasync,fsync,pwrite64,sync_file_range,write")
     steps: list[tuple[str, list[str]]] = []
     for line in lines:
         if found := re.search(r'write\(2<.*"begin (.+)"', line):
@@ -103,6 +103,8 @@ def test_sqlite_syncs_the_file_only_when_little_is_left_to_sync(data: Path) -> N
 
     done = [(name, *(count(calls, call, ending) for call in ("pwrite64", "fdatasync") for ending in ("", "-wal")))
             for name, calls in steps if name != "writing"]  # fmt: skip
+    (ranges,) = (count(calls, "sync_file_range", "") for name, calls in steps if name == "sync_file")
+    assert ranges >= 1, "piece by piece: the queue of the disk is the journal's, too"
     names, pages, _, syncs, log_syncs = zip(*done, strict=True)
     assert names == ("hold", "sync_log", "copy", "sync_file", "copy", "copy")
     assert pages[2] > 100

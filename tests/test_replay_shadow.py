@@ -36,6 +36,28 @@ def test_a_child_makes_and_verifies_the_checkpoint(world: World):
     assert seen[-1] == (60, 60)
 
 
+_PRIORITY = """
+import os
+from replay.child import answer
+try:
+    os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
+except PermissionError:
+    raise SystemExit(77)
+raise SystemExit(answer(lambda: [os.sched_getscheduler(0) == os.SCHED_OTHER, os.nice(0)], 3))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setscheduler"), reason="no real-time priority here")
+def test_the_child_of_a_real_time_server_is_not_real_time():
+    """Scenario: a server under `chrt`, or a unit with CPUSchedulingPolicy=. What it starts would inherit that, and no
+    niceness counts then: the kernel's own threads would wait for both, and every sync of the writers for them."""
+    niceness = os.nice(0)
+    ran = subprocess.run([sys.executable, "-c", _PRIORITY], capture_output=True, text=True, cwd=ROOT, check=False)
+    if ran.returncode == 77:
+        pytest.skip("real-time priority is not permitted")
+    assert (ran.returncode, ran.stdout) == (0, f"[true,{min(niceness + 3, 19)}]\n"), ran.stderr
+
+
 def test_it_does_not_matter_where_the_parent_stands(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A folder called `replay` or `journal` in the current directory is not the package."""
     for name in ("replay", "journal"):
