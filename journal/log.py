@@ -28,6 +28,7 @@ from journal.format import (
 )
 from journal.holder import LOCK_BYTES_MAX, Holder, encode_holder, read_holder
 from journal.opening import Opening, settle
+from journal.past import Past, Places
 from journal.reader import LogReader, Tail
 from journal.record import array_of
 from journal.segment import SegmentWriter, segment_key, segment_name
@@ -97,7 +98,7 @@ class Log:
         self.poisoned: str | None = None
         self._lock = lock
         self._holder = holder
-        self._segment = segment
+        self._take_up(segment)
         self._previous: Tail = reader.tail
         self._segment_bytes_max = segment_bytes_max
         self._reserve_bytes = reserve_bytes
@@ -196,6 +197,7 @@ class Log:
                 hint="open the journal again, then ask for its op_id",
             ) from error
         self.sync_ns = perf_counter_ns() - started
+        self._places.note(first_seq, segment.offset - len(batch), self.chain)
         self.next_seq = first_seq + count
         self.chain = chain
         self.durable_seq = self.next_seq - 1
@@ -253,11 +255,16 @@ class Log:
         except BaseException as error:
             self._doubt_segment(header, error)
             raise
-        self._segment = after
+        self._take_up(after)
         if before is not None:
             before.trim()
             before.close()
         return after
+
+    def _take_up(self, segment: SegmentWriter | None) -> None:
+        self._segment = segment
+        if segment is not None:
+            self._places = Places(segment.path, segment.header, segment.start)
 
     def _doubt_segment(self, header: SegmentHeader, error: BaseException) -> None:
         """Poisons the log where a segment that failed to be made has its name: it says where the one before ends, so
@@ -286,6 +293,14 @@ class Log:
     def reader(self) -> LogReader:
         """A reader of everything durable so far."""
         return LogReader(self.storage, self.directory)
+
+    def past(self) -> LogReader:
+        """The same at a fraction of the cost: it takes this writer's word for where the log ends."""
+        segment = self._segment
+        if segment is None:
+            return self.reader()
+        known = self._places.until(self.next_seq, segment.offset, self.chain)
+        return Past(self.storage, self.directory, segment.path, known)
 
     def close(self) -> None:
         """Marks a clean close where something was written, and releases the lock. Never raises for a poisoned log."""

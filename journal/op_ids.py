@@ -31,7 +31,7 @@ class OpIds:
     def __init__(self, log: Log, *, remember: bool = True) -> None:
         self._log = log
         self.seqs = _read(log) if remember else {}  # op_id → seq, oldest first
-        self._past: LogReader | None = None  # for retries; to open one, the log's last segment is read
+        self._past: LogReader | None = None  # for retries, as long as one batch lasts
         self._past_batch: Batch | None = None
 
     def remember(self, accepted: Sequence[Ticket], seq: int) -> None:
@@ -49,8 +49,8 @@ class OpIds:
             del known[oldest]
 
     def forget_past(self) -> None:
-        """The batch is over: what was read for its retries need not be kept."""
-        self._past_batch = None
+        """The batch is over: the log goes on, and what was read of it for retries is not the whole any more."""
+        self._past = self._past_batch = None
 
     def are_new(self, taken: Sequence[Ticket]) -> bool:
         """Whether all of these are single events that depend on no seq, under op_ids that none of them shares and no
@@ -125,12 +125,10 @@ class OpIds:
         ]  # fmt: skip
 
     def _batch_of(self, seq: int) -> Batch:
-        """The batch of an earlier record. Retries often come together, as after a lost connection: the last batch found
-        is looked into first, and a reader stays good for all that was there when it was made."""
+        """The batch of an earlier record. Retries often come together: the last one found is looked into first."""
         found = self._past_batch
         if found is None or not found.first_seq <= seq <= found.last_seq:
-            if self._past is None or seq > self._past.last_seq:
-                self._past = self._log.reader()
+            self._past = self._past or self._log.past()
             found = self._past_batch = self._past.batch_of(seq)
         return found
 

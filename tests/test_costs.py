@@ -108,9 +108,8 @@ def test_zero_filling_is_rare_and_a_new_segment_rarer() -> None:
     assert done["write"] == done["sync"]
 
 
-def test_retries_in_a_row_read_the_last_segment_once() -> None:
-    """A client that lost its connection asks for 20 of 3,000 events again, one after the other. The first one has the
-    last segment read; each of the others a part of it."""
+def test_a_retry_reads_a_small_part_of_the_segment_that_is_being_written() -> None:
+    """20 of 3,000 events, each asked for again in a batch of its own, while everybody else waits for it."""
     disk = SimDisk()
     with writer(disk) as committer:
         for number in range(1, 3001):
@@ -124,9 +123,7 @@ def test_retries_in_a_row_read_the_last_segment_once() -> None:
             committer.run()
             assert request.result()[0].seq == number + 1
             read.append(disk.counts.bytes_read)
-    first, *others = (after - before for before, after in pairwise(read))
-    assert first <= segment
-    assert max(others) <= segment // 4
+    assert max(after - before for before, after in pairwise(read)) <= segment // 3
 
 
 @pytest.mark.parametrize(("together", "most"), [(1, 262), (32, 162), (256, 159)])
@@ -337,9 +334,10 @@ def appended(path: Path, tasks: int, rounds: int, during: Callable[[], AbstractC
     asyncio.run(serve())
 
 
-@pytest.mark.parametrize(("tasks", "most"), [(1, 80), (32, 19.5), (256, 18)])
+@pytest.mark.parametrize(("tasks", "most"), [(1, 86), (32, 19.5), (256, 18)])
 def test_calls_of_an_append(inline: None, tmp_path: Path, tasks: int, most: float) -> None:
-    """Functions of the project that an event goes through, with its share of the batch's: time, without a clock."""
+    """Functions of the project that an event goes through, with its share of the batch's: time, without a clock. Five
+    of the 86 are the look at memory.db's log, which comes every 64th batch, and here in the midst of eight."""
     calls: Counter[str] = Counter()
 
     @contextmanager

@@ -344,13 +344,17 @@ def test_a_ticket_is_answered_only_once_its_batch_is_applied(tmp_path: Path) -> 
     committer.log.close()
 
 
-def test_damage_in_the_past_answers_the_retry_that_meets_it_and_nobody_else(tmp_path: Path) -> None:
-    committer, _ = opened(tmp_path, segment_bytes_max=1)
+@pytest.mark.parametrize("segment_bytes_max", [1, 1 << 20])
+def test_damage_in_the_past_answers_the_retry_that_meets_it_and_nobody_else(
+    tmp_path: Path, segment_bytes_max: int
+) -> None:
+    """In a segment that was sealed, and in the one that is being written."""
+    committer, _ = opened(tmp_path, segment_bytes_max=segment_bytes_max)
     for name in "abc":
         commit_all(committer, request(entity(name), op_id=f"op-{name}"))
     path = segment_files(f"{tmp_path}/journal")[1]
     data = bytearray(path.read_bytes())
-    data[-3] ^= 1
+    data[data.index(b"op-a")] ^= 1
     path.write_bytes(data)
     retry, other = request(entity("a"), op_id="op-a"), request(entity("d"))
     commit_all(committer, retry, other)

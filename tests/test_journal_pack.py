@@ -133,7 +133,7 @@ def test_a_reader_that_listed_the_segments_before_goes_on(tmp_path: Path) -> Non
     assert everything(reader) == before
 
 
-def test_a_retry_is_answered_by_a_reader_whose_last_segment_grew_and_was_packed_since(tmp_path: Path) -> None:
+def test_retries_are_answered_from_the_open_segment_and_from_those_that_were_packed(tmp_path: Path) -> None:
     """A client retries, the log goes on and on, and the client, whose clock runs late, retries again."""
     storage, directory = journal_in(tmp_path)
     with closing(Log.open(storage, directory, segment_bytes_max=64 << 10)) as log:
