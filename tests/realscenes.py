@@ -283,6 +283,10 @@ def back_up(root: Path) -> int:
     return code or again or journal(["--data", str(root), "backup", target])
 
 
+def compact(root: Path) -> int:
+    return journal(["--data", str(root), "compact"])
+
+
 def recover_all(root: Path) -> int:
     return journal(["--data", str(root), "recover", "all", "--yes"])
 
@@ -319,6 +323,21 @@ def killed(root: Path) -> None:
 def small_segments(root: Path) -> None:
     closed(root)
     (root / "journal.yaml").write_text("segment_bytes_max: 65536\n")
+
+
+@cache
+def _sealed() -> Path:
+    root = images().closed.parent / "sealed"
+    small_segments(root)
+    with open_server_sync(root, background=False) as hook:
+        for number in range(8):
+            hook.append(ObservationAdded("global", "Globex", f"sealed {number} " + "y" * 30_000))
+    return root
+
+
+def sealed(root: Path) -> None:
+    """Segments that can be packed, with parity of none."""
+    shutil.copytree(_sealed(), root, symlinks=True)
 
 
 def _wreck(root: Path) -> None:
@@ -375,6 +394,7 @@ SCENES: dict[str, Scene] = {
     "checkpoint_by_command": Scene(closed, checkpoint_command, 200),
     "restore": Scene(closed, hook_restores, 300),
     "backup": Scene(closed, back_up, 200),
+    "packing": Scene(sealed, compact, 80),
     "recover": Scene(wrecked, recover_all, 200),
     "recover_after_a_kill": Scene(wrecked_by_a_kill, recover_all, 200),
     "recover_beside_readers": Scene(altered, recover_all, 200, bystander=True),

@@ -40,7 +40,7 @@ def fired(told: str) -> int:
 @pytest.mark.parametrize(
     "scene",
     ["append_by_hook", "append_by_async_hook", "open_after_a_kill", "rotation", "fold", "checkpoint", "restore",
-     "recover", "recover_beside_readers", "catch_up"],
+     "packing", "recover", "recover_beside_readers", "catch_up"],
 )  # fmt: skip
 def test_killed_before_a_system_call(tmp_path: Path, scene: str) -> None:
     assert fired(realfaults(tmp_path, "kill", scene, SEED, "6")) >= 5
