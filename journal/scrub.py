@@ -15,6 +15,8 @@ from journal.checkpoint import CheckpointStore, decode_manifest
 from journal.errors import Corrupt, DataError, JournalError
 from journal.files import size_of
 from journal.format import SegmentHeader
+from journal.index_check import HINT as INDEX_HINT
+from journal.index_store import IndexStore, Key
 from journal.parity_check import check_one
 from journal.parity_store import ParityStore, listed_parts
 from journal.regions import Verdict, error_for, verdict_on
@@ -41,8 +43,9 @@ class Unit:
 
 
 def units(storage: Storage, directory: str, parity: ParityStore, evidence_seq: int = 0) -> list[Unit]:
-    """All there is to read now, in order: segments, manifests, parts, parity."""
+    """All there is to read now, in order: segments, manifests, parts, parity, indexes."""
     found = [*_segments(storage, directory, evidence_seq), *_checkpoints(storage, directory), *_parity(parity)]
+    found += _indexes(storage, directory)
     return sorted(found, key=lambda unit: unit.key)
 
 
@@ -157,3 +160,21 @@ def _parity(parity: ParityStore) -> Iterator[Unit]:
             return [found.error for found in check_one(parity, name) if found.is_damage]
 
         yield Unit(f"4 parity/{name}", f"parity/{name}", parity.size_of(name), check)
+
+
+def _indexes(storage: Storage, directory: str) -> Iterator[Unit]:
+    store = IndexStore(storage, directory)
+    for key in store.listed():
+        path = store.path_of(key)
+
+        def check(key: Key = key) -> Sequence[JournalError]:
+            with suppress(FileNotFoundError):  # its segment went since
+                try:
+                    store.load(key)
+                except DataError as error:
+                    error.hint = error.hint or INDEX_HINT
+                    return [error]
+            return []
+
+        name = path.removeprefix(f"{directory}/")
+        yield Unit(f"5 {name}", name, size_of(storage, path), check)

@@ -280,6 +280,18 @@ MUTATIONS = (
     Mutation("what parity restored is not held against what it protects", "journal/parity_file.py", "restored",
              "if restoration.lost or hashlib.sha256(data).digest() != parity.header.sha256:", "if restoration.lost:",
              "tests/test_journal_parity.py::test_a_block_whose_crc_fits_by_chance_is_not_enough"),
+    Mutation("a sector that cannot be read stops its repair", "journal/repair_bench.py", "Bench._found",
+             "read_around(self.storage, path)[0]", "self.storage.read(path)",
+             "tests/test_cli_unreadable.py::test_it_is_named_and_comes_back_from_parity"),
+    Mutation("a checkpoint that cannot be read stops recovery", "journal/filesystems.py", "read_fault",
+             "    if error.errno not in _BAD_BYTES:", "    if True:",
+             "tests/test_cli_unreadable.py::test_a_checkpoint_that_cannot_be_read_costs_a_rung"),
+    Mutation("what bears witness is newer than the list of segments", READER, "LogReader.refresh",
+             "            self.segments = list_segments(self.storage, self.directory)\n", "",
+             "tests/test_journal_meanwhile.py::test_a_strict_writer_that_goes_on_in_another_segment_lost_nothing"),
+    Mutation("a rotten part of a backup is kept", "recovery/log/backup.py", "back_up",
+             "            storage.remove(path)\n", "            pass\n",
+             "tests/test_cli_backup.py::test_what_rotted_in_the_backup_is_copied_again"),
     # -- state --------------------------------------------------------------------------------------------------------
     Mutation("the position is committed before the rows", LIVE, "LiveState._write_rows",
              "        apply_records(self.connection, appended.first_seq, records)\n"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from journal.events import EntityCreated, ObservationAdded
 from journal.log import Log
 from journal.storage import RealStorage
 from recovery import open_server_sync
@@ -244,6 +245,22 @@ def test_a_scrub_names_every_kind_of_damage(journal: Command) -> None:
     assert named >= {str(path) for path in victims if path.suffix != ".par" and "parts" not in str(path)}
     assert str(victims[-1]) in named
     assert max((folder / "parity" / "segments").iterdir()).read_bytes(), "made anew"
+
+
+def test_a_scrub_reads_indexes_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    journal = Command(tmp_path / "data", capsys)
+    assert journal("init").code == 0
+    with open_server_sync(journal.data, background=False) as hook:
+        hook.append(EntityCreated("global", "Acme", "company"))
+        for number in range(3):
+            hook.append(ObservationAdded("global", "Acme", f"{number} " + "x" * 60_000))
+    journal.json("tag", "sealed")
+    assert journal("log", "--entity", "Acme").code == 0
+    (index,) = (journal.data / "journal" / "index").glob("*.idx")
+    assert journal("scrub", "--rate", "0").code == 0
+    flip(index, 100)
+    ran = journal("scrub", "--rate", "0", "--json")
+    assert (ran.code, [each["path"] for each in ran.json()["findings"]]) == (12, [str(index)])
 
 
 def test_a_missing_segment_is_named(journal: Command) -> None:

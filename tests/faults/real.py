@@ -91,9 +91,9 @@ CHECKS = (
     Check(
         "real.kills",
         f"A process killed with SIGKILL before any system call that changes something: {_HELD}.",
-        "strace kills a hook, `append`, agents.write, a rotation, a checkpoint, a restore in place, a backup, packing, an "
-        "open after a kill, a catch-up and `recover all` before each such call in turn; its log proves each kill; readers "
-        "of another process are idle, in mid-read and in mid-write",
+        "strace kills a hook, `append`, agents.write, a rotation, a checkpoint, a restore in place, a backup, packing, "
+        "an open after a kill, a catch-up and `recover all` before each such call in turn; its log proves each kill; "
+        "readers of another process are idle, in mid-read and in mid-write",
         kills,
         None,
     ),
