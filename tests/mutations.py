@@ -162,6 +162,10 @@ MUTATIONS = (
              "        with checkpoints.exclusive() as lock:\n",
              "        lock = storage.lock(directory + '/nobody')\n        if lock is not None:\n",
              "tests/test_journal_pack.py::test_nothing_is_packed_while_somebody_changes_the_journals_files"),
+    Mutation("a segment goes although another journal took the directory's place", PACKING, "_pack",
+             "    if not lock.is_held():", "    if False:",
+             "tests/test_journal_pack.py::"
+             "test_a_journal_that_takes_the_place_of_the_one_that_is_packed_keeps_its_segments"),
     Mutation("a block is not held against its CRC", UNPACK, "unpack_block",
              "    if crc32(frame) != block.crc:", "    if False:",
              "tests/test_journal_pack.py::test_a_flip_of_what_no_chain_covers_is_noticed"),
@@ -200,6 +204,21 @@ MUTATIONS = (
              "crashes.errors", 400),
     Mutation("op_ids are forgotten at a restart", COMMIT, "Committer.__init__",
              "remember=remember_op_ids", "remember=False", count=40),
+    Mutation("op_ids of the newest segment are all that a restart remembers", "journal/op_ids.py", "_read",
+             "        if operations >= OP_ID_WINDOW:", "        if operations:",
+             "tests/test_journal_commit.py::"
+             "test_the_op_id_window_counts_a_group_as_one_operation_after_a_restart_too"),
+    Mutation("op_ids are forgotten by events, not by operations", "journal/op_ids.py", "OpIds.remember",
+             "        while len(known) > OP_ID_WINDOW:", "        while known:",
+             "tests/test_journal_commit.py::"
+             "test_the_op_id_window_counts_a_group_as_one_operation_after_a_restart_too"),
+    Mutation("a retry of another operation is answered with this one's receipt", "journal/op_ids.py", "_same",
+             "return [_canonical(each.event) for each in given] == [_canonical(each.event) for each in again]",
+             "return True", "tests/test_journal_commit.py::test_the_same_op_id_with_another_event_is_refused"),
+    Mutation("a generated op_id is answered with what took its seq", "journal/op_ids.py", "OpIds._generated_seq",
+             "batch.epoch == epoch and head.op_id is None", "head.op_id is None",
+             "tests/test_journal_commit.py::"
+             "test_a_generated_op_id_whose_event_was_lost_is_not_answered_by_what_took_its_seq"),
     Mutation("the torn tail is not kept", OPENING, "_quarantine_tail",
              "    write_file(storage, path, data)\n", ""),
     Mutation("what is carried keeps the old end as well", OPENING, "_carry",

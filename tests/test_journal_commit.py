@@ -191,6 +191,20 @@ def test_a_generated_op_id_can_be_retried_and_never_taken_in_advance(tmp_path: P
     committer.log.close()
 
 
+def test_a_generated_op_id_whose_event_was_lost_is_not_answered_by_what_took_its_seq(tmp_path: Path) -> None:
+    """An epoch told its caller outcome_unknown, the batch did not survive, and the next epoch gave that seq to an event
+    of somebody else, which is the same by chance."""
+    committer, _ = opened(tmp_path)
+    other = request(entity("Acme"))
+    commit_all(committer, other)
+    assert other.result()[0].op_id == "e2-1"
+    committer.machine = Names()
+    retry = request(entity("Acme"), op_id="e1-1")
+    commit_all(committer, retry)
+    assert retry.result()[0].seq == 2
+    committer.log.close()
+
+
 def test_the_op_id_window_keeps_the_promised_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(op_ids, "OP_ID_WINDOW", 5)  # 100,000 as shipped: the rule is the same
     committer, names = opened(tmp_path)
@@ -307,7 +321,7 @@ def test_the_op_id_window_counts_a_group_as_one_operation_after_a_restart_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(op_ids, "OP_ID_WINDOW", 10)
-    committer, _ = opened(tmp_path, segment_bytes_max=4096)
+    committer, names = opened(tmp_path, segment_bytes_max=1000)
 
     def group(number: int) -> Ticket:
         return request(*(TagCreated(f"{number}-{part}", 0) for part in range(5)), op_id=f"op-{number}")
@@ -315,13 +329,16 @@ def test_the_op_id_window_counts_a_group_as_one_operation_after_a_restart_too(
     groups = [group(number) for number in range(10)]
     for each in groups:
         commit_all(committer, each)
-    committer.log.close()
-    committer, names = opened(tmp_path)
-    names.applied_seq = 50
-    for number, first in enumerate(groups):
-        again = group(number)
-        commit_all(committer, again)
-        assert again.result() == first.result()
+    for restarted in (False, True):
+        if restarted:
+            committer.log.close()
+            assert len(segment_files(f"{tmp_path}/journal")) > 3
+            committer, names = opened(tmp_path)
+            names.applied_seq = 50
+        for number, first in enumerate(groups):
+            again = group(number)
+            commit_all(committer, again)
+            assert again.result() == first.result()
     committer.log.close()
 
 

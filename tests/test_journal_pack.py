@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import struct
 import tracemalloc
 import zlib
@@ -20,7 +22,7 @@ from journal.format import KIND_PACK, VERSION, encode_header
 from journal.log import Log
 from journal.pack import BLOCK_PAYLOAD_BYTES, BLOCK_RECORDS, TAIL_BYTES, decode_pack, encode_pack, find_pack
 from journal.packing import pack_segments, packable
-from journal.parity_store import ParityStore
+from journal.parity_store import ParityStore, Protected
 from journal.reader import LogReader, list_segments
 from journal.salvage import survey
 from journal.segment import is_packed, packed_path, plain_path
@@ -308,6 +310,23 @@ def test_a_pack_that_does_not_read_back_leaves_its_segment() -> None:
         pack_segments(disk, subject.root, bytes_min=1)
     assert [each.path for each in list_segments(disk, subject.root)] == subject.segments
     assert [path for path in disk.names() if ".pack" in path] == []
+
+
+def test_a_journal_that_takes_the_place_of_the_one_that_is_packed_keeps_its_segments(tmp_path: Path) -> None:
+    """Scenario: somebody puts the directory aside and another in its place while a pack gets its parity."""
+    storage, directory = journal_in(tmp_path)
+    write_segments(storage, directory, 150, 25)
+
+    class Swapping(ParityStore):
+        def protect(self, wanted: Protected) -> bool:
+            os.rename(directory, f"{directory}.aside")
+            shutil.copytree(f"{directory}.aside", directory)
+            return True
+
+    before = [each.path for each in list_segments(storage, directory)]
+    with pytest.raises(Locked, match="replaced"):
+        pack_segments(storage, directory, Swapping(storage, directory))
+    assert [each.path for each in list_segments(storage, directory)] == before
 
 
 def test_a_damaged_segment_is_not_packed_and_keeps_what_its_repair_needs() -> None:
