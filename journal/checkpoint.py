@@ -212,7 +212,8 @@ class CheckpointStore:
                 return part, False
             except Corrupt:
                 pass  # rewritten below: sharing it would spread the damage to a new checkpoint
-        self.storage.make_directory(self.parts_directory)
+        if self.storage.kind(self.parts_directory) == "missing":
+            self.storage.make_directory(self.parts_directory)
         temporary = f"{self.parts_directory}/.{part.sha256}.tmp"
         publish(self.storage, temporary, path, data)
         return part, True

@@ -87,7 +87,8 @@ class Storage(Protocol):
     def size(self, path: str) -> int: ...
 
     def make_directory(self, path: str) -> None:
-        """Creates it with its parents, each name synced; an existing one is fine."""
+        """Creates it with its parents, each name synced; so is that of an existing one, which a run that was killed may
+        have made just before it synced the name."""
         ...
 
     def replace(self, source: str, target: str) -> None: ...

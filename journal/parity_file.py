@@ -77,7 +77,8 @@ def write_parity(
     shape = shape_for(length, share)
     digest, crcs = _sums(read, shape)
     folder, base = path.rsplit("/", 1)
-    storage.make_directory(folder)
+    if storage.kind(folder) == "missing":
+        storage.make_directory(folder)
     temporary = f"{folder}/.{base}.tmp"
     start = header_bytes(name, shape)
     with publishing(storage, temporary, path) as file:

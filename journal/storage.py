@@ -20,7 +20,7 @@ from journal.disk import Kind as Kind
 from journal.disk import Lock as Lock
 from journal.disk import Readable as Readable
 from journal.disk import Storage as Storage
-from journal.errors import Corrupt, EnvironmentFault, NotAJournal
+from journal.errors import Corrupt, EnvironmentFault, NotAJournal, ReadOnly
 from journal.filesystems import NETWORK_FILESYSTEMS, filesystem_type, os_fault, read_fault
 
 if sys.platform != "win32":
@@ -315,9 +315,12 @@ class RealStorage:
             return os.stat(path).st_size
 
     def make_directory(self, path: str) -> None:
-        if self.kind(path) == "directory" or os.path.isdir(path):
-            return
         parent = os.path.dirname(path)
+        if self.kind(path) == "directory" or os.path.isdir(path):
+            if parent != path:
+                with suppress(ReadOnly):  # a directory that we may not read is none in which we made another
+                    self.sync_dir(parent)
+            return
         if parent != path:
             self.make_directory(parent)
         with _faults(path):

@@ -226,7 +226,8 @@ def write_files(storage: Storage, directory: str, files: Iterable[tuple[str, byt
     Each file is synced before its rename, so that no crash shows a name with half its bytes; the names become durable
     together, by one directory sync.
     """
-    storage.make_directory(directory)
+    if storage.kind(directory) == "missing":
+        storage.make_directory(directory)
     written: list[str] = []
     folds: dict[str, str] = {}
     try:

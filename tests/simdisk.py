@@ -11,6 +11,7 @@ import errno
 import os
 import random
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from journal.errors import IOFault, NoSpace, NotAJournal, ReadOnly, Unreadable
@@ -228,9 +229,12 @@ class SimDisk:
             return node_bytes(node_at(self._root, path))
 
     def make_directory(self, path: str) -> None:
-        if self.kind(path) == "directory" or is_directory(self._root, path):
-            return
         parent = os.path.dirname(path)
+        if self.kind(path) == "directory" or is_directory(self._root, path):
+            if parent != path:
+                with suppress(ReadOnly):
+                    self.sync_dir(parent)
+            return
         if parent != path:
             self.make_directory(parent)
         with self.does("make_directory", path) as skipped:

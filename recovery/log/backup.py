@@ -29,6 +29,7 @@ from recovery.places import is_within, lies_on_live_data, place_of
 from replay.tracing import span
 
 Progress = Callable[[int, int], None]
+_FOLDERS = ("segments", "checkpoints", "checkpoints/parts", "quarantine")
 
 
 class BackedUp(msgspec.Struct):
@@ -60,11 +61,13 @@ def back_up(data: Data, directory: str, progress: Progress | None = None) -> Bac
     reader.raise_for_tail()
     target = f"{root}/journal"
     _check_target(storage, root, target, reader)
-    for folder in ("segments", "checkpoints", "checkpoints/parts", "quarantine"):
+    for folder in _FOLDERS:
         storage.make_directory(f"{target}/{folder}")
     result = BackedUp(root, reader.journal_id.hex(), reader.last_seq)
     files = _files(storage, reader, data.checkpoints, source)
     _copy_all(storage, source, target, files, result, progress)
+    for folder in _FOLDERS:  # names that are kept: the run that made them may have been killed before it synced them
+        storage.sync_dir(f"{target}/{folder}")
     config = f"{data.root}/journal.yaml"
     if storage.kind(config) == "file":
         write_file(storage, f"{root}/journal.yaml", storage.read(config))
