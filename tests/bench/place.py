@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+from journal.packing import pack_segments
 from journal.reader import LogReader
 from journal.storage import RealStorage
 from replay.digest import state_digest
@@ -43,8 +45,16 @@ class Place:
         gc.freeze()  # millions of tuples that no run made: the collector need not walk them in any
         self._digest: str | None = None
 
-    def reader(self) -> LogReader:
-        return LogReader(self.storage, self.layout.journal)
+    def reader(self, journal: str | None = None) -> LogReader:
+        return LogReader(self.storage, journal or self.layout.journal)
+
+    def packed(self) -> str:
+        """A copy of the journal, made once, of which every segment is packed that can be."""
+        path = f"{self.root}/packed"
+        if not os.path.exists(path):
+            shutil.copytree(self.layout.journal, path)
+            pack_segments(self.storage, path, run_bytes=None)
+        return path
 
     def source(self) -> str:
         """A database of the rows, made once."""

@@ -21,6 +21,7 @@ from tests.bench.timing import Contender, CountMismatch, Result, Sample, Watch, 
 
 WITHOUT = "rebuild, without the digest"
 VERIFIED = "rebuild, verified by digest"
+PACKED = "the same from packed segments"
 FLOOR = "plain bulk load, rows in memory"
 COPIED = "plain bulk load, rows read from a file"
 DUMPED = ".dump | sqlite3"
@@ -33,6 +34,7 @@ def rebuild(place: Place, peers: Peers, *, rounds: int) -> dict[str, list[Result
     contenders = [
         Contender(WITHOUT, lambda: _rebuilt(place, digest=False), ours=True),
         Contender(VERIFIED, lambda: _rebuilt(place, digest=True), ours=True),
+        Contender(PACKED, lambda: _rebuilt(place, digest=True, packed=True), ours=True),
         Contender(FLOOR, lambda: _plain(place)),
         Contender(COPIED, lambda: _copied_rows(place)),
     ]
@@ -71,13 +73,13 @@ def _piped(place: Place, peers: Peers, shell: str, verb: str) -> Sample:
     return counted(path, place.shape.events, watch.seconds)
 
 
-def _rebuilt(place: Place, *, digest: bool) -> Sample:
-    path = f"{place.root}/rebuilt.db"
+def _rebuilt(place: Place, *, digest: bool, packed: bool = False) -> Sample:
+    path, journal = f"{place.root}/rebuilt.db", place.packed() if packed else place.layout.journal
     end = place.shape.events
     with Watch() as watch:
-        reader = place.reader()
+        reader = place.reader(journal)
         if digest:
-            built = build_state(place.storage, place.layout.journal, reader, end, path, use_checkpoints=False)
+            built = build_state(place.storage, journal, reader, end, path, use_checkpoints=False)
         else:
             with closing(connect_private(path)) as connection:
                 loader = BulkLoader(connection)
