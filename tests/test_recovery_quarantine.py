@@ -85,7 +85,7 @@ def data(tmp_path: Path) -> Data:
 
 
 def with_bounds(data: Data, *, days: int = 0, bytes_max: int = 0) -> Data:
-    return Data(data.root, Config(quarantine=Quarantine(days, bytes_max)), data.storage)
+    return Data(data.root, Config(quarantine=Quarantine(days=days, bytes_max=bytes_max)), data.storage)
 
 
 def put(data: Data, name: str, content: bytes = b"x" * 100) -> Path:
@@ -213,7 +213,7 @@ def test_a_power_cut_anywhere_never_takes_what_is_young(mode) -> None:
     """Scenario: the old memory.db goes, and the power with it; then another is set aside under the same name."""
     for cut in range(1, 100):
         disk = SimDisk()
-        data = Data("/data", Config(quarantine=Quarantine(90, 0)), disk)
+        data = Data("/data", Config(quarantine=Quarantine(days=90)), disk)
         disk.make_directory(data.quarantine)
         _write(disk, f"{data.quarantine}/memory.db")
         expire(data, NOW)

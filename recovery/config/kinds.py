@@ -8,9 +8,8 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 from recovery.redact import problem_with
 
@@ -23,8 +22,7 @@ Level = Literal["critical", "normal", "stateless"]
 LEVELS: tuple[Level, ...] = ("critical", "normal", "stateless")
 
 
-@dataclass(frozen=True, slots=True)
-class Kind:
+class Kind(NamedTuple):
     """What a value may be, in words, and the check. ``read`` raises ValueError for anything else."""
 
     text: str
@@ -168,16 +166,3 @@ FAILURE_PATTERNS = Kind(
 )
 LEVEL_WEIGHTS = Kind("a map from level to a number from 0.001 to 1000", _weights)
 WEIGHTS: dict[Level, float] = {"critical": 4.0, "normal": 1.0, "stateless": 0.1}
-
-
-def key(kind: Kind, default: object, doc: str) -> Any:
-    """A field of the table of keys."""
-    metadata = {"kind": kind, "doc": doc}
-    if isinstance(default, dict):
-        return field(default_factory=lambda: dict(default), metadata=metadata)
-    return field(default=default, metadata=metadata)
-
-
-def section(cls: type[Any], doc: str) -> Any:
-    """A section of it."""
-    return field(default_factory=cls, metadata={"doc": doc})

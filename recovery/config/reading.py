@@ -6,18 +6,15 @@ Pure. Also lists the table's keys, for whoever documents them or looks for what 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, dataclass, fields, is_dataclass
-from typing import Any, TypeVar, get_type_hints
+from typing import NamedTuple
 
 from recovery.config.kinds import Kind
+from recovery.config.section import AnySection, Section, entries
 from recovery.config.server import Server
 from recovery.config.table import Config, Paths
 
-T = TypeVar("T")
 
-
-@dataclass(frozen=True, slots=True)
-class Key:
+class Key(NamedTuple):
     """One documented key, or a section (``kind`` is None)."""
 
     name: str
@@ -36,17 +33,12 @@ class BadKey(Exception):
         self.hint = hint
 
 
-def keys(cls: type[Any] = Config, prefix: str = "") -> Iterator[Key]:
+def keys(cls: type[Section] = Config, prefix: str = "") -> Iterator[Key]:
     """Every section and key, in the order of the file."""
-    types = get_type_hints(cls)
-    for each in fields(cls):
-        kind = each.metadata.get("kind")
-        default = None
-        if kind is not None:
-            default = each.default if each.default_factory is MISSING else each.default_factory()
-        yield Key(prefix + each.name, each.metadata["doc"], kind, default)
-        if kind is None:
-            yield from keys(types[each.name], f"{prefix}{each.name}.")
+    for name, each in entries(cls).items():
+        yield Key(prefix + name, each.doc, each.kind, each.value() if each.kind is not None else None)
+        if each.section is not None:
+            yield from keys(each.section, f"{prefix}{name}.")
 
 
 def from_mapping(values: Mapping[str, object]) -> Config:
@@ -58,24 +50,23 @@ def from_mapping(values: Mapping[str, object]) -> Config:
     return config
 
 
-def _read(cls: type[T], values: Mapping[str, object], where: tuple[str, ...]) -> T:
-    known = {each.name: each for each in fields(cls)}  # type: ignore[arg-type]
-    types = get_type_hints(cls)
+def _read(cls: type[AnySection], values: Mapping[str, object], where: tuple[str, ...]) -> AnySection:
+    known = entries(cls)
     given: dict[str, object] = {}
     for name, value in values.items():
         here = (*where, name)
         if name not in known:
             raise BadKey(here, f"unknown key {'.'.join(here)[:200]!r}", _near(here))
-        kind: Kind | None = known[name].metadata.get("kind")
+        kind, section = known[name].kind, known[name].section
         if kind is not None:
             try:
                 given[name] = kind.read(value)
             except ValueError:
                 raise BadKey(here, f"{'.'.join(here)} must be {kind.text}") from None
         elif value is not None:  # a section of which only the heading is there
-            if not isinstance(value, dict) or not is_dataclass(types[name]):
+            if not isinstance(value, dict) or section is None:
                 raise BadKey(here, f"{'.'.join(here)} must be a section of keys")
-            given[name] = _read(types[name], value, here)
+            given[name] = _read(section, value, here)
     return cls(**given)
 
 
@@ -96,7 +87,7 @@ def _near(where: tuple[str, ...]) -> str:
 
 def _refuse_overlaps(paths: Paths) -> None:
     """Two names for one place, or state inside the journal, would let one overwrite or quarantine the other."""
-    named = {each.name: getattr(paths, each.name) for each in fields(paths)}
+    named = {name: getattr(paths, name) for name in entries(paths)}
     for name, path in named.items():
         for other, place in named.items():
             if name != other and (path == place or path.startswith(f"{place}/")):
@@ -107,10 +98,10 @@ def _refuse_parity_on(paths: Paths, directory: str) -> None:
     """Parity in a directory that something else keeps would be taken for its files, or be swept with them."""
     if not directory:
         return
-    for each in fields(paths):
-        place = getattr(paths, each.name)
+    for name in entries(paths):
+        place = getattr(paths, name)
         if directory == place or directory.startswith(f"{place}/") or place.startswith(f"{directory}/"):
-            raise BadKey(("parity", "directory"), f"parity.directory lies in paths.{each.name}, or around it",
+            raise BadKey(("parity", "directory"), f"parity.directory lies in paths.{name}, or around it",
                          "give it a place of its own, or leave it empty")  # fmt: skip
 
 

@@ -4,7 +4,6 @@ leaves, and what it does while a part of its state is gone. A part of the table 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 from recovery.config.kinds import (
@@ -17,13 +16,12 @@ from recovery.config.kinds import (
     UNIT,
     URL,
     choice,
-    key,
     whole,
 )
+from recovery.config.section import Section, key
 
 
-@dataclass(frozen=True, slots=True)
-class Server:
+class Server(Section):
     control: Literal["none", "systemd", "command", "http"] = key(
         choice("none", "systemd", "command", "http"),
         "none",
@@ -51,8 +49,7 @@ class Server:
     interval_seconds: float = key(SOME_SECONDS, 0.5, "So long it is waited between two questions whether it is.")
 
 
-@dataclass(frozen=True, slots=True)
-class Crash:
+class Crash(Section):
     cores: tuple[str, ...] = key(
         GLOBS,
         ("core", "core.*"),
@@ -67,8 +64,7 @@ class Crash:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Degraded:
+class Degraded(Section):
     memory: Literal["journal", "refuse"] = key(
         choice("journal", "refuse"),
         "journal",

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from recovery.config.kinds import (
@@ -32,8 +31,7 @@ from recovery.config.kinds import (
     choice,
     whole,
 )
-from recovery.config.kinds import key as _key
-from recovery.config.kinds import section as _section
+from recovery.config.section import Section, key, section
 from recovery.config.server import Crash, Degraded, Server
 
 if TYPE_CHECKING:
@@ -41,58 +39,53 @@ if TYPE_CHECKING:
     from replay.layout import Layout
 
 
-@dataclass(frozen=True, slots=True)
-class Paths:
-    memory_db: str = _key(PATH, "memory.db", "The link to the current generation of the memory database.")
-    agents: str = _key(PATH, "agents", "The directory of agent configs, one `NAME.md` an agent.")
-    models: str = _key(PATH, "models", "The directory of embedding models.")
-    journal: str = _key(PATH, "journal", "The journal itself: segments, checkpoints, quarantine and lock.")
+class Paths(Section):
+    memory_db: str = key(PATH, "memory.db", "The link to the current generation of the memory database.")
+    agents: str = key(PATH, "agents", "The directory of agent configs, one `NAME.md` an agent.")
+    models: str = key(PATH, "models", "The directory of embedding models.")
+    journal: str = key(PATH, "journal", "The journal itself: segments, checkpoints, quarantine and lock.")
 
 
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
-    events: int = _key(POSITIVE, 50_000, "A checkpoint is due after this many events, weighted by who wrote them.")
-    seconds: int = _key(POSITIVE, 3600, "A checkpoint is due after this many seconds in which something was written.")
-    bytes: int = _key(POSITIVE, 128 << 20, "A checkpoint is due after this many bytes of events, weighted likewise.")
-    agents: Mapping[str, Level] = _key(
+class Checkpoint(Section):
+    events: int = key(POSITIVE, 50_000, "A checkpoint is due after this many events, weighted by who wrote them.")
+    seconds: int = key(POSITIVE, 3600, "A checkpoint is due after this many seconds in which something was written.")
+    bytes: int = key(POSITIVE, 128 << 20, "A checkpoint is due after this many bytes of events, weighted likewise.")
+    agents: Mapping[str, Level] = key(
         AGENT_LEVELS,
         {},
         "How critical what an agent writes is. An exact name comes before patterns, and those count in the order "
         "written; agents that nothing matches are normal.",
     )
-    weights: Mapping[Level, float] = _key(
+    weights: Mapping[Level, float] = key(
         LEVEL_WEIGHTS,
         WEIGHTS,
         "How many events one event of such an agent counts as. A level that is left out keeps its default.",
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Retention:
-    checkpoints_min: int = _key(whole(2), 2, "So many verified checkpoints always stay, however old.")
-    gap_events: int = _key(
+class Retention(Section):
+    checkpoints_min: int = key(whole(2), 2, "So many verified checkpoints always stay, however old.")
+    gap_events: int = key(
         POSITIVE, 100_000, "Pruning keeps every seq within so many events of a checkpoint on its timeline."
     )
-    gap_ratio: float = _key(
+    gap_ratio: float = key(
         RATIO, 0.1, "Or within this share of its distance to the end, where that is more: the far past is thinned."
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Quarantine:
-    days: int = _key(whole(0, 36_500), 90, "What was set aside is kept so many days; 0 keeps it for ever.")
-    bytes_max: int = _key(whole(0), 0, "Above so many bytes the oldest goes first, however young; 0 sets no bound.")
+class Quarantine(Section):
+    days: int = key(whole(0, 36_500), 90, "What was set aside is kept so many days; 0 keeps it for ever.")
+    bytes_max: int = key(whole(0), 0, "Above so many bytes the oldest goes first, however young; 0 sets no bound.")
 
 
-@dataclass(frozen=True, slots=True)
-class Parity:
-    share: float = _key(
+class Parity(Section):
+    share: float = key(
         RATIO,
         0.125,
         "So much of a sealed segment or of a checkpoint's file may rot and is restored, rounded up to sixteenths; 0 "
         "makes no parity. A change holds for parity that is made from then on.",
     )
-    directory: str = _key(
+    directory: str = key(
         OPTIONAL_PATH,
         "",
         "Where parity lies, best on another device: there each journal has a directory of its own, named by its id. "
@@ -100,9 +93,8 @@ class Parity:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Segments:
-    pack: bool = _key(
+class Segments(Section):
+    pack: bool = key(
         BOOLEAN,
         True,
         "After a checkpoint, sealed segments are replaced by packed ones, which hold the same bytes in a fraction of "
@@ -110,26 +102,24 @@ class Segments:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Scrub:
-    bytes_per_second: int = _key(whole(0), 64 << 20, "How fast `journal scrub` reads at most; 0 sets no bound.")
+class Scrub(Section):
+    bytes_per_second: int = key(whole(0), 64 << 20, "How fast `journal scrub` reads at most; 0 sets no bound.")
 
 
-@dataclass(frozen=True, slots=True)
-class Agents:
-    validation: Literal["strict", "lenient", "off"] = _key(
+class Agents(Section):
+    validation: Literal["strict", "lenient", "off"] = key(
         choice("strict", "lenient", "off"),
         "lenient",
         "strict refuses a config that is no valid agent; lenient refuses no bytes and notes what it finds; off does "
         "not look.",
     )
-    schema: Literal["auto", "caxton", "public"] = _key(
+    schema: Literal["auto", "caxton", "public"] = key(
         choice("auto", "caxton", "public"),
         "auto",
         "What the frontmatter is held against: caxton needs name, version, capabilities, tools and system_prompt; "
         "public needs name and description; auto is the style that a file is written in.",
     )
-    backup: str = _key(
+    backup: str = key(
         OPTIONAL_PATH,
         "",
         "A directory of `NAME.md` files that `journal recover agents` looks into for agents that the journal cannot "
@@ -137,15 +127,14 @@ class Agents:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Reload:
-    log: str = _key(
+class Reload(Section):
+    log: str = key(
         OPTIONAL_PATH,
         "",
         "The log of the server, which is looked into where a failed reload does not say itself what failed. Empty: "
         "there is none.",
     )
-    patterns: Mapping[Failure, str] = _key(
+    patterns: Mapping[Failure, str] = key(
         FAILURE_PATTERNS,
         {},
         "What the log says of each type of failure, where it is not what docs/recovery.md lists. `{agent}` stands for "
@@ -159,9 +148,8 @@ class Reload:
         return {**DEFAULT_PATTERNS, **self.patterns}
 
 
-@dataclass(frozen=True, slots=True)
-class Watch:
-    memory: Literal["report", "revert", "adopt"] = _key(
+class Watch(Section):
+    memory: Literal["report", "revert", "adopt"] = key(
         choice("report", "revert", "adopt"),
         "report",
         "What a watch does about rows that another program changed in memory.db: report tells of them, revert rebuilds "
@@ -170,38 +158,35 @@ class Watch:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Embeddings:
-    model: str = _key(PATH, "models/all-MiniLM-L6-v2", "The directory of the sentence-transformers model.")
-    backend: Literal["torch", "onnx"] = _key(
+class Embeddings(Section):
+    model: str = key(PATH, "models/all-MiniLM-L6-v2", "The directory of the sentence-transformers model.")
+    backend: Literal["torch", "onnx"] = key(
         choice("torch", "onnx"),
         "torch",
         "What computes vectors: torch (extra `embeddings`), or ONNX Runtime (extra `onnx`), which starts in a second "
         "and needs a third of the memory. Vectors that are there stay when this is changed: both compute the same.",
     )
-    batch_size: int = _key(whole(1, 4096), 32, "Texts that are embedded at once.")
-    mirror: str = _key(
+    batch_size: int = key(whole(1, 4096), 32, "Texts that are embedded at once.")
+    mirror: str = key(
         OPTIONAL_PATH, "", "A directory that holds the model's original files, or a directory of such directories: "
         "where `journal recover model` looks first.",
     )  # fmt: skip
-    hub: str = _key(
+    hub: str = key(
         HUB, "", "The address of the hub that is asked after that. Empty means $HF_ENDPOINT, else "
         "https://huggingface.co; off never asks one. Journaled hashes decide whether what it sends is taken.",
     )  # fmt: skip
-    repository: str = _key(REPOSITORY, "sentence-transformers/all-MiniLM-L6-v2", "The model's name on the hub.")
-    revision: str = _key(REVISION, "main", "The branch, tag or commit there.")
+    repository: str = key(REPOSITORY, "sentence-transformers/all-MiniLM-L6-v2", "The model's name on the hub.")
+    revision: str = key(REVISION, "main", "The branch, tag or commit there.")
 
 
-@dataclass(frozen=True, slots=True)
-class Disk:
-    reserve_bytes: int = _key(
+class Disk(Section):
+    reserve_bytes: int = key(
         whole(0), 16 << 20, "Writes are refused while less than this is free, so that recovery has room to run."
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Durability:
-    strict: bool = _key(
+class Durability(Section):
+    strict: bool = key(
         BOOLEAN,
         False,
         "Before a batch is acknowledged, its seq is synced to `journal/watermark`, too: a second sync a batch. Then an "
@@ -210,9 +195,8 @@ class Durability:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Logs:
-    format: Literal["text", "json"] = _key(
+class Logs(Section):
+    format: Literal["text", "json"] = key(
         choice("text", "json"),
         "text",
         "What the command says on stderr: a line for people, or a JSON object a line with time, level, logger, message "
@@ -220,49 +204,47 @@ class Logs:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Redact:
-    patterns: tuple[str, ...] = _key(
+class Redact(Section):
+    patterns: tuple[str, ...] = key(
         PATTERNS, (), "Regular expressions (Python's). What they match is replaced by `[redacted]`."
     )
-    fields: tuple[str, ...] = _key(
+    fields: tuple[str, ...] = key(
         FIELD_NAMES, (), "Names of fields, in any case: `password` covers `\"password\": …` and `password=…`."
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Config:
+class Config(Section):
     """A whole journal.yaml. ``Config()`` is what an absent file means."""
 
-    paths: Paths = _section(Paths, "Where things lie.")
-    segment_bytes_max: int = _key(
+    paths: Paths = section(Paths, "Where things lie.")
+    segment_bytes_max: int = key(
         whole(64 << 10, 1 << 30), 16 << 20, "A segment file is sealed, and the next one begun, at this length."
     )
-    checkpoint: Checkpoint = _section(Checkpoint, "When a checkpoint is made: at whichever limit is reached first.")
-    retention: Retention = _section(Retention, "Which checkpoints `journal checkpoint prune` keeps.")
-    quarantine: Quarantine = _section(Quarantine, "How long damaged and replaced files are kept.")
-    segments: Segments = _section(Segments, "What becomes of segments that are sealed.")
-    parity: Parity = _section(Parity, "Parity, from which files that rot are restored.")
-    scrub: Scrub = _section(Scrub, "Reading everything, to find what rots.")
-    agents: Agents = _section(Agents, "How agent configs are judged.")
-    reload: Reload = _section(Reload, "How a failed hot reload is told.")
-    watch: Watch = _section(Watch, "What `journal watch` and `open_server(watch=True)` do.")
-    embeddings: Embeddings = _section(Embeddings, "The embedding model (extra `embeddings`, or `onnx`).")
-    disk: Disk = _section(Disk, "Free space.")
-    server: Server = _section(
+    checkpoint: Checkpoint = section(Checkpoint, "When a checkpoint is made: at whichever limit is reached first.")
+    retention: Retention = section(Retention, "Which checkpoints `journal checkpoint prune` keeps.")
+    quarantine: Quarantine = section(Quarantine, "How long damaged and replaced files are kept.")
+    segments: Segments = section(Segments, "What becomes of segments that are sealed.")
+    parity: Parity = section(Parity, "Parity, from which files that rot are restored.")
+    scrub: Scrub = section(Scrub, "Reading everything, to find what rots.")
+    agents: Agents = section(Agents, "How agent configs are judged.")
+    reload: Reload = section(Reload, "How a failed hot reload is told.")
+    watch: Watch = section(Watch, "What `journal watch` and `open_server(watch=True)` do.")
+    embeddings: Embeddings = section(Embeddings, "The embedding model (extra `embeddings`, or `onnx`).")
+    disk: Disk = section(Disk, "Free space.")
+    server: Server = section(
         Server, "How recovery stops the server before it replaces what that uses, starts it, and asks how it is."
     )
-    crash: Crash = _section(Crash, "What a crash leaves, for `journal check` and `journal recover`.")
-    degraded: Degraded = _section(Degraded, "What an open server does while a part of it is gone.")
-    rto_seconds: float = _key(
+    crash: Crash = section(Crash, "What a crash leaves, for `journal check` and `journal recover`.")
+    degraded: Degraded = section(Degraded, "What an open server does while a part of it is gone.")
+    rto_seconds: float = key(
         SECONDS,
         0.0,
         "How long a recovery may take. `journal status` estimates it, and `journal check` is degraded where the "
         "estimate is longer; 0 sets no bound.",
     )
-    durability: Durability = _section(Durability, "How much is synced before a write is acknowledged.")
-    log: Logs = _section(Logs, "What the command and `journal serve` log.")
-    redact: Redact = _section(
+    durability: Durability = section(Durability, "How much is synced before a write is acknowledged.")
+    log: Logs = section(Logs, "What the command and `journal serve` log.")
+    redact: Redact = section(
         Redact, "What errors, logs, reports and traces must not show. The journal and what is asked of it stay whole."
     )
 

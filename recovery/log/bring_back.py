@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from time import time_ns
 from typing import NamedTuple
 
@@ -21,6 +20,7 @@ from journal.log import take_lock
 from journal.reader import LogReader
 from journal.storage import Storage
 from journal.verify import verify
+from recovery.config.section import replaced
 from recovery.data import Data
 from recovery.plan import Step
 
@@ -70,8 +70,8 @@ def planned_bringing_back(data: Data, directory: str, progress: Progress | None 
         return BringingBack(None, data, run)
     kept = "" if storage.kind(target) == "missing" else ", and keep the one that is there beside it"
     words = f"put the journal of {directory}, up to seq {backup.last_seq}, in the place of {target}{kept}"
-    paths = replace(data.config.paths, journal=source)
-    then = Data(data.root, replace(data.config, paths=paths), data.storage)
+    paths = replaced(data.config.paths, journal=source)
+    then = Data(data.root, replaced(data.config, paths=paths), data.storage)
     return BringingBack(Step("bring_back", "journal", why, words), then, run)
 
 
