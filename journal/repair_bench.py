@@ -9,11 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from journal.around import read_around
+from journal.errors import DataError
 from journal.parity_file import protects, restore, restored
 from journal.parity_store import ParityStore
 from journal.repair_segment import Mended, Step
 from journal.repaired import Repair, repair_of
+from journal.segment import is_packed, packed_path
 from journal.storage import Storage
+from journal.unpack import unpack
 
 NOT_REPAIRABLE = "more than one bit is wrong, and no parity restores it"
 
@@ -82,6 +85,18 @@ class Bench:
         if parity is None:
             return None
         return protects(parity, lambda offset, length: data[offset : offset + length])
+
+    def from_pack(self, path: str) -> Mended | None:
+        """The segment as the pack beside it has it, where packing was cut between the two; None where that is missing
+        or damaged. Whether it ends where it should is for the caller to prove."""
+        if is_packed(path):
+            return None
+        packed = packed_path(path)
+        try:
+            data = unpack(self.data(packed), packed)
+        except DataError:
+            return None
+        return Mended(data + self.data(path)[len(data) :], (Step("copy", 0, len(data)),))
 
     def from_parity(self, path: str) -> Mended | None:
         """The file as its parity restores it, proven by SHA-256; None where it cannot, or would change nothing."""

@@ -54,7 +54,12 @@ class _Log:
             header, _ = decode_segment_header(data, segment.path)
             return header if (header.first_seq, header.epoch) == wanted else None
         except Corrupt:
-            mended = mend_header(data, segment.path, wanted) or self.bench.from_parity(segment.path)
+            bench = self.bench
+            mended = (
+                mend_header(data, segment.path, wanted)
+                or bench.from_pack(segment.path)
+                or bench.from_parity(segment.path)
+            )
         except DataError:
             return None  # written by a newer version: not for this one to mend
         if mended is None:
@@ -97,7 +102,7 @@ class _Log:
             bench.take(path, mended.data, (*steps, *mended.steps))
 
     def _mended(self, number: int, end: End | None) -> Mended | None:
-        """The segment put right by copy or by bits, where its parity agrees if it has any; else by parity."""
+        """The segment put right by copy or by bits, where its parity agrees if it has any; else by pack or parity."""
         bench, path = self.bench, self.segments[number].path
         if is_packed(path):
             return self._mended_pack(path, self.segments[number][:2], end)
@@ -110,7 +115,9 @@ class _Log:
         agrees = mended is not None and bench.matches_parity(path, mended.data)
         if mended is not None and agrees is not False:
             return mended  # in the last segment parity tells that an end is missing, which nothing else may know
-        other = bench.from_parity(path)
+        other = bench.from_pack(path) if end is not None else None
+        if other is None or end is None or not is_whole(other.data, path, end):
+            other = bench.from_parity(path)
         if other is None:
             return None
         if end is None:

@@ -54,7 +54,8 @@ class Repair(msgspec.Struct, frozen=True, kw_only=True):
         if self.first_seq is not None:
             many = self.last_seq != self.first_seq
             events = f", events {self.first_seq}-{self.last_seq}" if many else f", event {self.first_seq}"
-        held = "the copy in the same file" if self.path.endswith(PACKED) else "the segment before"
+        beside = "its pack" if self.first_seq is None else "the segment before"
+        held = "the copy in the same file" if self.path.endswith(PACKED) else beside
         how = {
             "one bit": f"{where} was flipped",
             "copy": f"{where}{at} brought back from {held}",

@@ -131,6 +131,34 @@ def test_a_backup_takes_packs_in_and_loses_nothing(journal: Command, tmp_path: P
     assert journal.json("check")["health"] == "healthy"
 
 
+@pytest.mark.parametrize("place", [10, 30_000], ids=["header", "batches"])
+def test_a_segment_that_rots_beside_its_pack_is_put_right_by_it(journal: Command, place: int) -> None:
+    """Packing was cut between the pack's name and the segment's end, and nothing has parity."""
+    (journal.data / "journal.yaml").write_text("parity: {share: 0}\n")
+    shutil.rmtree(journal.data / "journal" / "parity")
+    log = journal("log", "--json").out
+    before = {path: path.read_bytes() for path in files(journal.data, ".seg")}
+    journal("compact")
+    pack = files(journal.data, ".pack")[1]
+    segment = pack.with_suffix(".seg")
+    whole = before[segment]
+    segment.write_bytes(whole[:place] + bytes(700) + whole[place + 700 :])
+    assert journal("verify").code == 12
+    assert journal("log").code == 12
+    told = journal("verify", "--repair")
+    assert (told.code, "brought back from its pack" in told.out) == (0, True), told
+    assert segment.read_bytes() == whole
+    assert journal("log", "--json").out.startswith(log)
+
+    segment.write_bytes(whole[:place] + bytes(700) + whole[place + 700 :])
+    pack.write_bytes(pack.read_bytes()[:2000] + bytes(700) + pack.read_bytes()[2700:])
+    refused = journal("verify", "--repair")
+    assert refused.code == 12, "the pack is no better"
+    assert segment.read_bytes() != whole
+    journal("compact")
+    assert segment.exists(), "a damaged segment is not packed, and nothing goes"
+
+
 def test_a_lost_block_is_given_up_alone(journal: Command) -> None:
     (journal.data / "journal.yaml").write_text("parity: {share: 0}\n")
     shutil.rmtree(journal.data / "journal" / "parity")
