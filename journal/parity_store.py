@@ -107,6 +107,16 @@ class ParityStore:
                     found.append(f"{folder}/{name.removesuffix(SUFFIX)}")
         return found
 
+    def strays(self) -> list[str]:
+        """Paths of what is no parity: left by a cut, or somebody else's."""
+        found = []
+        for folder in ("", *(f"/{each}" for each in _FOLDERS)):
+            for name in self.storage.list(f"{self.directory}{folder}"):
+                is_ours = name.endswith(SUFFIX) and not name.startswith(".") if folder else name == "lock"
+                if not is_ours and f"{folder}/{name}"[1:] not in _FOLDERS:
+                    found.append(f"{self.directory}{folder}/{name}")
+        return found
+
     def read(self, name: str) -> Parity | None:
         """The parity of a file, or None where there is none that can be used, or it is another file's."""
         try:

@@ -134,6 +134,7 @@ def _read_header(file: File, path: str) -> Pack:
     except Corrupt:
         return find_pack(file.read_at(0, size), path)
 
+
 def open_segment(storage: Storage, path: str) -> Readable:
     """The segment at `path`, for reading; its pack where it was packed since it was listed. FileNotFoundError."""
     if not is_packed(path):
@@ -147,15 +148,6 @@ def open_segment(storage: Storage, path: str) -> Readable:
     except BaseException:
         file.close()
         raise
-
-
-def read_segment(storage: Storage, path: str, length: int | None = None) -> bytes:
-    """The segment's first `length` bytes, or all of them. Raises Corrupt where they are packed and damaged."""
-    file = open_segment(storage, path)
-    try:
-        return file.read_at(0, file.size() if length is None else length)
-    finally:
-        file.close()
 
 
 def read_segment_header(storage: Storage, path: str) -> tuple[SegmentHeader, int]:

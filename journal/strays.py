@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 
 from journal.index_store import FOLDER as INDEXES
+from journal.index_store import IndexStore
+from journal.parity_store import ParityStore
 from journal.reader import list_segments
 from journal.repaired import PENDING
 from journal.segment import is_packed, plain_path
@@ -17,8 +19,11 @@ _KNOWN = PLANS | {
 }  # fmt: skip
 
 
-def strays(storage: Storage, directory: str, parts: Collection[str]) -> Iterator[tuple[str, bool]]:
-    """Paths under `directory` (the journal's), and whether each is a pack whose segment is still there.
+def strays(
+    storage: Storage, directory: str, parts: Collection[str], parity: ParityStore
+) -> Iterator[tuple[str, bool]]:
+    """Paths under `directory` (the journal's) and where its parity lies, and whether each is a pack whose segment is
+    still there.
 
     `parts` are the names of those that checkpoints list.
     """
@@ -36,6 +41,9 @@ def strays(storage: Storage, directory: str, parts: Collection[str]) -> Iterator
     for name in storage.list(f"{directory}/checkpoints/parts"):
         if name not in parts:
             yield f"{directory}/checkpoints/parts/{name}", False
-    for name in storage.list(f"{directory}/{INDEXES}"):
-        if name != "lock" and not name.endswith(".idx"):
-            yield f"{directory}/{INDEXES}/{name}", False
+    indexes = IndexStore(storage, directory)
+    known = {indexes.path_of(key) for key in indexes.listed()} | {f"{indexes.directory}/lock"}
+    for name in storage.list(indexes.directory):
+        if f"{indexes.directory}/{name}" not in known:
+            yield f"{indexes.directory}/{name}", False
+    yield from ((path, False) for path in parity.strays())

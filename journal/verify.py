@@ -100,7 +100,7 @@ def verify(
     known = {finding.path for finding in report.findings if finding.severity == "damage"}
     _derived(check_store(parity, known, read_parity), "parity_late", report)
     _derived(check_indexes(storage, directory, deep=deep, tick=read_index), "index_late", report)
-    _strays(storage, directory, {part.sha256 for part in parts}, report)
+    _strays(storage, directory, {part.sha256 for part in parts}, parity, report)
     if head is not None:
         wrong = judge_head(head, chains.at.get(head.seq), journal_id, report.last_seq, directory, chains.parent)
         report.head_proven = wrong is None and not report.exit_code
@@ -156,9 +156,9 @@ def _derived(found: Iterable[ParityFinding | IndexFinding], late: str, report: V
             report.note(late, each.error.message, each.path, hint=each.error.hint)
 
 
-def _strays(storage: Storage, directory: str, parts: set[str], report: Verified) -> None:
+def _strays(storage: Storage, directory: str, parts: set[str], parity: ParityStore, report: Verified) -> None:
     """Tells of what is neither segment, manifest nor listed part; a plan must decode."""
-    for path, is_half_packed in strays(storage, directory, parts):
+    for path, is_half_packed in strays(storage, directory, parts, parity):
         if is_half_packed:
             told, hint = "packing was cut: its segment is there, and counts", "journal compact goes on from there"
             report.note("half_packed", told, path, hint=hint)

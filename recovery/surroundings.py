@@ -55,13 +55,6 @@ def _unpacked_bytes(data: Data, path: str) -> int:
         return 0
 
 
-def _size(path: str) -> int:
-    try:
-        return os.lstat(path).st_size
-    except OSError:
-        return 0
-
-
 def look_at_crash(data: Data) -> CrashFacts:
     """Core files, words of the server's log, and what the kernel says of the file system."""
     mount = _mount_of(data.root)

@@ -40,18 +40,16 @@ def lineage(restores: Sequence[tuple[int, int]], target: int) -> list[Range]:
 
 
 def lineage_from(restores: Sequence[tuple[int, int]], target: int, base: int) -> list[Range] | None:
-    """The ranges that remain from state(base) to state(target); None if base is not on target's timeline."""
+    """The ranges that remain from state(base) to state(target); None if base is not on target's timeline.
+
+    Between K and R of a restore nothing is, beyond R.
+    """
     spans = _spans(restores, target)
     for index, span in enumerate(spans):
         if span.after <= base <= span.last:
             rest = [Range(base, span.last), *spans[index + 1 :]]
             return [each for each in rest if each.after < each.last]
     return None
-
-
-def usable_base(restores: Sequence[tuple[int, int]], target: int, base: int) -> bool:
-    """True if state(target) can be built on state(base). Between K and R of a restore nothing is, beyond R."""
-    return any(span.after <= base <= span.last for span in _spans(restores, target))
 
 
 def event_count(ranges: Sequence[Range]) -> int:

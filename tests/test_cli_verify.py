@@ -201,10 +201,20 @@ def test_a_newer_version_is_unsupported_and_never_corrupt(journal):
     assert "corrupt" not in journal("verify").out
 
 
-def test_a_file_that_is_no_part_of_the_journal_is_a_note(journal):
-    (journal.data / "journal" / "notes.txt").write_text("mine")
+@pytest.mark.parametrize(
+    "name",
+    [
+        "notes.txt", "segments/notes.txt", "checkpoints/notes.txt", "checkpoints/parts/notes.txt", "index/notes.idx",
+        "parity/notes.txt", "parity/segments/notes.txt", "parity/segments/.x.par.tmp", "parity/checkpoints/parts/notes",
+    ],
+)  # fmt: skip
+def test_a_file_that_is_no_part_of_the_journal_is_a_note(journal, name):
+    """In whichever directory: verify has looked at every name."""
+    path = journal.data / "journal" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("mine")
     (found,) = findings(journal, code=0)
-    assert (found["severity"], found["code"]) == ("note", "stray_file")
+    assert (found["severity"], found["code"], found["path"]) == ("note", "stray_file", str(path))
 
 
 # -- deep -------------------------------------------------------------------------------------------------------------
