@@ -216,8 +216,12 @@ class _Making:
 
 
 def verify_checkpoint(checkpoints: CheckpointStore, manifest: Manifest, clock: Callable[[], int]) -> Manifest:
-    """Proves once more that a checkpoint restores, by a scan of its parts as they lie on disk. Raises Corrupt."""
+    """Proves once more that a checkpoint restores, by a scan of its parts as they lie on disk.
+
+    Raises Corrupt, and FileNotFoundError where it was pruned meanwhile: to publish it again would bring it back.
+    """
     with checkpoints.exclusive(), _work_directory(checkpoints) as work:
+        checkpoints.encoded(checkpoints.manifest_path(manifest.seq))
         leaves, _ = _prove(checkpoints, manifest, f"{work}/proof.db")
         digest = digest_of(leaves)
         if digest != manifest.digest:

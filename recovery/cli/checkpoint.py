@@ -118,11 +118,16 @@ def verify(app: App, seq: int | None) -> int | None:
     with app.out.progress("verifying", "checkpoints") as bar:
         for number, manifest in enumerate(chosen):
             bar.advance(number, len(chosen))
+            if manifest.state != "verified":  # there is no digest yet, or its process was killed: no restore uses it
+                results.append({"seq": manifest.seq, "state": manifest.state})
+                continue
             try:
                 proven = verify_checkpoint(app.data.checkpoints, manifest, time_ns)
                 results.append({"seq": proven.seq, "digest": proven.digest, "verified_at": proven.verified_at})
             except DataError as error:  # a full or read-only disk, or a lock, is no damage of a checkpoint
                 results.append({"seq": manifest.seq, "error": error.to_json()})
+            except FileNotFoundError:
+                continue  # pruned since
     if app.data.config.parity.share:
         with suppress(JournalError):  # of the manifests as they are now; what keeps it from that harms no checkpoint
             app.data.parity.fill()
@@ -132,7 +137,8 @@ def verify(app: App, seq: int | None) -> int | None:
     else:
         for each in results:
             wrong = each.get("error")
-            told = f"DAMAGED: {wrong['message']} [{wrong.get('path')}]" if isinstance(wrong, dict) else each["digest"]
+            told = each.get("digest", "written, never verified: restores pass over it")
+            told = f"DAMAGED: {wrong['message']} [{wrong.get('path')}]" if isinstance(wrong, dict) else told
             app.out.line(f"{each['seq']}  {told}")
         if not results:
             app.out.line("no checkpoints")
