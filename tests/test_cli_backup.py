@@ -124,6 +124,24 @@ def test_a_journal_is_no_backup_of_itself(journal):
     assert (ran.code, ran.out) == (2, "")
 
 
+def test_clients_of_serve_keep_their_token_and_no_epoch_is_claimed_twice(journal, backup):
+    """A caller of the journal that was lost may still ask what became of the op_id that was generated for it."""
+    (journal.data / "journal/token").write_text("a" * 43 + "\n")
+    with open_server_sync(journal.data, background=False) as hook:
+        lost = hook.append(EntityCreated("global", "lost", "thing"))
+    ruin(journal)
+    for path in journal.data.glob("memory*"):
+        path.unlink()
+    assert journal("recover", "--from", backup, "--yes").code == 0
+    assert (journal.data / "journal/token").read_text() == "a" * 43 + "\n"
+    assert not (Path(backup) / "journal/token").exists(), "a backup tells nobody's secret"
+    with open_server_sync(journal.data, background=False) as hook:
+        other = hook.append(EntityCreated("global", "other", "thing"))
+    assert other.epoch > lost.epoch
+    asked = journal("log", "--op-id", lost.op_id)
+    assert (asked.code, asked.out) == (0, ""), "it was not taken: no other event answers to its name"
+
+
 # -- the dry run ------------------------------------------------------------------------------------------------------
 
 

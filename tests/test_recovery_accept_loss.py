@@ -332,6 +332,16 @@ def test_a_receipt_says_that_more_was_there_than_can_be_seen(
     assert told["lost"][-1][1] == EVENTS
 
 
+def test_the_clients_of_serve_go_on_with_the_token_that_they_have(journal: Command) -> None:
+    overwrite(journal.data, "fact 5 ")
+    token = journal.data / "journal/token"
+    token.write_text("a" * 43 + "\n")
+    done = journal.json("recover", "journal", "--accept-loss", "--yes")
+    assert token.read_text() == (Path(done["result"]["parent"]) / "token").read_text() == "a" * 43 + "\n"
+    assert token.stat().st_mode & 0o777 == 0o600
+    assert journal.json("verify")["findings"] == []
+
+
 def test_a_writer_at_work_keeps_its_journal(journal: Command) -> None:
     with open_server_sync(journal.data, background=False):
         overwrite(journal.data, "fact 5 ")

@@ -29,6 +29,7 @@ from journal.watermark import read_watermark
 from recovery.data import Data, journal_ids
 from recovery.evidence import evidence_seq
 from recovery.log.bring_back import remove_tree
+from recovery.log.carried import TOKEN, carry_over
 from recovery.log.exchange import exchange
 from recovery.log.telling import log_repairs
 from recovery.reading import peek_position, reading
@@ -150,6 +151,7 @@ def accept_loss(
             storage, found, building, epoch=epoch, now=clock(), segment_bytes_max=data.config.segment_bytes_max,
             progress=_part(progress, "writing the successor"),
         )  # fmt: skip
+        carry_over(storage, target, building, TOKEN)
         held.callback(_claimed(storage, building, epoch).release)
         compared = _compare_memory(data, building, found, built, _part(progress, "comparing memory.db"))
         storage.sync_dir(os.path.dirname(target))

@@ -22,6 +22,7 @@ from journal.storage import Storage
 from journal.verify import verify
 from recovery.config.section import replaced
 from recovery.data import Data
+from recovery.log.carried import CLAIM, TOKEN, carry_over
 from recovery.plan import Step
 
 Progress = Callable[[int, int], None]
@@ -57,6 +58,7 @@ def planned_bringing_back(data: Data, directory: str, progress: Progress | None 
             building = f"{target}.restoring"
             remove_tree(storage, building)
             _copy_tree(storage, source, building)
+            carry_over(storage, target, building, TOKEN, CLAIM)
             with _packing_kept_out(storage, target):
                 aside = None
                 if storage.kind(target) != "missing":
