@@ -20,6 +20,7 @@ from recovery.setup import initialise
 from replay.checkpoints import make_checkpoint
 from replay.schema import connect, read_position
 from replay.snapshot import snapshot
+from tests import traced
 from tests.test_replay_checkpoints import follow
 from tests.worlds import world_in
 
@@ -76,6 +77,25 @@ while len(seen) < 20:  # moments, however long it takes until the writer has its
         print(seq, rows, *connection.execute("PRAGMA integrity_check").fetchone())
         seen.add(seq)
 """
+
+
+def test_a_copy_is_never_synced(tmp_path: Path):
+    """All of it would go to the disk at once, hundreds of MB that are removed a moment later, and each sync of the
+    journal would wait behind them."""
+    if (why := traced.missing()) is not None:
+        pytest.skip(why)
+    root, log = tmp_path / "data", tmp_path / "strace.log"
+    initialise(str(root))
+    with open_server_sync(root, background=False) as hook:
+        hook.append(EntityCreated("global", "Acme", "company"))
+        program = _COPIES.replace("< 20", "< 1")
+        command = [sys.executable, "-c", program, f"{root}/memory.db", str(tmp_path)]
+        strace = ["strace", "-f", "-y", "-e", "trace=pwrite64,fsync,fdatasync", "-o", str(log), *command]
+        copies = subprocess.run(strace, check=True, capture_output=True, text=True, timeout=120).stdout
+    assert len(copies.splitlines()) == 1
+    calls = [line for line in log.read_text().splitlines() if "/copy.db" in line]
+    assert any("copy.db-wal" in line for line in calls), "there was a log to fold"
+    assert not [line for line in calls if "sync(" in line]
 
 
 class Interrupted(RealStorage):
