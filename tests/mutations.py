@@ -199,6 +199,10 @@ MUTATIONS = (
              "crashes.errors", 400),
     # -- epochs, seqs, retries ----------------------------------------------------------------------------------------
     Mutation("an epoch is used twice", LOG, "Log.open", "epoch = previous_epoch + 1", "epoch = previous_epoch"),
+    Mutation("a successor has its parent's epoch", "recovery/log/accept_loss.py", "accept_loss",
+             "read_holder(lock.read()).epoch) + 1", "read_holder(lock.read()).epoch)",
+             "tests/test_recovery_accept_loss.py::"
+             "test_what_survives_goes_on_under_its_own_seqs_and_each_loss_is_marked"),
     Mutation("a batch says of itself that it is durable", LOG, "Log.append_payload",
              "            durable_seq=self.durable_seq,", "            durable_seq=self.next_seq + count - 1,",
              "crashes.errors", 400),

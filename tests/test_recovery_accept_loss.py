@@ -13,6 +13,7 @@ import pytest
 
 from journal.errors import Diverged
 from journal.events import EntityCreated, JournalEventLost, ObservationAdded, StateRestored, TagCreated
+from journal.holder import read_holder
 from journal.reader import LogReader
 from journal.storage import RealStorage
 from recovery import open_server_sync
@@ -195,7 +196,9 @@ def test_what_survives_goes_on_under_its_own_seqs_and_each_loss_is_marked(
     assert (told["events_lost"], told["events_kept"]) == (len(gone), last - len(gone))
     assert {path.name: path.read_bytes() for path in segment_files(str(journal.data / "journal"))} == damaged
 
+    claimed = read_holder((journal.data / "journal" / "lock").read_bytes()).epoch
     done = journal.json("recover", "journal", "--accept-loss", "--yes")["result"]
+    assert done["epoch"] > claimed, "its marks are told from the parent's events by their epoch"
     after = {record["seq"]: record for record in records(journal.data / "journal")}
     assert sorted(after) == list(range(1, last + 2)), "dense, and one more: journal.forked"
     for seq in range(1, last + 1):
