@@ -21,9 +21,9 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 from urllib.parse import quote
 
-from journal.errors import Locked
+from journal.errors import EnvironmentFault, Locked
 from journal.storage import Storage
-from replay.holders import Holder, holders
+from replay.holders import Holder, holders, refuse_another
 from replay.layout import COMPACT, SIDECARS
 
 BUILDING = ".building"
@@ -239,7 +239,9 @@ def mark_superseded(path: str, by: str, wait_seconds: float) -> str | None:
     try:
         uri = f"file:{quote(path)}?mode=rw"  # never creates a database under the name of one that was moved away
         with closing(sqlite3.connect(uri, uri=True, timeout=wait_seconds, isolation_level=None)) as connection:
+            connection.execute("PRAGMA schema_version")
+            refuse_another(path)
             connection.execute("UPDATE journal_position SET superseded_by = ?", (by,))
-    except sqlite3.Error as error:
+    except (sqlite3.Error, OSError, EnvironmentFault) as error:
         return str(error)
     return None

@@ -7,10 +7,13 @@ open-and-close beside a live connection lets another process write in mid-transa
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterable
 from contextlib import suppress
 from fcntl import F_GETFL, fcntl
 from typing import NamedTuple
+
+from journal.errors import EnvironmentFault
 
 
 class Holder(NamedTuple):
@@ -50,11 +53,31 @@ def writers(paths: Iterable[str]) -> list[Holder] | None:
 
 def descriptors(path: str) -> list[int]:
     """Under which numbers this process has a file open for writing; none where nobody can tell."""
-    wanted, found = identity_of(path), []
+    return _ours(identity_of(path)) or []
+
+
+def refuse_another(path: str) -> None:
+    """Behind SQLite's opening of `path` for writing, before anything is written: SQLite follows links.
+
+    Raises EnvironmentFault where a link took the name, or a file that has a name elsewhere, or where this process has
+    another file open than the one that has the name now. Where nobody can tell, it is believed.
+    """
+    status = os.lstat(path)
+    found = _ours((status.st_dev, status.st_ino))
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1 or found == []:
+        raise EnvironmentFault(
+            "another file took the name of a database that is being made",
+            path=path, hint="somebody else writes in this directory: look who may, then run the command again",
+        )  # fmt: skip
+
+
+def _ours(wanted: tuple[int, int] | None) -> list[int] | None:
+    """Descriptors of a file by which this process may write it; None where nobody can tell."""
+    found = []
     try:
         numbers = sorted(map(int, os.listdir("/dev/fd")))
     except OSError:
-        return []
+        return None
     for number in numbers:
         with suppress(OSError):  # it was closed meanwhile: that of this very listing, to begin with
             status = os.fstat(number)

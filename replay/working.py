@@ -15,6 +15,7 @@ from typing import Literal
 from urllib.parse import quote
 
 from journal.storage import FILE_MODE, Storage
+from replay.holders import refuse_another
 from replay.layout import COMPACT, SIDECARS
 from replay.schema import PAGE_BYTES
 
@@ -29,12 +30,18 @@ def connect_private(path: str, journal_mode: str = "MEMORY") -> sqlite3.Connecti
     if not os.path.exists(path):
         os.close(os.open(path, os.O_CREAT | os.O_EXCL, FILE_MODE))  # SQLite would make it readable to all
     connection = sqlite3.connect(path, isolation_level=None, cached_statements=512)
-    for setting in (
-        f"page_size={PAGE_BYTES}", "locking_mode=EXCLUSIVE", f"journal_mode={journal_mode}", "synchronous=OFF",
-        "wal_autocheckpoint=0", "foreign_keys=ON", "trusted_schema=OFF", "temp_store=MEMORY",
-        f"cache_size=-{_CACHE_KIB}",
-    ):  # fmt: skip
-        connection.execute(f"PRAGMA {setting}")
+    try:
+        for setting in (f"page_size={PAGE_BYTES}", "locking_mode=EXCLUSIVE", "schema_version"):  # the last opens it
+            connection.execute(f"PRAGMA {setting}")
+        refuse_another(path)
+        for setting in (
+            f"journal_mode={journal_mode}", "synchronous=OFF", "wal_autocheckpoint=0", "foreign_keys=ON",
+            "trusted_schema=OFF", "temp_store=MEMORY", f"cache_size=-{_CACHE_KIB}",
+        ):  # fmt: skip
+            connection.execute(f"PRAGMA {setting}")
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 
@@ -78,6 +85,8 @@ def finish(storage: Storage, path: str, journal_mode: JournalMode) -> None:
     """Sets the mode that the file will be opened in, and syncs it. No connection to it is open."""
     if journal_mode == "wal":  # a file that says so already needs nobody to be alone with it to switch
         with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            connection.execute("PRAGMA schema_version")
+            refuse_another(path)
             connection.execute("PRAGMA journal_mode=WAL")
     _sync(storage, path)
     storage.sync_dir(path.rsplit("/", 1)[0])

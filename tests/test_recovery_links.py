@@ -7,8 +7,11 @@ writes, as fast as it can. What lies outside must keep its bytes, its times and 
 from __future__ import annotations
 
 import os
+import shutil
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -211,3 +214,46 @@ def test_directories_that_are_swapped_for_links_while_recovery_runs(tmp_path: Pa
     finally:
         swapper.kill()
         swapper.wait()
+
+
+@pytest.mark.parametrize("link", [os.symlink, os.link], ids=["a symbolic link", "a hard link"])
+@pytest.mark.parametrize(
+    ("victim", "nth", "with_checkpoints"),
+    [("an empty file", 1, True), ("another server's memory.db", 2, True), ("an empty file", 2, False),
+     ("another server's memory.db", 1, False)],
+)  # fmt: skip
+def test_a_link_that_is_swapped_in_right_before_sqlite_opens_a_file(
+    tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch, link, victim: str, nth: int, with_checkpoints: bool
+) -> None:
+    """SQLite follows links, and what lies outside can be a database of the same form."""
+    root, name = copy_of(images().closed, tmp_path), "memory-000003.db.building"
+    if not with_checkpoints:
+        shutil.rmtree(root / "journal" / "checkpoints")
+    outside = outside_of(root)
+    shutil.copyfile(root / os.readlink(root / "memory.db"), outside / "memory.db")
+    with closing(sqlite3.connect(outside / "memory.db")) as connection:
+        connection.execute("PRAGMA journal_mode=DELETE")
+    if victim == "an empty file":
+        (outside / "memory.db").write_bytes(b"")
+    with closing(sqlite3.connect(root / os.readlink(root / "memory.db"))) as connection:
+        connection.execute("UPDATE entities SET entity_type = 'altered'")
+        connection.commit()
+    before = photograph(outside)
+    connect, seen = sqlite3.connect, 0
+
+    def swapping(database: str, *given: object, **named: object) -> sqlite3.Connection:
+        nonlocal seen
+        if name in str(database) and "mode=ro" not in str(database) and os.path.exists(root / name):
+            seen += 1
+            if seen == nth:
+                os.unlink(root / name)
+                link(outside / "memory.db", root / name)
+        return connect(database, *given, **named)
+
+    monkeypatch.setattr(sqlite3, "connect", swapping)
+    code = journal(["recover", "all", "--yes", "--data", str(root)])
+    monkeypatch.undo()
+    assert "Traceback" not in capsys.readouterr().err
+    assert (code in (0, 1), photograph(outside)) == (True, before)
+    assert journal(["recover", "all", "--yes", "--data", str(root)]) == 0
+    assert photograph(outside) == before
