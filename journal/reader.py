@@ -139,7 +139,8 @@ class LogReader(Segments):
                 path=self.tail.path,
                 offset=self.tail.offset,
                 seq=self.last_seq + 1,
-                hint="bring the newer segments back: journal recover --from DIR",
+                hint="bring the newer segments back: journal recover --from DIR; "
+                "with no backup that has them: journal recover journal --accept-loss --dry-run",
             )
 
     def batch_of(self, seq: int) -> Batch:

@@ -209,3 +209,19 @@ def test_a_dry_run_says_what_stops_the_recovery_behind_it(journal, backup, tmp_p
     assert (ran.code, ran.out.count("put the journal of")) == (14, 1)
     assert f"memory.db is at seq {SMALL + 1}, beyond the journal's end" in ran.err
     assert tree(tmp_path) == before
+
+
+def test_events_that_only_memory_db_still_shows_are_given_up_by_name_and_on_its_owners_word(journal, backup):
+    """Scenario: the journal's disk is gone, memory.db's is not, and the backup is of last night."""
+    write(journal.data, "since last night")
+    shutil.rmtree(journal.data / "journal")
+    ran = journal("recover", "--from", backup, "--yes")
+    assert (ran.code, "journal recover journal --accept-loss --dry-run" in ran.err) == (14, True), ran
+    planned = journal.json("recover", "journal", "--accept-loss", "--dry-run")
+    assert planned["loss"]["lost"] == [[SMALL + 1, SMALL + 1]]
+    done = journal.json("recover", "journal", "--accept-loss", "--yes")["result"]
+    assert done["rows_differing"]["entities"] == 1, "the row is still to be had, and told of"
+    assert journal("recover", "all", "--yes").code == 0
+    assert journal.json("check")["health"] == "healthy"
+    (mark,) = journal("log", "--type", "journal.event_lost", "--json").json_lines()
+    assert mark["seq"] == SMALL + 1

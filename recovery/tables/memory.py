@@ -9,6 +9,7 @@ from recovery.rows import Row
 from replay.schema import PROJECTION_VERSION
 
 _COMPARE = "compare with a backup; journal verify"
+_LOST = "a newer backup: journal recover --from DIR; with none: journal recover journal --accept-loss --dry-run"
 _MEMORY = "journal recover memory"
 
 MEMORY: tuple[Row[MemoryFacts], ...] = (
@@ -33,7 +34,7 @@ MEMORY: tuple[Row[MemoryFacts], ...] = (
         lambda m: f"memory.db has projection version {m.projection_version}, this program makes {PROJECTION_VERSION}"),
     Row("beyond", "its position lies behind the journal's end",
         lambda m: m.position_is == "beyond", "stop", "failed", 14,
-        lambda m: f"memory.db is at seq {m.position}, beyond the journal's end: the journal lost events", _COMPARE),
+        lambda m: f"memory.db is at seq {m.position}, beyond the journal's end: the journal lost events", _LOST),
     Row("other_history", "the journal has another chain at its position",
         lambda m: m.position_is == "other_history", "stop", "failed", 14,
         lambda m: f"memory.db at seq {m.position} was made by another history than the journal's", _COMPARE),
