@@ -103,7 +103,7 @@ class Lookup:
             yield run
 
     def _may_hold(self, granule: Granule, last_seq: int) -> bool:
-        return all(
-            any(granule.seq <= seq <= last_seq for seq in seqs) or granule.may_hold(names)
-            for names, seqs in self._wanted
-        )
+        for names, seqs in self._wanted:  # plain loops: of a long history there are ten thousand granules
+            if not granule.may_hold(names) and not any(granule.seq <= seq <= last_seq for seq in seqs):
+                return False
+        return True

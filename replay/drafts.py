@@ -36,6 +36,12 @@ EVENTS_MAX = 100_000  # a page that changes again and again lies in the log as o
 _HEADER, _FRAME = Struct(">8xI4x8s8x"), Struct(">II8s8x")  # page size, salt; page, pages in the file, salt
 _MODE_AT, _ROLLBACK, _WRITE_AHEAD = 18, b"\x01\x01", b"\x02\x02"  # how the file is to be opened, in its header
 
+_OF_THE_ENVIRONMENT = frozenset({
+    sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_INTERRUPT,
+})  # fmt: skip
+"""Errors that say nothing of what is in a file."""
+
 
 class Unfit(Exception):
     """The checkpoint was no base after all: a part of it is damaged, it stands elsewhere than it says, or what comes of
@@ -123,7 +129,8 @@ def _frames(log: Window, size: int) -> tuple[dict[int, int], int]:
     if size < _HEADER.size:
         return found, length
     page_bytes, salt = _HEADER.unpack(log.read(0, _HEADER.size))
-    assert page_bytes == PAGE_BYTES
+    if page_bytes != PAGE_BYTES:
+        raise Unfit(f"its file says that a page has {page_bytes} bytes")
     step = _FRAME.size + PAGE_BYTES
     for offset in range(_HEADER.size, size - step + 1, step):
         page, pages, own_salt = _FRAME.unpack(log.read(offset, _FRAME.size))
@@ -169,9 +176,11 @@ def drafted(
             connection.close()
     except (Corrupt, FileNotFoundError) as error:
         raise Unfit(str(error)) from error
-    except sqlite3.DatabaseError as error:
-        if getattr(error, "sqlite_errorcode", 0) & 0xFF not in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+    except sqlite3.Error as error:
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF in _OF_THE_ENVIRONMENT:
             raise
+        # In what nobody proved, a bit that rotted may be an id or a table's name: any error may come of it, a foreign
+        # key's as well. If it is not the base's fault, whoever builds instead is told of it, too.
         raise Unfit(str(error)) from error
     finally:
         discard(storage, path)

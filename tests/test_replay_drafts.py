@@ -144,6 +144,17 @@ def test_what_rotted_in_the_base_gets_into_no_checkpoint(world: World, kind: str
     assert leftovers(world) == []
 
 
+def test_a_base_in_which_a_table_has_another_name_is_no_base(world: World):
+    """What rots need not look like damage to SQLite: here it says that there is no such table, and would of a missing
+    parent as well."""
+    (manifest,) = world.checkpoints.manifests()
+    path = Path(world.checkpoints.part_path(manifest.of_kind(KIND_MEMORY)[0]))
+    path.write_bytes(path.read_bytes().replace(b"observations", b"observatives"))
+    made = world.checkpoint()
+    assert (made.digest, made.base_seq) == (world.digest_at(made.seq), 0)
+    assert made.passed_over[0].seq == manifest.seq
+
+
 def test_a_part_that_is_gone_is_no_base(world: World):
     (manifest,) = world.checkpoints.manifests()
     os.unlink(world.checkpoints.part_path(manifest.of_kind(KIND_MEMORY)[0]))
