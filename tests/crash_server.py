@@ -402,11 +402,13 @@ def rebuild(disk: SimDisk, memory: Memory, reader: LogReader, rng: random.Random
 
 @contextmanager
 def small_parts() -> Iterator[None]:
-    """Pieces of 8 KiB, and deltas to them: a state of a few pages is cut as one of many MiB is."""
+    """Pieces of 8 KiB, and deltas to them: a state of a few pages is cut as one of many MiB is. By one thread:
+    two take turns as the machine likes, and no seed would be the same life again."""
     with (
         patch.object(memory_parts, "PART_BYTES", PART_BYTES),
         patch.object(page_delta, "PART_BYTES", PART_BYTES),
         patch.object(memory_parts, "BASE_BYTES_MIN", 0),
+        patch.object(memory_parts, "_THREADS", 1),
     ):
         yield
 

@@ -49,7 +49,7 @@ def test_a_seed_is_the_same_life_in_every_process() -> None:
     """Else the command that a failure prints would show something else: salts, ids and hashes differ by process."""
     told = []
     for hashes in ("1", "2"):
-        command = ["tests.faults", "crashes.server", "crashes.errors", "--seed", "1002", "--count", "1"]
+        command = ["tests.faults", "crashes.server", "crashes.errors", "--seed", "1003", "--count", "1"]
         done = subprocess.run(
             [sys.executable, "-m", *command],
             cwd=ROOT, env={**os.environ, "PYTHONHASHSEED": hashes}, capture_output=True, text=True, check=True,
