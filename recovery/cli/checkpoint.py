@@ -154,7 +154,11 @@ def verify(app: App, seq: int | None) -> int | None:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.pass_obj
 def prune(app: App, dry_run: bool, yes: bool) -> int | None:
-    """Thin old checkpoints. At least two verified ones stay, and any seq stays near one on its timeline."""
+    """Thin old checkpoints. At least two verified ones stay, and any seq stays near one on its timeline.
+
+    One that the journal does not vouch for, since a kill came between, goes once a newer one is. While a manifest is
+    damaged nobody knows its parts: then manifests go, and no part; `journal verify --repair` puts it right.
+    """
     from replay.thinning import plan_thinning, thin
 
     data = app.data
