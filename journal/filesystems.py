@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import errno
 
-from journal.errors import EnvironmentFault, IOFault, JournalError, NoSpace, ReadOnly, Unreadable
+from journal.errors import Corrupt, IOFault, JournalError, NoSpace, ReadOnly, Unreadable
 
 # File systems whose locks and syncs are another machine's promise. Types as in proc(5)'s mountinfo.
 NETWORK_FILESYSTEMS = frozenset(
@@ -31,15 +31,28 @@ def filesystem_type(mountinfo: str, device: str) -> str:
     return ""
 
 
-def os_fault(error: OSError, path: str) -> EnvironmentFault:
-    """The declared error for one of the operating system's."""
+_OTHER_KIND = {
+    errno.EISDIR: "a directory lies where a file belongs",
+    errno.ELOOP: "a link lies where a file belongs",
+    errno.ESPIPE: "a pipe lies where a file belongs",
+}
+"""What an open or a read says of a name that something else has taken: no disk is at fault."""
+
+
+def os_fault(error: OSError, path: str) -> JournalError:
+    """The declared error for one of the operating system's: the environment's, but for Corrupt where something else has
+    the name."""
     reason = error.strerror or str(error)
+    if error.errno in _OTHER_KIND:
+        return Corrupt(_OTHER_KIND[error.errno], path=path, hint="move it away, then run: journal verify")
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return NoSpace(f"no space: {reason}", path=path, hint="free some disk space, then try again")
     if error.errno == errno.EROFS:
         return ReadOnly(f"not writable: {reason}", path=path, hint="check the mount")
     if error.errno in (errno.EACCES, errno.EPERM):
         return ReadOnly(f"not allowed: {reason}", path=path, hint="check who owns it, and run this as that user")
+    if error.errno == errno.ENOTDIR:
+        return IOFault("no directory lies where one belongs", path=path, hint="move what lies there away")
     if error.errno in (errno.EMFILE, errno.ENFILE):
         return IOFault(f"no descriptor is free: {reason}", path=path, hint="raise the limit on open files (ulimit -n)")
     return IOFault(f"input/output failed: {reason}", path=path, hint="check the disk (dmesg, smartctl)")

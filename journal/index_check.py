@@ -64,11 +64,14 @@ def _wrong_with(reader: LogReader, key: Key, index: SegmentIndex, path: str, dee
     if number is None or not of_it:
         late = Corrupt("the index is of no segment that lies here, so nobody uses it", path=path, hint=HINT)
         return IndexFinding(key, path, late, False)
-    if deep:
-        made = make_index(reader, number)
-        agrees = made is None or made == index
-    else:
-        agrees = _begins_where_it_says(reader, number, index)
+    try:
+        if deep:
+            made = make_index(reader, number)
+            agrees = made is None or made == index
+        else:
+            agrees = _begins_where_it_says(reader, number, index)
+    except DataError:
+        return None  # of the segment as well: a block of a packed one
     if agrees:
         return None
     return IndexFinding(key, path, Corrupt("the index is not that of its segment", path=path, hint=HINT), True)

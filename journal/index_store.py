@@ -35,7 +35,12 @@ class IndexStore:
         return f"{self.directory}/{key[0]:016d}-{key[1]:06d}.idx"
 
     def listed(self) -> list[Key]:
-        """Of the segments that have an index, damaged or not. Raises EnvironmentFault."""
+        """Of the segments that have an index, damaged or not. Raises EnvironmentFault.
+
+        Where something else has the directory's name there are none.
+        """
+        if self.storage.kind(self.directory) in ("file", "other"):
+            return []
         found = (_NAME.fullmatch(name) for name in self.storage.list(self.directory))
         return [(int(match[1]), int(match[2])) for match in found if match]
 

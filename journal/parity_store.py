@@ -109,6 +109,8 @@ class ParityStore:
 
     def strays(self) -> list[str]:
         """Paths of what is no parity: left by a cut, or somebody else's."""
+        if self.problem() is not None:
+            return []
         found = []
         for folder in ("", *(f"/{each}" for each in _FOLDERS)):
             for name in self.storage.list(f"{self.directory}{folder}"):

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from journal.errors import Corrupt
 from journal.format import PROLOGUE_BYTES, SegmentHeader, decode_segment_header
-from journal.pack import SEGMENT_BYTES_LIMIT, Pack, damaged_ends, decode_pack, find_pack, header_length
+from journal.pack import HINT, SEGMENT_BYTES_LIMIT, Pack, damaged_ends, decode_pack, find_pack, header_length
 from journal.scan import Batch, Scanner
 from journal.segment import is_packed, packed_path
 from journal.storage import File, Readable, Storage
@@ -132,7 +132,11 @@ def _read_header(file: File, path: str) -> Pack:
     try:
         return decode_pack(file.read_at(0, length or PROLOGUE_BYTES), path)
     except Corrupt:
-        return find_pack(file.read_at(0, size), path)
+        try:
+            return find_pack(file.read_at(0, size), path)
+        except Corrupt as error:
+            error.hint = error.hint or HINT
+            raise
 
 
 def open_segment(storage: Storage, path: str) -> Readable:

@@ -41,9 +41,12 @@ def strays(
     for name in storage.list(f"{directory}/checkpoints/parts"):
         if name not in parts:
             yield f"{directory}/checkpoints/parts/{name}", False
+    yield from ((path, False) for path in parity.strays())
     indexes = IndexStore(storage, directory)
     known = {indexes.path_of(key) for key in indexes.listed()} | {f"{indexes.directory}/lock"}
+    if storage.kind(indexes.directory) in ("file", "other"):
+        yield indexes.directory, False
+        return
     for name in storage.list(indexes.directory):
         if f"{indexes.directory}/{name}" not in known:
             yield f"{indexes.directory}/{name}", False
-    yield from ((path, False) for path in parity.strays())

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from journal.errors import IOFault, NoSpace, NotAJournal, ReadOnly, Unreadable
+from journal.errors import Corrupt, IOFault, NoSpace, NotAJournal, ReadOnly, Unreadable
 from journal.storage import Kind
 from tests.simfaults import CHANGES, Counts, Fault, PowerCut
 from tests.simfiles import SimFile, SimLock
@@ -458,4 +458,6 @@ def _declared(error: OSError, path: str, operation: str) -> Exception:
         return NoSpace(str(error), path=path)
     if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
         return ReadOnly(str(error), path=path)
+    if error.errno in (errno.EISDIR, errno.ELOOP):
+        return Corrupt(str(error), path=path)
     return IOFault(str(error), path=path)

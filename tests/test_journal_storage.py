@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from journal import storage
-from journal.errors import EnvironmentFault, NotAJournal
+from journal.errors import Corrupt, EnvironmentFault, NotAJournal
 from journal.files import write_file
 from journal.filesystems import NETWORK_FILESYSTEMS, filesystem_type
 from journal.storage import RealFile, RealStorage
@@ -99,7 +99,7 @@ def test_everything_is_made_for_its_owner_alone(tmp_path: Path) -> None:
 def test_a_link_is_never_opened_in_the_place_of_a_file(tmp_path: Path) -> None:
     (tmp_path / "target").write_text("secret")
     (tmp_path / "link").symlink_to(tmp_path / "target")
-    with pytest.raises(EnvironmentFault):
+    with pytest.raises(Corrupt, match="a link lies where a file belongs"):
         RealStorage().open(str(tmp_path / "link"))
 
 

@@ -57,7 +57,7 @@ def command(
 ) -> int | None:
     """Undo exactly the changes that the filters name, by one group of compensating events.
 
-    The filters are those of `journal log`, which shows what they choose. The state becomes what it were without the
+    The filters are those of `journal log`, which shows what they choose. The state becomes what it would be without the
     chosen changes: entities, observations, relations, and agent configs, which go back to the version before. Nothing
     leaves the journal, and the undoing can be undone by the op_id that is printed.
 
