@@ -6,6 +6,7 @@ in the midst of a recovery even, cannot lead a change out of the journal.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat as stat_module
 import sys
@@ -20,12 +21,13 @@ from journal.disk import Kind as Kind
 from journal.disk import Lock as Lock
 from journal.disk import Readable as Readable
 from journal.disk import Storage as Storage
-from journal.errors import Corrupt, EnvironmentFault, NotAJournal, ReadOnly
+from journal.errors import Corrupt, EnvironmentFault, NotAJournal
 from journal.filesystems import NETWORK_FILESYSTEMS, filesystem_type, os_fault, read_fault
 
 if sys.platform != "win32":
     import fcntl
 
+_NO_SYNC = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)  # of a directory
 FILE_MODE = 0o600
 DIRECTORY_MODE = 0o700
 OWN_DIRECTORIES = frozenset({"segments", "checkpoints", "parts", "work", "quarantine", "parity", "index"})
@@ -318,8 +320,7 @@ class RealStorage:
         parent = os.path.dirname(path)
         if self.kind(path) == "directory" or os.path.isdir(path):
             if parent != path:
-                with suppress(ReadOnly):  # a directory that we may not read is none in which we made another
-                    self.sync_dir(parent)
+                self._sync_above(parent)
             return
         if parent != path:
             self.make_directory(parent)
@@ -331,6 +332,14 @@ class RealStorage:
                 if not os.path.isdir(path):
                     raise NotAJournal("a file is in the way of a directory", path=path) from None
         self.sync_dir(parent)
+
+    def _sync_above(self, path: str) -> None:
+        """As `sync_dir`; where that is not to be had at all, no run of ours has made a directory there, either."""
+        try:
+            self.sync_dir(path)
+        except EnvironmentFault as error:
+            if getattr(error.__cause__, "errno", None) not in _NO_SYNC:
+                raise
 
     def replace(self, source: str, target: str) -> None:
         with _faults(target), _reach(source) as (old, old_at), _reach(target) as (new, new_at):

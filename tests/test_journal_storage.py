@@ -109,6 +109,14 @@ def test_a_file_in_the_way_of_a_directory_is_named(tmp_path: Path) -> None:
         RealStorage().make_directory(str(tmp_path / "file" / "below"))
 
 
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs a file system whose directories cannot be synced")
+def test_a_directory_on_a_file_system_without_syncs_is_there_all_the_same() -> None:
+    """Scenario: the data directory is a volume, mounted into a root that is squashfs."""
+    with pytest.raises(EnvironmentFault):
+        RealStorage().sync_dir("/proc")
+    RealStorage().make_directory("/proc/self")
+
+
 @pytest.mark.parametrize("name", ["short", "x" * 255, "日" * 84])
 def test_any_name_that_the_disk_takes_can_be_published(tmp_path: Path, name: str) -> None:
     write_file(RealStorage(), f"{tmp_path}/{name}", b"content")
