@@ -194,7 +194,7 @@ class Life:
         harm = self.rng.choice(HARMS[:-1] if is_manifest else HARMS)
         harm(self.rng, path, good)
         self.judge({path})
-        if self.rng.random() < 0.4 and not is_manifest:
+        if self.rng.random() < 0.4:
             return
         plan = plan_repairs(self.world.storage, self.world.layout.journal, self.parity)
         refused = {each for each, _ in plan.refused}
