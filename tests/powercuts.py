@@ -25,6 +25,7 @@ from pathlib import Path
 from time import time_ns
 
 import replay.agent_format  # noqa: F401 - children inherit it
+import replay.folding
 from journal.commit import draft, ticket
 from journal.errors import JournalError
 from journal.events import CheckpointCreated, ConfigWritten, EntityCreated, Event, ObservationAdded
@@ -100,6 +101,15 @@ def appending(root: Path, promises: Promises, life: int) -> None:
         _append(hook, promises, life, 10_000)
 
 
+def folding(root: Path, promises: Promises, life: int) -> None:
+    """memory.db's log is folded all the time beside the writes, in part and whole, and begins anew again and again."""
+    replay.folding.LITTLE_BYTES = 0
+    with open_server_sync(root, background=False) as hook:
+        for number in range(2000):
+            _append(hook, promises, life * 10_000 + number, 1)
+            hook.core.fold()
+
+
 def checkpointing(root: Path, promises: Promises, life: int) -> None:
     data = Data.at(root)
     made: Shadow | None = None
@@ -132,7 +142,7 @@ def recovering(root: Path, promises: Promises, life: int) -> None:
 
 
 LIVES: tuple[Callable[[Path, Promises, int], None], ...] = (
-    appending, appending, appending, checkpointing, restoring, recovering,
+    appending, folding, appending, folding, checkpointing, restoring, recovering,
 )  # fmt: skip
 
 
