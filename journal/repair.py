@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from journal.checkpoint import MANIFEST_SUFFIX, CheckpointStore
-from journal.errors import EnvironmentFault
+from journal.errors import Corrupt, EnvironmentFault, JournalError
 from journal.index_check import check_indexes
 from journal.index_store import IndexStore
 from journal.indexing import fill
@@ -60,7 +60,7 @@ def execute_repairs(
     directory: str,
     parity: ParityStore,
     plan: RepairPlan,
-    tell: Callable[[EnvironmentFault], object] | None = None,
+    tell: Callable[[JournalError], object] | None = None,
 ) -> list[Repair]:
     """Puts the planned bytes in place; returns what was done. Raises Locked while a writer is at work.
 
@@ -77,7 +77,7 @@ def execute_repairs(
         try:
             done += _make_anew(storage, directory, parity, plan.parity)
             done += _index_anew(storage, directory, plan.indexes)
-        except EnvironmentFault as error:
+        except (EnvironmentFault, Corrupt) as error:  # a directory may have taken the name of one
             if tell is None:
                 raise
             tell(error)

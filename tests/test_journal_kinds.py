@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from journal.errors import JournalError
 from journal.indexing import fill
 from journal.packing import pack_segments
 from journal.parity_store import ParityStore
 from journal.reader import LogReader
+from journal.repair import execute_repairs, plan_repairs
 from journal.storage import RealStorage
 from journal.verify import verify
 from tests.journals import journal_in
@@ -86,3 +88,19 @@ def test_the_index_of_a_damaged_pack_is_not_called_damaged(journal: Path) -> Non
     report = verify(RealStorage(), str(journal))
     assert {each.path for each in report.findings} == {str(pack)}
     assert len([each for each in report.findings if each.seq is not None]) == 1, "and its block is named once"
+
+
+def test_what_cannot_be_made_anew_keeps_nothing_else_from_being_put_right(journal: Path) -> None:
+    """A directory under the name of an index is nothing that a rename replaces; a flipped bit elsewhere is mended."""
+    storage, directory = RealStorage(), str(journal)
+    a_directory(sorted(journal.glob("index/*.idx"))[-1])
+    segment = sorted(journal.glob("segments/*.seg"))[1]
+    data = bytearray(segment.read_bytes())
+    data[5000] ^= 1
+    segment.write_bytes(data)
+    parity, told = ParityStore(storage, directory), list[JournalError]()
+    done = execute_repairs(storage, directory, parity, plan_repairs(storage, directory, parity), told.append)
+    assert [each.path for each in done if each.path.startswith("segments/")] == [f"segments/{segment.name}"]
+    assert [error.path for error in told] == [str(sorted(journal.glob("index/*.idx"))[-1])]
+    report = verify(storage, directory)
+    assert {each.path for each in report.findings if each.severity == "damage"} == {told[0].path}
