@@ -109,17 +109,6 @@ def pack_segments(
     return result
 
 
-def replace_packed(storage: Storage, directory: str) -> int:
-    """Finishes what is half done, of a copy to which packs were added: removes segments whose pack is there as well and
-    is proven equal. Returns how many. Raises Locked where the files are being changed."""
-    done = 0
-    for each in packable(storage, directory, 1):
-        if storage.kind(packed_path(each.path)) == "file":
-            with CheckpointStore(storage, f"{directory}/checkpoints").exclusive() as lock:
-                done += _pack(storage, directory, each, None, lock) is not None
-    return done
-
-
 def _pack(
     storage: Storage, directory: str, candidate: Candidate, parity: ParityStore | None, lock: Lock
 ) -> int | None:

@@ -66,6 +66,25 @@ def test_what_rotted_in_the_backup_is_copied_again(journal, backup, pattern):
     assert journal.json("backup", backup)["files_copied"] == 0
 
 
+def test_a_segment_that_was_the_last_at_one_backup_and_is_packed_at_the_next(journal, tmp_path):
+    """What was copied of it is a part, and must not count beside the pack that holds all of it."""
+    (journal.data / "journal.yaml").write_text("segment_bytes_max: 65536\n")
+    place = str(tmp_path / "copy")
+    with open_server_sync(journal.data, background=False) as hook:
+        for number in range(12):
+            hook.append(EntityCreated("global", f"{number}", "thing", {"text": "x" * 20_000}))
+            if number == 1:
+                journal.json("backup", place)
+        assert journal.json("compact")["segments"] > 1
+        for _ in range(2):
+            assert journal.json("backup", place)["last_seq"] == SMALL + 12
+        names = [path.stem for path in (tmp_path / "copy/journal/segments").iterdir()]
+        assert len(names) == len(set(names)), "plain and packed"
+    shutil.rmtree(journal.data)
+    assert journal("recover", "--from", place, "--yes").code == 0
+    assert journal.json("status")["journal"]["last_seq"] >= SMALL + 12
+
+
 def test_a_journal_that_is_gone_comes_back(journal, backup):
     shutil.rmtree(journal.data)
     assert journal("recover", "--from", backup, "--yes").code == 0

@@ -13,15 +13,15 @@ import msgspec
 
 from journal.around import read_around
 from journal.checkpoint import CheckpointStore
-from journal.errors import Corrupt, Diverged, UsageError
+from journal.errors import Corrupt, DataError, Diverged, UsageError
 from journal.files import write_file
-from journal.packing import replace_packed
 from journal.parity_check import check_one
 from journal.parity_store import ParityStore
 from journal.reader import LogReader, list_segments
-from journal.segment import PLAIN, is_packed, packed_path
+from journal.segment import PLAIN, is_packed, packed_path, plain_path
 from journal.storage import Storage
 from journal.stored import stored_bytes
+from journal.unpack import unpack
 from journal.verified import Finding, Verified
 from journal.verify import verify
 from recovery.data import Data
@@ -83,7 +83,6 @@ def back_up(data: Data, directory: str, progress: Progress | None = None) -> Bac
         report = verify(storage, target)
     for each in _damage_in(report):
         raise Corrupt(f"the copy is damaged: {each.message}", path=each.path, hint="back up again")
-    replace_packed(storage, target)
     result.last_seq = report.last_seq
     return result
 
@@ -107,12 +106,29 @@ def _copy_all(
         except FileNotFoundError:
             if not name.endswith(PLAIN):
                 raise
-            packed = packed_path(name)  # since it was listed
-            length = storage.size(f"{source}/{packed}")
-            _copy(storage, f"{source}/{packed}", f"{target}/{packed}", length, result)
+            name = packed_path(name)  # since it was listed
+            length = storage.size(f"{source}/{name}")
+            _copy(storage, f"{source}/{name}", f"{target}/{name}", length, result)
+        if is_packed(name):
+            _let_pack_count(storage, f"{target}/{name}")
         done += length
         if progress is not None:
             progress(done, total)
+
+
+def _let_pack_count(storage: Storage, packed: str) -> None:
+    """Takes away the plain segment that was copied before it was packed: it would count, and may be a part only, as of
+    the one that was the last then. Before a segment that continues the whole one comes; not for a pack that is damaged.
+    """
+    plain = plain_path(packed)
+    if storage.kind(plain) == "missing":
+        return
+    try:
+        unpack(storage.read(packed), packed)
+    except DataError:
+        return
+    storage.remove(plain)
+    storage.sync_dir(plain.rsplit("/", 1)[0])
 
 
 def carry_parity(data: Data, made: BackedUp) -> None:
