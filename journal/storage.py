@@ -78,10 +78,12 @@ _SYNC_FILE_RANGE_AND_WAIT = 1 | 2 | 4
 
 def write_out(fd: int, offset: int, length: int) -> None:
     """Has what is dirty of a part of a file written to the disk, and waits for that. No sync either: it leaves a sync
-    less to do. Raises OSError where it could not be written, which a later sync may not say again."""
+    less to do. Raises OSError where it could not be written, which a later sync may not say again; where there is no
+    such call, or a sandbox forbids it, nothing is done."""
     import ctypes
 
-    if _write_ahead()(fd, offset, length, _SYNC_FILE_RANGE_AND_WAIT) < 0 and (number := ctypes.get_errno()):
+    done = _write_ahead()(fd, offset, length, _SYNC_FILE_RANGE_AND_WAIT)
+    if done < 0 and (number := ctypes.get_errno()) in (errno.EIO, errno.ENOSPC, errno.EDQUOT):
         raise OSError(number, os.strerror(number))
 
 

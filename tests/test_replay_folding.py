@@ -141,6 +141,17 @@ def test_after_a_sync_that_failed_the_log_stays_and_is_copied_again(data: Path) 
         (count,) = state.connection.execute("SELECT count(*) FROM observations").fetchone()
         assert count == 3002
 
+@pytest.mark.parametrize(("error", "failed"), [("EIO", True), ("ENOSPC", True), ("ENOSYS", False), ("EPERM", False)])
+def test_only_what_was_not_written_is_a_failure(data: Path, error: str, failed: bool) -> None:
+    """A piece that could not be written says so once. A sandbox without that call says so each time, and the sync that
+    follows writes all."""
+    program = f"{_BEGIN}\n    folding.sync_file()\n    assert bool(folding.failed) is {failed}, folding.failed\n"
+    generation = str((data / "memory.db").resolve())
+    inject = f"inject=sync_file_range:error={error}:when=1"
+    lines = under_strace(data, program, "-P", generation, "-e", "trace=sync_file_range", "-e", inject)
+    assert sum("INJECTED" in line for line in lines) == 1
+
+
 # -- in one process ----------------------------------------------------------------------------------------------------
 
 
