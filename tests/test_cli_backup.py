@@ -6,10 +6,14 @@ import shutil
 from pathlib import Path
 from zlib import crc32
 
+import msgspec
 import pytest
 
+from journal.checkpoint import CheckpointStore
 from journal.events import EntityCreated
+from journal.storage import RealStorage
 from recovery import open_server_sync
+from recovery.log import backup as backing
 from tests.commands import SMALL, Command, small_history
 from tests.damage import tree
 from tests.journals import segment_files
@@ -64,6 +68,37 @@ def test_what_rotted_in_the_backup_is_copied_again(journal, backup, pattern):
     again = journal.json("backup", backup)
     assert (again["files_copied"], path.read_bytes()) == (1, whole)
     assert journal.json("backup", backup)["files_copied"] == 0
+
+
+def test_a_checkpoint_that_is_pruned_while_it_is_copied(journal, tmp_path, monkeypatch):
+    """And one that is not proven yet: its manifest is written anew when it is, and longer then."""
+    for name in ("first", "second"):
+        assert journal("tag", name).code == 0
+        assert journal("checkpoint", "create").code == 0
+    store = CheckpointStore(RealStorage(), str(journal.data / "journal/checkpoints"))
+    newest, oldest = store.manifests()
+    store.publish(msgspec.structs.replace(newest, state="written", verified_at=None))
+    copied = backing._copy
+
+    def copy(storage, source, target, *given):
+        if source.endswith(f"{oldest.seq:016d}.manifest") or "/parts/" in source:
+            monkeypatch.setattr(backing, "_copy", copied)
+            with store.exclusive():
+                store.remove([oldest])
+                store.publish(newest)
+                store.sweep()
+        copied(storage, source, target, *given)
+
+    monkeypatch.setattr(backing, "_copy", copy)
+    journal.json("backup", str(tmp_path / "copy"))
+    assert journal("verify", "--data", str(tmp_path / "copy")).code == 0
+
+
+def test_a_part_that_is_missing_for_good_is_told_and_not_waited_for(journal, tmp_path):
+    assert journal("checkpoint", "create").code == 0
+    next((journal.data / "journal/checkpoints/parts").iterdir()).unlink()
+    ran = journal("backup", str(tmp_path / "copy"))
+    assert (ran.code, "missing" in ran.err) == (12, True)
 
 
 def test_a_segment_that_was_the_last_at_one_backup_and_is_packed_at_the_next(journal, tmp_path):

@@ -64,8 +64,18 @@ def back_up(data: Data, directory: str, progress: Progress | None = None) -> Bac
     for folder in _FOLDERS:
         storage.make_directory(f"{target}/{folder}")
     result = BackedUp(root, reader.journal_id.hex(), reader.last_seq)
-    files = _files(storage, reader, data.checkpoints, source)
-    _copy_all(storage, source, target, files, result, progress)
+    seen: list[tuple[str, int]] = []
+    while True:
+        try:
+            files = _files(storage, reader, data.checkpoints, source)
+            if files == seen:
+                told = "a file of the journal is missing, so there is no whole copy of it"
+                raise Corrupt(told, path=source, hint="journal verify names it")
+            seen = files
+            _copy_all(storage, source, target, files, result, progress)
+            break
+        except FileNotFoundError:  # a checkpoint was pruned meanwhile, perhaps; what was copied is kept
+            result.files_kept = 0
     for folder in _FOLDERS:  # names that are kept: the run that made them may have been killed before it synced them
         storage.sync_dir(f"{target}/{folder}")
     config = f"{data.root}/journal.yaml"
@@ -191,8 +201,9 @@ def _files(storage: Storage, reader: LogReader, store: CheckpointStore, source: 
         last = segment.path == reader.tail.path and not is_packed(segment.path)
         length = reader.tail.offset if last else stored_bytes(storage, segment.path)
         files.append((segment.path.removeprefix(f"{source}/"), length))
-    manifests = [each for each in reversed(store.manifests()) if each.seq <= reader.last_seq]
-    for manifest in manifests:
+    for manifest in reversed(store.manifests()):
+        if manifest.seq > reader.last_seq or manifest.state != "verified":  # one that is being proven changes yet
+            continue
         for part in dict.fromkeys(manifest.parts):
             files.append((store.part_path(part).removeprefix(f"{source}/"), part.length))
         path = store.manifest_path(manifest.seq)
