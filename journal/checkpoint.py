@@ -292,7 +292,10 @@ def decode_manifest(data: bytes, path: str) -> Manifest:
     return manifest
 
 
-_HINT = "restores use the next checkpoint; make a new one with: journal checkpoint create"
+_HINT = (
+    "restores use the next checkpoint; where journal verify --repair cannot restore it, make a new one (journal "
+    "checkpoint create), then move the manifest of the damaged one away"
+)
 
 
 def ladder(
