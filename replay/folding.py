@@ -15,7 +15,8 @@ what the disk has to do is done between them:
 The rules by which a power cut finds one whole state stay SQLite's own: what is synced beside only leaves it less to do.
 But a sync that failed says so once, to whoever asked, and what it did not write can be read until the cache forgets it.
 So after one that failed nothing is folded any more, and closing leaves the log where it is: the next to open memory.db
-copies all of it again. Must not know what is in the file.
+copies all of it again, also where a reader of another process kept SQLite's index of the log. Must not know what is in
+the file.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from typing import NamedTuple
 from journal.errors import EnvironmentFault
 from journal.storage import File, Storage, write_out
 from replay.holders import descriptors
+from replay.logs import say
 from replay.schema import connect
 from replay.tracing import database_span
 
@@ -39,6 +41,11 @@ STEP_BYTES = 4 << 20  # of the file, whose changed pages are written at once: mo
 ROUNDS_MAX = 4  # then it may be more: the disk does not keep up with the writers
 _sync = getattr(os, "fdatasync", os.fsync)
 _HEADER_BYTES, _FRAME_HEADER_BYTES = 32, 24  # https://www.sqlite.org/fileformat2.html#walformat
+_BACKFILLED_AT, _BACKFILLED_BYTES = 96, 4  # nBackfill: https://www.sqlite.org/walformat.html#the_wal_index_file_format
+
+
+def _say_failed(error: Exception) -> None:
+    say("warning", "memory", f"memory.db's write-ahead log is not folded: {error}", component="memory")
 
 
 class _Length(NamedTuple):
@@ -64,6 +71,7 @@ class Folding:
         self._log: File | None = None
         self._seen = self._folded = _Length()  # as it was looked at, and folded, last
         self._thread: threading.Thread | None = None
+        self._at_work = threading.Lock()  # held from before that thread is started until it has nothing left to do
         self._disk = threading.Lock()  # held while the disk works beside the writers: nothing is closed then
         self._closed = False
         connection.execute("PRAGMA wal_autocheckpoint=0")  # else every commit may fold, on whichever thread
@@ -82,35 +90,46 @@ class Folding:
         if length.bytes > start and self._log is not None:
             self._log.start_sync(start, length.bytes - start)
         self._seen = length
-        return self._thread is None and self._grown(length) > FOLD_BYTES
+        return self._grown(length) > FOLD_BYTES and not self._at_work.locked()
 
     def beside(self, lock: threading.Lock) -> None:
-        """Begins to fold in a thread of its own, which takes the writers' lock for each short call."""
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, args=(lock,), name="journal-fold", daemon=True)
+        """Begins to fold in a thread of its own, which takes the writers' lock for each short call.
+
+        Where no thread is to be had, a later look tries again: what is called after a commit must not fail.
+        """
+        if not self._at_work.acquire(blocking=False):
+            return
+        self._thread = threading.Thread(target=self._run, args=(lock,), name="journal-fold", daemon=True)
+        try:
             self._thread.start()
+        except RuntimeError as error:
+            self._thread = None
+            self._at_work.release()
+            _say_failed(error)
 
     def join(self) -> None:
         """Waits for that thread. Not for one who holds the lock."""
-        if (thread := self._thread) is not None:
-            thread.join()
+        with self._at_work:
+            if self._thread is not None:
+                self._thread.join()
 
     def _run(self, lock: threading.Lock) -> None:
         try:
-            with suppress(sqlite3.Error), database_span("fold"):  # the log only gets longer: a later look finds it so
+            with database_span("fold"):
                 self._fold(lock)
+        except sqlite3.Error as error:  # the log only gets longer: a later look finds it so
+            _say_failed(error)
         finally:
-            self._thread = None
+            self._at_work.release()
 
     def _fold(self, lock: threading.Lock) -> None:
         for rounds in range(ROUNDS_MAX, -1, -1):
             with lock:
                 if not self._is_open:
                     return
-                if not rounds or self._grown(self._length()) <= LITTLE_BYTES:
+                if not rounds or self._grown(self._length()) <= LITTLE_BYTES or not self.hold():
                     self.copy()
                     return
-                self.hold()
             self.sync_log()
             with lock:
                 if not self.copy():
@@ -122,10 +141,18 @@ class Folding:
     def _is_open(self) -> bool:
         return not self._closed and self.failed is None
 
-    def hold(self) -> None:
-        """From here to the next `copy` a reader keeps SQLite from folding what is committed after this."""
-        if self._is_open:
-            self._begin_reading()
+    def hold(self) -> bool:
+        """From here to the next `copy` a reader keeps SQLite from folding what is committed after this.
+
+        False where none can be had: no descriptor is free, say, and then the log would grow for as long.
+        """
+        try:
+            if self._is_open:
+                self._begin_reading()
+        except sqlite3.Error:
+            self._release()
+            return False
+        return True
 
     def _begin_reading(self) -> None:
         if self._reader is None:
@@ -146,7 +173,7 @@ class Folding:
             _, frames, copied = self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode == sqlite3.SQLITE_IOERR_FSYNC:
-                self.failed = str(error)
+                self._file_failed(error)
             raise
         finally:
             self._release()
@@ -171,7 +198,18 @@ class Folding:
                         write_out(open_here[0], offset, STEP_BYTES)
                     _sync(open_here[0])
                 except OSError as error:
-                    self.failed = str(error)
+                    self._file_failed(error)
+
+    def _file_failed(self, error: Exception) -> None:
+        """Takes back what SQLite believes to be in the file: it learned nothing of the sync that failed.
+
+        It begins with nothing by itself when the first connection comes. But a reader of any process that stays while
+        this one goes keeps the index of the log, and the number with it. Less than the truth is always right there.
+        """
+        self.failed = str(error)
+        with suppress(OSError):
+            for index in descriptors(f"{self._path}-shm")[:1]:  # SQLite's own, as for the file
+                os.pwrite(index, bytes(_BACKFILLED_BYTES), _BACKFILLED_AT)
 
     def close(self) -> None:
         """Closes the connection, and all that was opened for folding."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import resource
 import subprocess
 import sys
+import threading
 from contextlib import closing
 from pathlib import Path
 from threading import Thread
@@ -152,6 +154,28 @@ def test_only_what_was_not_written_is_a_failure(data: Path, error: str, failed: 
     assert sum("INJECTED" in line for line in lines) == 1
 
 
+def test_a_reader_that_stays_does_not_hide_what_a_failed_sync_lost(data: Path) -> None:
+    """The pages that the kernel could not write are what the disk held before; the kernel's cache forgets the rest. A
+    reader of another process, idle even, keeps the index of the log, which says that they are in the file."""
+    generation = str((data / "memory.db").resolve())
+    with closing(connect(generation, read_only=True)) as reader:
+        reader.execute("SELECT seq FROM journal_position").fetchall()
+        with closing(connect(generation)) as connection:
+            connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+        before = data.parent / "before.db"
+        subprocess.run(["cp", generation, before], check=True)  # to open it here would drop the reader's locks
+        faulty = ("-P", generation, "-e", "trace=fdatasync", "-e", "inject=fdatasync:error=EIO:when=1")
+        lines = under_strace(data, _BEGIN + _FAILED, *faulty)
+        assert sum("INJECTED" in line for line in lines) == 1
+        subprocess.run(["dd", f"if={before}", f"of={generation}", "conv=notrunc", "status=none"], check=True)
+        with open_server_sync(data, background=False) as hook:
+            assert not hook.recovered.rebuilt, "the log has all of it"
+            assert live(hook.core).folding.copy() is False
+    with closing(connect(generation)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        assert connection.execute("SELECT count(*) FROM observations").fetchone() == (3002,)
+
+
 # -- in one process ----------------------------------------------------------------------------------------------------
 
 
@@ -228,3 +252,49 @@ def test_a_fold_goes_on_beside_writers_and_ends_with_the_server(data: Path) -> N
     with closing(connect(generation)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         assert state_digest(connection) == digest
+
+
+def test_where_no_descriptor_is_free_the_log_is_folded_without_a_reader(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would grow for as long as that is so, and nobody would say so."""
+    monkeypatch.setattr("replay.folding.FOLD_BYTES", FOLD_BYTES // 8)  # the journal's next segment takes a descriptor
+    with open_server_sync(data, background=False) as hook:
+        state = live(hook.core)
+        for number in range(16):
+            hook.append(fact(number))
+        assert not state.wants_fold, "it was looked at"
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        before = salts(state)
+        with closing(Path("/dev/null").open("rb")) as lowest:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (lowest.fileno(), hard))
+        try:
+            for number in range(48):
+                hook.append(fact(number, LARGE))
+                state.folding.join()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert salts(state) != before, "it began anew"
+        assert Path(f"{state.generation}-wal").stat().st_size < FOLD_BYTES // 2
+
+
+def test_where_no_thread_can_be_had_appending_goes_on_and_a_later_look_folds(
+    data: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Scenario: the limit of processes is reached. What was journaled and applied by then is to be acknowledged."""
+    with open_server_sync(data, background=False) as hook:
+        state = live(hook.core)
+        hook.append(fact(-1))
+        before = salts(state)
+        usual = threading.stack_size(1 << 52)  # no address space is that large
+        try:
+            for number in range(100):
+                hook.append(fact(number, LARGE))
+        finally:
+            threading.stack_size(usual)
+        assert "is not folded: can't start new thread" in caplog.text
+        assert salts(state) == before
+        for number in range(17):
+            hook.append(fact(number))
+            state.folding.join()
+        assert salts(state) != before
