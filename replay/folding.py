@@ -39,6 +39,7 @@ FOLD_BYTES = 16 << 20  # memory.db's write-ahead log is folded once it has grown
 LITTLE_BYTES = 1 << 20  # of the log: SQLite may copy and sync it while all writers wait
 STEP_BYTES = 4 << 20  # of the file, whose changed pages are written at once: more would hold up the journal's syncs
 ROUNDS_MAX = 4  # then it may be more: the disk does not keep up with the writers
+PATIENCE_SECONDS = 1  # SQLite's own, of a writer, is 5
 _sync = getattr(os, "fdatasync", os.fsync)
 _HEADER_BYTES, _FRAME_HEADER_BYTES = 32, 24  # https://www.sqlite.org/fileformat2.html#walformat
 _BACKFILLED_AT, _BACKFILLED_BYTES = 96, 4  # nBackfill: https://www.sqlite.org/walformat.html#the_wal_index_file_format
@@ -131,11 +132,26 @@ class Folding:
                     self.copy()
                     return
             self.sync_log()
-            with lock:
+            self._wait_for(lock)
+            try:
                 if not self.copy():
                     return
+            finally:
+                lock.release()
             self.sync_file()
             self.sync_log()
+
+    def _wait_for(self, lock: threading.Lock) -> None:
+        """Takes the lock; lets the reader go where that takes long.
+
+        Another program that folds by `RESTART` or `TRUNCATE` keeps SQLite's write lock while it waits for readers to
+        go: for ours, which would wait for the writer here, who waits for that program.
+        """
+        if not lock.acquire(timeout=PATIENCE_SECONDS):
+            with self._disk:
+                if not self._closed:
+                    self._release()
+            lock.acquire()
 
     @property
     def _is_open(self) -> bool:

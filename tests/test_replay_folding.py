@@ -298,3 +298,38 @@ def test_where_no_thread_can_be_had_appending_goes_on_and_a_later_look_folds(
             hook.append(fact(number))
             state.folding.join()
         assert salts(state) != before
+
+
+def test_a_program_that_waits_for_the_reader_and_keeps_writers_waiting_is_let_pass(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Scenario: another program folds with TRUNCATE. It takes the write lock, and waits with it for readers to go: for
+    that of a fold, which goes on once it has the writers' lock, which is held by who waits for the write lock."""
+    with open_server_sync(data, background=False) as hook:
+        state, held, go_on = live(hook.core), threading.Event(), threading.Event()
+        for number in range(10):
+            hook.append(fact(number, LARGE))
+        monkeypatch.setattr(state.folding, "sync_log", lambda: (held.set(), go_on.wait(60)))
+        hook.core.fold()
+        assert held.wait(60)
+        hook.append(fact(-1))
+        other = subprocess.Popen([sys.executable, "-c", _TRUNCATES, state.generation], stdout=subprocess.PIPE)
+        try:
+            with hook.core.lock:
+                while state.is_writable():
+                    assert other.poll() is None, "it waits for the reader"
+                go_on.set()
+                state.connection.execute("BEGIN IMMEDIATE")
+                state.connection.execute("ROLLBACK")
+            assert other.communicate(timeout=60)[0] == b"0\n", "it got its turn"
+        finally:
+            go_on.set()
+            other.kill()
+            other.wait()
+
+
+_TRUNCATES = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], timeout=50)
+print(connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0])
+"""
