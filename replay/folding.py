@@ -186,7 +186,7 @@ class Folding:
         if not self._is_open:
             return False
         try:
-            _, frames, copied = self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+            busy, frames, copied = self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode == sqlite3.SQLITE_IOERR_FSYNC:
                 self._file_failed(error)
@@ -194,7 +194,7 @@ class Folding:
         finally:
             self._release()
             self._folded = self._length()
-        return bool(frames != copied)
+        return bool(busy or frames != copied)  # busy: another program folds, and SQLite says nothing of the log
 
     def sync_log(self) -> None:
         """What is in the log becomes durable: SQLite's own sync of it finds little to do."""

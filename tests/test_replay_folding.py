@@ -328,6 +328,28 @@ def test_a_program_that_waits_for_the_reader_and_keeps_writers_waiting_is_let_pa
             other.wait()
 
 
+def test_a_log_that_another_program_is_folding_is_not_taken_for_folded(data: Path) -> None:
+    """SQLite gives -1 for the length of such a log, and -1 for what is copied of it."""
+    with open_server_sync(data, background=False) as hook:
+        state = live(hook.core)
+        hook.append(fact(0))
+        with closing(connect(state.generation, read_only=True)) as reader:
+            reader.execute("BEGIN")
+            reader.execute("SELECT seq FROM journal_position").fetchall()
+            hook.append(fact(1))
+            other = subprocess.Popen([sys.executable, "-c", _TRUNCATES, state.generation], stdout=subprocess.PIPE)
+            try:
+                while state.is_writable():
+                    assert other.poll() is None, "it waits for the reader"
+                assert state.folding.copy()
+                reader.execute("ROLLBACK")
+                assert other.communicate(timeout=60)[0] == b"0\n"
+            finally:
+                other.kill()
+                other.wait()
+        assert not state.folding.copy()
+
+
 _TRUNCATES = """
 import sqlite3, sys
 connection = sqlite3.connect(sys.argv[1], timeout=50)
