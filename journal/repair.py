@@ -99,7 +99,7 @@ def _make_anew(storage: Storage, directory: str, parity: ParityStore, names: Seq
     write_pending(storage, directory, [*noted, *told])
     try:
         skipped = set(parity.fill(anew=names).skipped)
-    except EnvironmentFault:
+    except (EnvironmentFault, Corrupt):
         write_pending(storage, directory, noted)  # else it would be journaled as done
         raise
     return [each for each, name in zip(told, names, strict=True) if name not in skipped]

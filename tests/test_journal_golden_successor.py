@@ -81,7 +81,7 @@ def test_a_header_that_names_other_losses_than_are_marked_is_found(monkeypatch: 
     parent = LogReader(RealStorage(), str(DIRECTORY)).parent
     assert parent is not None
     less = type(parent)(parent.journal_id, parent.seq, parent.chain, parent.lost[1:])
-    monkeypatch.setattr("journal.verify.parent_of", lambda header, path: less)
+    monkeypatch.setattr("journal.verify_log.parent_of", lambda header, path: less)
     assert verify(RealStorage(), str(DIRECTORY)).exit_code == 12
     first = next(segment for _, _, segment in segments_in(DIRECTORY))
     assert first.parent is not None

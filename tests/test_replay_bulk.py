@@ -255,7 +255,7 @@ def test_the_collector_is_paused_and_left_as_it_was() -> None:
 LOAD = """
 import sqlite3, sys
 from journal.events import EntityCreated, ObservationAdded
-from journal.format import Record
+from journal.record import Record
 from replay.bulk import BulkLoader
 from replay.working import connect_private
 

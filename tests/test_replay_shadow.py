@@ -128,7 +128,7 @@ class NoteTaken(Event, tag=900, tag_field="type"):
 SERVER = """
 import sys
 from own_events import NoteTaken
-from journal.format import Record, encode_record
+from journal.record import Record, encode_record
 from journal.log import Log
 from journal.storage import RealStorage
 from replay.layout import Layout
