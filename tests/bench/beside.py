@@ -20,7 +20,7 @@ from replay.live import LiveState
 from tests.bench.work import AGENT, SCOPE, texts
 
 TASKS = 32
-_ENTITIES = 50
+_STRIDE = 7919  # a prime: what follows one another lies on other pages of each index
 
 T = TypeVar("T")
 
@@ -41,18 +41,22 @@ class Writers:
         return max(found, default=0.0) * 1000
 
 
-def beside(data: Data, work: Callable[[], T], alone_seconds: float) -> tuple[T, Writers, float, float]:
-    """Runs `work` in a thread while `TASKS` tasks append to the data directory, which had `alone_seconds` before.
+def beside(data: Data, work: Callable[[], T], after: int, entities: int) -> tuple[T, Writers, float, float, float]:
+    """Runs `work` in a thread while `TASKS` tasks append to the data directory, once they have appended `after` events.
 
-    Returns its result, the writers, and when it began and ended.
+    They are observations of all the `entities` that are there, one after the other.
+
+    Returns its result, the writers, and when they and it began, and when it ended.
     """
-    return asyncio.run(_beside(data, work, alone_seconds))
+    return asyncio.run(_beside(data, work, after, entities))
 
 
-async def _beside(data: Data, work: Callable[[], T], alone_seconds: float) -> tuple[T, Writers, float, float]:
+async def _beside(
+    data: Data, work: Callable[[], T], after: int, entities: int
+) -> tuple[T, Writers, float, float, float]:
     core = Core(open_log(data), LiveState.open(data.storage, data.layout))
     background = Background(core, Policy(), lambda: None, checkpoints=False, embeddings=False)
-    writers, stopped = Writers(), asyncio.Event()
+    writers, enough, stopped = Writers(), asyncio.Event(), asyncio.Event()
     words = texts(500, seed=9)
 
     async with Hook(core, background).running() as hook:
@@ -60,16 +64,23 @@ async def _beside(data: Data, work: Callable[[], T], alone_seconds: float) -> tu
         async def write(task: int) -> None:
             number = task
             while not stopped.is_set():
-                event = ObservationAdded(SCOPE, f"customer {number % _ENTITIES}", f"{number} {words[number % 500]}")
+                name = f"customer {number * _STRIDE % entities}"
+                event = ObservationAdded(SCOPE, name, f"{number} {words[number % 500]}")
                 start = perf_counter()
                 await hook.append(event, agent=AGENT)
                 end = perf_counter()
                 writers.ends.append(end)
                 writers.waits.append(end - start)
+                if len(writers.ends) == after:
+                    enough.set()
                 number += TASKS
 
+        started = perf_counter()
         tasks = [asyncio.create_task(write(number)) for number in range(TASKS)]
-        await asyncio.sleep(alone_seconds)
+        await asyncio.wait(
+            {*tasks, waiting := asyncio.ensure_future(enough.wait())}, return_when=asyncio.FIRST_COMPLETED
+        )
+        waiting.cancel()
         began = perf_counter()
         try:
             done = await asyncio.to_thread(work)
@@ -77,4 +88,4 @@ async def _beside(data: Data, work: Callable[[], T], alone_seconds: float) -> tu
             ended = perf_counter()
             stopped.set()
             await asyncio.gather(*tasks)
-    return done, writers, began, ended
+    return done, writers, started, began, ended

@@ -58,9 +58,7 @@ class Peers:
     def writers(self, root: Path, writers: int, operations: int) -> list[Contender]:
         """A contender for each library that is there: `operations` durable writes by `writers` threads."""
         return [
-            Contender(name, self._writing(name, root, writers, operations))
-            for name in LIBRARIES
-            if self.library(name)
+            Contender(name, self._writing(name, root, writers, operations)) for name in LIBRARIES if self.library(name)
         ]
 
     def _writing(self, name: str, root: Path, writers: int, operations: int) -> Callable[[], Sample]:

@@ -149,8 +149,12 @@ def main() -> None:
                         help="where the figures go; those of other lengths stay; default: docs/scale.json")  # fmt: skip
     parser.add_argument("--svg", default=str(DOCS / "scale.svg"), metavar="FILE", help="the picture of all in FILE")
     parser.add_argument("--dir", metavar="DIR", help="a directory on the disk to measure; 10^7 events take 3 GB there")
-    parser.add_argument("--made", metavar="DIR", help="with --make-only: where the journals are left; else: where they "
-                        "are, for one run, which takes long if it has to make them at the priority of measuring")
+    parser.add_argument(
+        "--made",
+        metavar="DIR",
+        help="with --make-only: where the journals are left; else: where they "
+        "are, for one run, which takes long if it has to make them at the priority of measuring",
+    )
     parser.add_argument("--make-only", action="store_true", help="makes the journals under --made and measures nothing")
     parser.add_argument("--once", action="store_true", help="everything once, instead of the median of three")
     parser.add_argument("--rebuild", nargs=2, help=argparse.SUPPRESS)

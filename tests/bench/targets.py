@@ -215,7 +215,7 @@ TARGETS = (
         value("longest wait of a writer beside checkpoint, to written, ms", "{:.1f} ms", at_most=20),
     ),
     Target(
-        "checkpoint", "the longest wait of a writer in the second before it began", "—", "timed",
+        "checkpoint", "the longest wait of a writer before it began", "—", "timed",
         value("longest wait of a writer before checkpoint, to written, ms", "{:.1f} ms"),
     ),
     Target("checkpoint", "the same, to `verified`", "—", "timed", value("checkpoint, seconds to verified", "{:.2f} s")),
