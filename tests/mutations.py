@@ -139,8 +139,6 @@ MUTATIONS = (
              *_unsynced("        publish(storage, temporary, packed, pack, check)\n"), "packs.cuts", 9),
     Mutation("a segment goes before the name of its pack is synced", PACKING, "_write",
              '    storage.sync_dir(packed.rsplit("/", 1)[0])\n', "", "packs.cuts", 9),
-    Mutation("a pack is written under its own name", PACKING, "_write",
-             '    temporary = f"{packed}.tmp"\n', "    temporary = packed\n", "packs.cuts", 9),
     Mutation("a segment goes before its pack has parity", PACKING, "_pack",
              "        if not parity.protect(Protected(name, length, candidate.end)):", "        if False:",
              "packs.cuts", 9),
