@@ -46,6 +46,12 @@ def begun(disk: SimDisk) -> None:
         create(disk, f"{DATA}/journal")
 
 
+def written(disk: SimDisk) -> None:
+    log = Log.open(disk, f"{DATA}/journal", reserve_bytes=0)
+    log.append([record(1)], START)
+    log.close()
+
+
 def backed_up(disk: SimDisk) -> None:
     back_up(Data(DATA, Config(), disk), BACKUP)
 
@@ -75,9 +81,7 @@ def test_an_init_that_is_killed_and_run_again_outlives_a_power_cut() -> None:
         disk = SimDisk()
         killed = killed_at(disk, number, begun)
         begun(disk)
-        log = Log.open(disk, f"{DATA}/journal", reserve_bytes=0)
-        log.append([record(1)], START)
-        log.close()
+        written(disk)
         after = disk.crash(random.Random(number), "none")
         assert LogReader(after, f"{DATA}/journal").last_seq == 1, f"killed at change {number}"
         if not killed:
@@ -90,9 +94,7 @@ def test_a_backup_that_is_killed_and_made_again_outlives_a_power_cut() -> None:
     for number in range(200):
         disk = SimDisk()
         begun(disk)
-        log = Log.open(disk, f"{DATA}/journal", reserve_bytes=0)
-        log.append([record(1)], START)
-        log.close()
+        written(disk)
         killed = killed_at(disk, number, backed_up)
         backed_up(disk)
         after = disk.crash(random.Random(number), "none")
