@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from replay.encoder import Model
 from tests.commands import Command, small_history
@@ -15,6 +16,10 @@ from tests.commands import Command, small_history
 # interrupts one would wait for ever.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# The same examples each time: a failure is the change's that it follows. `--hypothesis-profile default` looks further.
+settings.register_profile("seeded", derandomize=True, database=None)
+settings.load_profile("seeded")
 
 
 @pytest.fixture

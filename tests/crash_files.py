@@ -15,10 +15,11 @@ import shutil
 import sqlite3
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future
 from contextlib import closing, contextmanager
 from time import time_ns
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from unittest.mock import patch
 
 from journal import segment
@@ -31,7 +32,7 @@ from recovery.config.table import Config
 from recovery.data import Data
 from recovery.opening import Opened, background_of, open_core
 from recovery.setup import initialise
-from replay import holders, memory_parts
+from replay import holders, memory_parts, working
 from replay.checkpoints import make_checkpoint
 from replay.digest import state_digest
 from replay.hook import SyncHook
@@ -283,8 +284,16 @@ class Life:
             self.core.committer.commit_now(request)
         self.acknowledged(list(request.result()))
 
-    def restore(self) -> None:
-        to_seq = self.rng.randint(0, self.core.log.next_seq - 1)
+    def restore_on_checkpoint(self) -> None:
+        """What is replayed on its pages is written beside their sync."""
+        self.checkpoint()
+        self.write()
+        self.restore(self.core.log.next_seq - 1)
+
+    def restore_anywhere(self) -> None:
+        self.restore(self.rng.randint(0, self.core.log.next_seq - 1))
+
+    def restore(self, to_seq: int) -> None:
         self.promised.sent.append(StateRestored(to_seq, "back"))
         self.mirror.about_to_fold()
         done = self.core.restore(to_seq, "back")
@@ -292,21 +301,36 @@ class Life:
 
 
 STEPS = (
-    (Life.write, 8), (Life.fold, 3), (Life.fold_in_part, 3), (Life.reopen, 2), (Life.checkpoint, 2), (Life.restore, 2),
+    (Life.write, 8), (Life.fold, 3), (Life.fold_in_part, 3), (Life.reopen, 2), (Life.checkpoint, 2),
+    (Life.restore_anywhere, 2), (Life.restore_on_checkpoint, 2),
 )  # fmt: skip
+
+
+class AtOnce(Executor):
+    """A pool without threads. An early sync in it covers nothing of what is written beside it."""
+
+    def __init__(self, workers: int) -> None:
+        pass
+
+    def submit(self, work: Callable[..., Any], /, *arguments: Any, **named: Any) -> Future[Any]:
+        done: Future[Any] = Future()
+        done.set_result(work(*arguments, **named))
+        return done
 
 
 @contextmanager
 def alone(place: str) -> Iterator[None]:
     """What depends on the machine and not on the images costs little: the scratch of checks lies at `place` too, short
-    segments are filled ahead, and only this process is asked for the files that it holds: no other knows of them."""
-    fill, pids, scratch = segment.FILL_BYTES_MIN, holders._pids, tempfile.tempdir
-    segment.FILL_BYTES_MIN, tempfile.tempdir = 4096, place
-    holders._pids = lambda: [os.getpid()]
-    try:
+    segments are filled ahead, and only this process is asked for the files that it holds: no other knows of them.
+    What other threads do beside is done at once: as early as it may be, and the same for a seed."""
+    with (
+        patch.object(segment, "FILL_BYTES_MIN", 4096),
+        patch.object(tempfile, "tempdir", place),
+        patch.object(holders, "_pids", lambda: [os.getpid()]),
+        patch.object(working, "ThreadPoolExecutor", AtOnce),
+        patch.object(memory_parts, "ThreadPoolExecutor", AtOnce),
+    ):
         yield
-    finally:
-        segment.FILL_BYTES_MIN, holders._pids, tempfile.tempdir = fill, pids, scratch
 
 
 def run(seed: int) -> Counter[str]:

@@ -49,9 +49,9 @@ class SimFile:
             self._write(offset, bytes(data)[: fault.after_bytes])
 
         with self._does("write", partly) as skipped:
-            node = self._file()
-            if not self._writable:
+            if not self._writable:  # asked before what it is, as the kernel does
                 raise os_error(errno.EBADF)
+            node = self._file()
             if skipped:
                 return
             fits = min(len(data), max(0, self._disk.room(node, offset + len(data)) - offset))
@@ -73,9 +73,9 @@ class SimFile:
 
     def truncate(self, length: int) -> None:
         with self._does("truncate") as skipped:
-            node = self._file()
             if not self._writable:
-                raise os_error(errno.EINVAL)
+                raise os_error(errno.EINVAL if self._node else errno.EBADF)
+            node = self._file()
             if not skipped:
                 node.truncate(length)
 

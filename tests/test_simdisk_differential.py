@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from journal.errors import JournalError
@@ -113,6 +113,7 @@ def directory_sizes(real: Machine, name: str, first: Any) -> bool:
 
 @settings(max_examples=150, deadline=None)
 @given(st.lists(operations, max_size=60))
+@example([("make_directory", "b"), ("open", "b", False, False), ("write_at", 0, 0, b""), ("truncate", 0, 0)])
 def test_it_shows_what_real_files_show(sequence: list[tuple[Any, ...]]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = str(Path(folder, "root"))
