@@ -2,6 +2,9 @@
 
 A bounded memory of what memory.db holds, always of whole entities, so that it also knows what is not there. Knows ids
 and digests; must not know events, nor what is still pending. Whoever changes rows says so, or has all of it forgotten.
+
+An entity's digests are the keys of a dictionary without values: a set is walked through by each full run of Python's
+collector, and ten thousand of them keep every writer waiting for 14 to 35 ms.
 """
 
 from __future__ import annotations
@@ -21,7 +24,9 @@ HELD_MAX = 200_000
 
 _ALL = "SELECT text_sha256 FROM observations WHERE entity_id = ? LIMIT ?"
 _ONE = "SELECT 1 FROM observations WHERE entity_id = ? AND text_sha256 = ?"
-_OVERHEAD = 8  # what an empty set weighs, in digests
+_OVERHEAD = 8  # what holding none weighs, in digests
+
+Digests = dict[bytes, None]
 
 
 class Held:
@@ -31,7 +36,7 @@ class Held:
     __slots__ = ("_weight", "entities")
 
     def __init__(self) -> None:
-        self.entities: dict[int, set[bytes] | None] = {}
+        self.entities: dict[int, Digests | None] = {}
         self._weight = 0
 
     def has(self, connection: sqlite3.Connection, entity_id: int, digest: bytes) -> bool:
@@ -39,7 +44,7 @@ class Held:
         held = self.entities.get(entity_id)
         if held is None:
             if entity_id not in self.entities:
-                found = {row[0] for row in connection.execute(_ALL, (entity_id, READ_MAX + 1))}
+                found = {row[0]: None for row in connection.execute(_ALL, (entity_id, READ_MAX + 1))}
                 few = len(found) <= READ_MAX
                 self._hold(entity_id, found if few else None)
                 if few:
@@ -51,7 +56,7 @@ class Held:
         """This entity was just created: it has no observations yet."""
         if entity_id in self.entities:
             self._drop(entity_id)
-        self._hold(entity_id, set())
+        self._hold(entity_id, {})
 
     def note(self, changes: Iterable[tuple[tuple[int, bytes], bool]]) -> None:
         """These observations, by entity and digest, were added to memory.db (True) or removed from it."""
@@ -60,10 +65,10 @@ class Held:
             if held is None or (digest in held) is there:
                 continue  # not known, or too many: then each is asked for, and still is when some of them go
             if not there:
-                held.remove(digest)
+                del held[digest]
                 self._weight -= 1
             elif len(held) < ENTITY_MAX:
-                held.add(digest)
+                held[digest] = None
                 self._weight += 1
             else:
                 self._drop(entity_id)
@@ -75,7 +80,7 @@ class Held:
         self.entities.clear()
         self._weight = 0
 
-    def _hold(self, entity_id: int, digests: set[bytes] | None) -> None:
+    def _hold(self, entity_id: int, digests: Digests | None) -> None:
         self.entities[entity_id] = digests
         self._weight += _OVERHEAD + len(digests or ())
         self._forget_oldest()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import sqlite3
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from hashlib import sha256
@@ -111,3 +113,16 @@ def test_more_of_them_than_can_be_held_are_not_read_with_each_batch(
         assert all(known.has(connection, entity_id, digest) for digest in DIGESTS for entity_id in ENTITIES)
     rows = [int(statement.rpartition("LIMIT ")[2]) for statement in statements[grown:] if "LIMIT" in statement]
     assert sum(rows) <= 5 * len(ENTITIES)
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 14), reason="Python walks through all dictionaries from 3.14 on")
+def test_pythons_collector_does_not_walk_through_it(connection: sqlite3.Connection) -> None:
+    """Scenario: a server that knows ten thousand entities. Each full run would keep all writers waiting."""
+    known = Held()
+    change(connection, 1, DIGESTS[0], True)
+    known.has(connection, 1, DIGESTS[0])
+    known.begins(2)
+    known.note([((entity_id, digest), True) for entity_id in (1, 2) for digest in DIGESTS])
+    gc.collect()
+    assert [len(each or ()) for each in known.entities.values()] == [len(DIGESTS)] * 2
+    assert not any(gc.is_tracked(each) for each in known.entities.values())
