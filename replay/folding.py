@@ -9,6 +9,9 @@ what the disk has to do is done between them:
     beside the writers  the log is synced
     under the lock      SQLite finds the log synced, and copies what the reader sees. Something younger is left in the
                         log, so none of it can be written over yet: SQLite does not sync the file
+
+This is done whenever so much was added to the log as is copied in a few milliseconds. Once the log is long, there follow
+
     beside the writers  the file is synced, and what was added to the log
     under the lock      without the reader: SQLite copies and syncs the little that is left. The log begins anew
 
@@ -35,7 +38,8 @@ from replay.logs import say
 from replay.schema import connect
 from replay.tracing import database_span
 
-FOLD_BYTES = 16 << 20  # memory.db's write-ahead log is folded once it has grown by so much
+COPY_BYTES = 4 << 20  # of the log are copied at once: all writers wait for 3 ms meanwhile, or for 12 where it is 16 MiB
+FOLD_BYTES = 16 << 20  # once the log has grown by so much, the file is synced, and the log begins anew
 LITTLE_BYTES = 1 << 20  # of the log: SQLite may copy and sync it while all writers wait
 STEP_BYTES = 4 << 20  # of the file, whose changed pages are written at once: more would hold up the journal's syncs
 ROUNDS_MAX = 4  # then it may be more: the disk does not keep up with the writers
@@ -56,6 +60,10 @@ class _Length(NamedTuple):
     bytes: int = 0
 
 
+def _added(before: _Length, now: _Length) -> int:
+    return now.bytes - (before.bytes if now.salts == before.salts else 0)
+
+
 class Folding:
     """The write-ahead log of the memory.db at `path`, which `connection` alone writes.
 
@@ -70,7 +78,7 @@ class Folding:
         self._path = path
         self._reader: sqlite3.Connection | None = None
         self._log: File | None = None
-        self._seen = self._folded = _Length()  # as it was looked at, and folded, last
+        self._seen = self._copied = self._folded = _Length()  # as it was looked at, copied and to begin anew, last
         self._thread: threading.Thread | None = None
         self._at_work = threading.Lock()  # held from before that thread is started until it has nothing left to do
         self._disk = threading.Lock()  # held while the disk works beside the writers: nothing is closed then
@@ -79,7 +87,7 @@ class Folding:
         connection.execute(f"PRAGMA journal_size_limit={2 * FOLD_BYTES}")  # what a slow reader let it grow to goes
 
     def is_due(self) -> bool:
-        """Whether the log is long enough to be folded, and is not being folded.
+        """Whether enough was added to the log to be copied, and none of it is being copied.
 
         What was added to it since the last look may go to the disk from now on: all of it at once, later, would keep
         the journal's own syncs waiting.
@@ -91,7 +99,7 @@ class Folding:
         if length.bytes > start and self._log is not None:
             self._log.start_sync(start, length.bytes - start)
         self._seen = length
-        return self._grown(length) > FOLD_BYTES and not self._at_work.locked()
+        return _added(self._copied, length) > COPY_BYTES and not self._at_work.locked()
 
     def beside(self, lock: threading.Lock) -> None:
         """Begins to fold in a thread of its own, which takes the writers' lock for each short call.
@@ -128,7 +136,7 @@ class Folding:
             with lock:
                 if not self._is_open:
                     return
-                if not rounds or self._grown(self._length()) <= LITTLE_BYTES or not self.hold():
+                if not rounds or _added(self._copied, self._length()) <= LITTLE_BYTES or not self.hold():
                     self.copy()
                     return
             self.sync_log()
@@ -138,6 +146,10 @@ class Folding:
                     return
             finally:
                 lock.release()
+            if rounds == ROUNDS_MAX:
+                if _added(self._folded, self._copied) <= FOLD_BYTES:
+                    return
+                self._folded = self._copied
             self.sync_file()
             self.sync_log()
 
@@ -193,7 +205,7 @@ class Folding:
             raise
         finally:
             self._release()
-            self._folded = self._length()
+            self._copied = self._length()
         return bool(busy or frames != copied)  # busy: another program folds, and SQLite says nothing of the log
 
     def sync_log(self) -> None:
@@ -244,9 +256,6 @@ class Folding:
     def _release(self) -> None:
         if self._reader is not None and self._reader.in_transaction:
             self._reader.execute("ROLLBACK")
-
-    def _grown(self, length: _Length) -> int:
-        return length.bytes - (self._folded.bytes if length.salts == self._folded.salts else 0)
 
     def _length(self) -> _Length:
         """Looks for the end of the run: behind it lies what it has not yet written over."""
