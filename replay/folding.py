@@ -10,7 +10,7 @@ what the disk has to do is done between them:
     under the lock      SQLite finds the log synced, and copies what the reader sees. Something younger is left in the
                         log, so none of it can be written over yet: SQLite does not sync the file
 
-This is done whenever so much was added to the log as is copied in a few milliseconds. Once the log is long, there follow
+This is done whenever as much was added to the log as is copied in a few milliseconds. Of a long log, then
 
     beside the writers  the file is synced, and what was added to the log
     under the lock      without the reader: SQLite copies and syncs the little that is left. The log begins anew
@@ -29,6 +29,7 @@ import sqlite3
 import threading
 from bisect import bisect_left
 from contextlib import suppress
+from time import sleep
 from typing import NamedTuple
 
 from journal.errors import EnvironmentFault
@@ -43,6 +44,7 @@ FOLD_BYTES = 16 << 20  # once the log has grown by so much, the file is synced, 
 LITTLE_BYTES = 1 << 20  # of the log: SQLite may copy and sync it while all writers wait
 STEP_BYTES = 4 << 20  # of the file, whose changed pages are written at once: more would hold up the journal's syncs
 ROUNDS_MAX = 4  # then it may be more: the disk does not keep up with the writers
+IDLE_PAUSES, PAUSE_SECONDS = 40, 0.005  # then nobody writes
 PATIENCE_SECONDS = 1  # SQLite's own, of a writer, is 5
 _sync = getattr(os, "fdatasync", os.fsync)
 _HEADER_BYTES, _FRAME_HEADER_BYTES = 32, 24  # https://www.sqlite.org/fileformat2.html#walformat
@@ -139,8 +141,9 @@ class Folding:
                 if not rounds or _added(self._copied, self._length()) <= LITTLE_BYTES or not self.hold():
                     self.copy()
                     return
+                held = self._length()
             self.sync_log()
-            self._wait_for(lock)
+            self._wait_for_younger(held, lock)
             try:
                 if not self.copy():
                     return
@@ -152,6 +155,17 @@ class Folding:
                 self._folded = self._copied
             self.sync_file()
             self.sync_log()
+
+    def _wait_for_younger(self, held: _Length, lock: threading.Lock) -> None:
+        """Takes the lock once something is committed behind what the reader sees: else SQLite would sync the file, with
+        all that was copied into it since it last was. Where nobody writes, nobody waits for that either."""
+        for _ in range(IDLE_PAUSES):
+            self._wait_for(lock)
+            if self._length() != held or not self._is_open:
+                return
+            lock.release()
+            sleep(PAUSE_SECONDS)
+        self._wait_for(lock)
 
     def _wait_for(self, lock: threading.Lock) -> None:
         """Takes the lock; lets the reader go where that takes long.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import shutil
@@ -102,6 +103,7 @@ class Ready:
         data = linked(self.data.root, mkdtemp(dir=self.place.root))
         last_seq = LogReader(data.storage, data.layout.journal).last_seq
         memory = _memory_kept(data)
+        gc.collect()  # what the last run left is not this one's to wait for
 
         def at_work() -> tuple[float, int]:
             os.remove(memory)
