@@ -28,11 +28,12 @@ import os
 import sqlite3
 import threading
 from bisect import bisect_left
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from time import sleep
 from typing import NamedTuple
 
-from journal.errors import EnvironmentFault
+from journal.errors import Corrupt, EnvironmentFault
 from journal.storage import File, Storage, write_out
 from replay.holders import descriptors
 from replay.logs import say
@@ -81,6 +82,7 @@ class Folding:
         self._reader: sqlite3.Connection | None = None
         self._log: File | None = None
         self._seen = self._copied = self._folded = _Length()  # as it was looked at, copied and to begin anew, last
+        self._held: _Length | None = None  # as our reader sees it, while one reads
         self._thread: threading.Thread | None = None
         self._at_work = threading.Lock()  # held from before that thread is started until it has nothing left to do
         self._disk = threading.Lock()  # held while the disk works beside the writers: nothing is closed then
@@ -141,14 +143,9 @@ class Folding:
                 if not rounds or _added(self._copied, self._length()) <= LITTLE_BYTES or not self.hold():
                     self.copy()
                     return
-                held = self._length()
             self.sync_log()
-            self._wait_for_younger(held, lock)
-            try:
-                if not self.copy():
-                    return
-            finally:
-                lock.release()
+            if not self._copy_held(lock):
+                return
             if rounds == ROUNDS_MAX:
                 if _added(self._folded, self._copied) <= FOLD_BYTES:
                     return
@@ -156,19 +153,20 @@ class Folding:
             self.sync_file()
             self.sync_log()
 
-    def _wait_for_younger(self, held: _Length, lock: threading.Lock) -> None:
-        """Takes the lock once something is committed behind what the reader sees: else SQLite would sync the file, with
-        all that was copied into it since it last was. Where nobody writes, nobody waits for that either."""
-        for _ in range(IDLE_PAUSES):
-            self._wait_for(lock)
-            if self._length() != held or not self._is_open:
-                return
-            lock.release()
+    def _copy_held(self, lock: threading.Lock) -> bool:
+        """Copies what the reader sees once something is committed behind it: else SQLite would sync the file, with all
+        that was copied into it since it last was. Where nobody writes, nobody waits for that either."""
+        pauses = IDLE_PAUSES
+        while True:
+            with self._patiently(lock):
+                if not pauses or not self._is_open or self._length() != self._held:
+                    return self.copy()
+            pauses -= 1
             sleep(PAUSE_SECONDS)
-        self._wait_for(lock)
 
-    def _wait_for(self, lock: threading.Lock) -> None:
-        """Takes the lock; lets the reader go where that takes long.
+    @contextmanager
+    def _patiently(self, lock: threading.Lock) -> Iterator[None]:
+        """The lock; lets the reader go where it takes long to be had.
 
         Another program that folds by `RESTART` or `TRUNCATE` keeps SQLite's write lock while it waits for readers to
         go: for ours, which would wait for the writer here, who waits for that program.
@@ -178,6 +176,10 @@ class Folding:
                 if not self._closed:
                     self._release()
             lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
 
     @property
     def _is_open(self) -> bool:
@@ -191,6 +193,7 @@ class Folding:
         try:
             if self._is_open:
                 self._begin_reading()
+                self._held = self._length()
         except sqlite3.Error:
             self._release()
             return False
@@ -213,13 +216,12 @@ class Folding:
             return False
         try:
             busy, frames, copied = self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode == sqlite3.SQLITE_IOERR_FSYNC:
-                self._file_failed(error)
+        except sqlite3.Error as error:
+            self.note(error)
             raise
         finally:
+            self._copied = self._held or self._length()  # or others read what is older: no sooner again
             self._release()
-            self._copied = self._length()
         return bool(busy or frames != copied)  # busy: another program folds, and SQLite says nothing of the log
 
     def sync_log(self) -> None:
@@ -241,6 +243,12 @@ class Folding:
                     _sync(open_here[0])
                 except OSError as error:
                     self._file_failed(error)
+
+    def note(self, error: sqlite3.Error) -> None:
+        """Takes note of what a call raised that may have synced the file. Where that sync failed, SQLite copies again
+        what the same call had copied, and nothing of what was copied before."""
+        if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_IOERR_FSYNC:
+            self._file_failed(error)
 
     def _file_failed(self, error: Exception) -> None:
         """Takes back what SQLite believes to be in the file: it learned nothing of the sync that failed.
@@ -268,11 +276,15 @@ class Folding:
             self._log.close()
 
     def _release(self) -> None:
+        self._held = None
         if self._reader is not None and self._reader.in_transaction:
             self._reader.execute("ROLLBACK")
 
     def _length(self) -> _Length:
-        """Looks for the end of the run: behind it lies what it has not yet written over."""
+        """Looks for the end of the run: behind it lies what it has not yet written over.
+
+        Where the disk does not give that out, `failed` says so: who looks has committed, and must not fail.
+        """
         try:
             log = self._log = self._log or self._storage.open(f"{self._path}-wal")
             header, size = log.read_at(0, _HEADER_BYTES), log.size()
@@ -285,5 +297,8 @@ class Folding:
 
             frames = bisect_left(range((size - _HEADER_BYTES) // frame_bytes), True, key=is_older)
         except (FileNotFoundError, EnvironmentFault):  # nothing was written yet; or the next look finds it
+            return _Length()
+        except Corrupt as error:
+            self.failed = str(error)
             return _Length()
         return _Length(salts, frames * frame_bytes)

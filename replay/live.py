@@ -237,7 +237,11 @@ class LiveState:
         """Applies everything journaled after the position; returns how many events that were."""
         reader = LogReader(self.storage, self.layout.journal)
         before = self.applied_seq
-        caught = catch_up(self.connection, reader)
+        try:
+            caught = catch_up(self.connection, reader)
+        except sqlite3.Error as error:
+            self.folding.note(error)
+            raise
         self.caught = caught.applied
         self._settled(caught.to_seq)
         for batch in reader.batches(before + 1, caught.to_seq) if caught.to_seq > before else ():
@@ -348,7 +352,7 @@ class LiveState:
             self._validator.forget()
 
     def look(self) -> None:
-        """Decides whether memory.db's write-ahead log is long enough to be folded. For every writer of it to call."""
+        """Decides whether memory.db's write-ahead log has grown enough to be folded. For every writer of it to call."""
         self.wants_fold = self.folding.is_due()
         if self.folding.failed is not None:
             self.lost = f"memory.db cannot be used: {self.folding.failed}"

@@ -52,12 +52,14 @@ def salts(state: LiveState) -> bytes:
 
 # -- by strace ---------------------------------------------------------------------------------------------------------
 
-_BEGIN = """
+_FACTS = """
 import os, sys
 from journal.events import ObservationAdded
 from recovery import open_server_sync
 def fact(number):
     return ObservationAdded("global", "Acme", f"{number} " + "x" * 200)
+"""
+_BEGIN = f"""{_FACTS}
 with open_server_sync(sys.argv[1], background=False) as hook:
     folding = hook.core.state.folding
     hook.append_all([fact(number) for number in range(3000)])
@@ -143,6 +145,60 @@ def test_after_a_sync_that_failed_the_log_stays_and_is_copied_again(data: Path) 
         assert state.connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone() == (0, frames, frames)
         (count,) = state.connection.execute("SELECT count(*) FROM observations").fetchone()
         assert count == 3002
+
+
+_CATCHES_UP = """
+    import sqlite3, replay.catchup
+    from contextlib import closing, suppress
+    from journal.errors import NotApplied
+    replay.catchup.EVENTS_PER_COMMIT = 10
+    folding.hold()
+    hook.append(fact(3000))
+    assert folding.copy()
+    state = hook.core.state
+    state.connection.execute("PRAGMA busy_timeout=0")
+    with closing(sqlite3.connect(state.generation, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        for number in range(30):
+            with suppress(NotApplied):
+                hook.append(fact(4000 + number))
+        assert state.failure
+        other.execute("ROLLBACK")
+        hook.append(fact(5000))
+"""
+
+
+def test_a_sync_that_fails_while_events_are_caught_up_takes_back_what_was_copied_before(data: Path) -> None:
+    """Scenario: another program kept memory.db for long. SQLite copies in between, and again what it copied when its
+    sync fails, but not what a fold had copied and not yet synced: those pages would be nowhere."""
+    generation = str((data / "memory.db").resolve())
+    faulty = ("-P", generation, "-e", "trace=fdatasync,pwrite64", "-e", "inject=fdatasync:error=EIO:when=1")
+    lines = under_strace(data, _BEGIN + _CATCHES_UP, *faulty)
+    (failed,) = (at for at, line in enumerate(lines) if "INJECTED" in line)
+    before, after = (
+        {line.split(", ")[-1] for line in part if "pwrite64" in line} for part in (lines[:failed], lines[failed:])
+    )
+    assert len(before) > 100
+    assert before <= after, "by their offsets"
+
+
+def test_where_the_disk_does_not_give_out_the_log_what_was_committed_is_acknowledged(data: Path) -> None:
+    """Scenario: a sector of it rotted. Who looks at its length has committed; memory.db is opened again."""
+    program = """
+with open_server_sync(sys.argv[1], background=False) as hook:
+    before = hook.core.state
+    hook.append_all([fact(number) for number in range(3000)])
+    for number in range(40):
+        hook.append(fact(4000 + number))
+    assert hook.core.state is not before
+    assert not hook.core.away
+    assert hook.core.state.folding.failed is None
+"""
+    log = f"{(data / 'memory.db').resolve()}-wal"
+    faulty = ("-P", log, "-e", "trace=pread64", "-e", "inject=pread64:error=EIO:when=1")
+    lines = under_strace(data, _FACTS + program, *faulty)
+    assert sum("INJECTED" in line for line in lines) == 1
+
 
 @pytest.mark.parametrize(("error", "failed"), [("EIO", True), ("ENOSPC", True), ("ENOSYS", False), ("EPERM", False)])
 def test_only_what_was_not_written_is_a_failure(data: Path, error: str, failed: bool) -> None:
@@ -291,6 +347,35 @@ def test_a_copy_waits_for_a_younger_commit_so_that_sqlite_does_not_sync_the_file
         hook.append(fact(-1))
         state.folding.join()
         assert left == [True]
+
+
+def test_what_is_committed_while_the_log_is_synced_is_not_taken_for_copied(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Scenario: a slow disk. All of that would be copied and synced while all writers wait: of little only, it may."""
+    with open_server_sync(data, background=False) as hook:
+        state, held = live(hook.core), list[bool]()
+        hook.append_all([fact(number, LARGE) for number in range(FOLD_BYTES // len(LARGE) + 10)])
+        sync_log, copy = state.folding.sync_log, state.folding.copy
+        meanwhile = [
+            [fact(-2 - number, LARGE) for number in range(20)],
+            *([fact(-100 - number)] for number in range(9)),
+        ]
+
+        def slowly() -> None:
+            sync_log()
+            hook.append_all(meanwhile.pop(0))
+
+        def recorded() -> bool:
+            assert state.folding._reader is not None
+            held.append(state.folding._reader.in_transaction)
+            return copy()
+
+        monkeypatch.setattr(state.folding, "sync_log", slowly)
+        monkeypatch.setattr(state.folding, "copy", recorded)
+        hook.core.fold()
+        state.folding.join()
+        assert held == [True, True, False]
 
 
 def test_where_no_descriptor_is_free_the_log_is_folded_without_a_reader(
