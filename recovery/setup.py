@@ -237,6 +237,8 @@ def _append(core: Core, items: list[Item]) -> None:
             core.committer.submit(request)
         while len(core.committer):
             core.commit()
+        if core.state.wants_fold:  # else the log of what is taken in would take as much of the disk again
+            core.fold()
     for request in requests:
         _accept(request.error)
 

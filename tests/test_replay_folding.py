@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import resource
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import pytest
 
 from journal.events import EntityCreated, ObservationAdded
 from recovery import open_server_sync
-from recovery.setup import initialise
+from recovery.setup import adopt_state, initialise
 from replay.core import Core
 from replay.digest import state_digest
 from replay.folding import COPY_BYTES, FOLD_BYTES, Folding
@@ -376,6 +377,22 @@ def test_what_is_committed_while_the_log_is_synced_is_not_taken_for_copied(
         hook.core.fold()
         state.folding.join()
         assert held == [True, True, False]
+
+
+def test_the_log_is_folded_while_a_memory_is_taken_in(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would get as long as the memory, and be folded at the end."""
+    with open_server_sync(data, background=False) as hook:
+        hook.append_all([fact(number) for number in range(300)])
+    (tmp_path / "server").mkdir()
+    shutil.copy(data / "memory.db", tmp_path / "server" / "memory.db")
+    usual, begun = Folding.beside, list[str]()
+    monkeypatch.setattr(Folding, "beside", lambda folding, lock: begun.append(folding._path) or usual(folding, lock))
+    monkeypatch.setattr("recovery.setup.AT_ONCE", 10)
+    monkeypatch.setattr("replay.folding.COPY_BYTES", 1 << 16)
+    adopt_state(initialise(str(tmp_path / "server"), adopt=True)[0])
+    assert begun
 
 
 def test_where_no_descriptor_is_free_the_log_is_folded_without_a_reader(
