@@ -301,8 +301,10 @@ def test_a_fold_goes_on_beside_writers_and_ends_with_the_server(data: Path) -> N
             thread.start()
         for thread in threads:
             thread.join()
+        with hook.core.lock:
+            digest = state_digest(state.connection)
         hook.core.fold()
-        digest, folder = state_digest(state.connection), state.folding._thread
+        folder = state.folding._thread
     assert folder is None or not folder.is_alive()
     generation = str((data / "memory.db").resolve())
     assert not descriptors(generation)
