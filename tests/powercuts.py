@@ -50,6 +50,7 @@ from tests.loopdisk import Disk
 CONFIG = "segment_bytes_max: 65536\ndisk:\n  reserve_bytes: 1048576\n"
 EVENTS_MAX = 1500  # then a new journal is begun: judging one takes as long as it is
 FIRST = "first"
+HANGS_SECONDS = 120
 SKIPPED = 77
 
 
@@ -232,6 +233,19 @@ def _wait_for(promises: Promises, wanted: int) -> None:
         time.sleep(0.002)
 
 
+def _ended(pid: int) -> int:
+    """Its exit code. Raises AssertionError where it hangs: whoever waits for a server that lost its disk is to be told."""
+    started = time.monotonic()
+    while time.monotonic() - started < HANGS_SECONDS:
+        found, status = os.waitpid(pid, os.WNOHANG)
+        if found:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.002)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    raise AssertionError(f"a process does not end within {HANGS_SECONDS} s once its disk is gone")
+
+
 def cut(disk: Disk, place: Path, rng: random.Random, count: int) -> Counter[str]:
     root, told = disk.at / "data", Counter[str]()
     promises = new_journal(disk, place)
@@ -246,7 +260,7 @@ def cut(disk: Disk, place: Path, rng: random.Random, count: int) -> Counter[str]
         disk.cut_power()
         if rng.random() < 0.5:
             os.kill(pid, signal.SIGKILL)  # a machine's processes do not outlive its power; but some tell of the error
-        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        code = _ended(pid)
         told[chosen.__name__] += 1
         told["in the midst"] += code != 0
         disk.restart()
