@@ -234,7 +234,7 @@ def _wait_for(promises: Promises, wanted: int) -> None:
 
 
 def _ended(pid: int) -> int:
-    """Its exit code. Raises AssertionError where it hangs: whoever waits for a server that lost its disk is to be told."""
+    """Its exit code. Raises AssertionError where it hangs: who waits for a server that lost its disk is to be told."""
     started = time.monotonic()
     while time.monotonic() - started < HANGS_SECONDS:
         found, status = os.waitpid(pid, os.WNOHANG)
