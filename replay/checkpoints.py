@@ -36,7 +36,7 @@ from replay.schema import PROJECTION_VERSION, Position, read_position
 from replay.snapshot import snapshot
 from replay.timeline import event_count, lineage_from
 from replay.vouching import refusal
-from replay.working import connect_finished, discard
+from replay.working import connect_finished, discard, throw_away
 
 
 class Shadow(msgspec.Struct, frozen=True, kw_only=True):
@@ -238,7 +238,7 @@ def _work_directory(checkpoints: CheckpointStore) -> Iterator[str]:
 
     def clear() -> None:
         for name in storage.list(work):
-            storage.remove(f"{work}/{name}")
+            throw_away(storage, f"{work}/{name}")
 
     clear()
     storage.make_directory(work)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import stat
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from typing import Literal
 from urllib.parse import quote
 
@@ -21,6 +22,7 @@ from replay.schema import PAGE_BYTES
 
 JournalMode = Literal["wal", "delete"]
 _CACHE_KIB = 64 << 10  # a larger cache makes building indexes slower
+_FREED_AT_ONCE = 4 << 20
 FREE_PAGES_MIN = 1024  # fewer are the next rows' soon
 FREE_SHARE_MAX = 0.25  # of a file; what is written anew and what is carried along in vain then cost about the same
 
@@ -113,7 +115,22 @@ def _sync(storage: Storage, path: str) -> None:
 
 
 def discard(storage: Storage, path: str) -> None:
-    """Removes what is left of a build."""
+    """Removes what is left of a build. No connection to it is open."""
     for suffix in ("", *SIDECARS, COMPACT):
         if storage.kind(path + suffix) != "missing":
-            storage.remove(path + suffix)
+            throw_away(storage, path + suffix)
+
+
+def throw_away(storage: Storage, path: str) -> None:
+    """Removes a file that nobody reads any more, a few MiB at a time: to free 270 MB at once keeps the journal's syncs
+    waiting for 20 to 40 ms. Not for what has to be there whole or not at all after a cut."""
+    with suppress(OSError):  # what is wrong with it, `remove` says
+        fd = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            status = os.fstat(fd)
+            if stat.S_ISREG(status.st_mode) and status.st_nlink == 1:  # what has another name may be somebody's
+                for length in range(status.st_size - _FREED_AT_ONCE, 0, -_FREED_AT_ONCE):
+                    os.ftruncate(fd, length)
+        finally:
+            os.close(fd)
+    storage.remove(path)

@@ -70,6 +70,7 @@ REGIONS, AGENTS, LIVE = "journal/regions.py", "replay/agents.py", "replay/live.p
 WATERMARK, REPAIRED, SYNDROME = "journal/watermark.py", "journal/repaired.py", "journal/syndrome.py"
 WORKING = "replay/working.py"
 PACKING, UNPACK = "journal/packing.py", "journal/unpack.py"
+FOLDING, FOLDS = "replay/folding.py", "tests/test_replay_folding_syncs.py"
 GENERATIONS, COMMIT, CATCHUP = "replay/generations.py", "journal/commit.py", "replay/catchup.py"
 
 MUTATIONS = (
@@ -337,6 +338,18 @@ MUTATIONS = (
              '            self.connection.execute("BEGIN IMMEDIATE")\n'),
     Mutation("a generation is swapped in before it is synced", WORKING, "finish",
              "    _sync(storage, path)\n", "    pass\n", "crashes.files", 6),
+    Mutation("folding goes on after a sync that failed", FOLDING, "Folding._is_open",
+             "not self._closed and self.failed is None", "not self._closed",
+             f"{FOLDS}::test_after_a_sync_that_failed_the_log_stays_and_is_copied_again"),
+    Mutation("closing folds what a sync failed to write", FOLDING, "Folding.close",
+             "            if self.failed is not None:\n", "            if False:\n",
+             f"{FOLDS}::test_after_a_sync_that_failed_the_log_stays_and_is_copied_again"),
+    Mutation("a failed sync leaves its pages counted as folded", FOLDING, "Folding._file_failed",
+             "                os.pwrite(index, bytes(_BACKFILLED_BYTES), _BACKFILLED_AT)\n", "                pass\n",
+             f"{FOLDS}::test_a_reader_that_stays_does_not_hide_what_a_failed_sync_lost"),
+    Mutation("a catch-up's failed sync leaves what was copied before it counted as folded", LIVE, "LiveState.catch_up",
+             "            self.folding.note(error)\n", "",
+             f"{FOLDS}::test_a_sync_that_fails_while_events_are_caught_up_takes_back_what_was_copied_before"),
     Mutation("a database is made in whatever file a link leads to", "replay/holders.py", "refuse_another",
              "    if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1 or found == []:", "    if False:",
              "tests/test_recovery_links.py::test_a_link_that_is_swapped_in_right_before_sqlite_opens_a_file"),
