@@ -64,6 +64,7 @@ class _Length(NamedTuple):
 
 
 def _added(before: _Length, now: _Length) -> int:
+    """Bytes; of a log that began anew meanwhile all that it has."""
     return now.bytes - (before.bytes if now.salts == before.salts else 0)
 
 
@@ -98,10 +99,10 @@ class Folding:
         """
         if not self._is_open:
             return False
-        seen, length = self._seen, self._length()
-        start = seen.bytes if seen.salts == length.salts else 0
-        if length.bytes > start and self._log is not None:
-            self._log.start_sync(start, length.bytes - start)
+        length = self._length()
+        added = _added(self._seen, length)
+        if added > 0 and self._log is not None:
+            self._log.start_sync(length.bytes - added, added)
         self._seen = length
         return _added(self._copied, length) > COPY_BYTES and not self._at_work.locked()
 

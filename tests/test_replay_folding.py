@@ -17,7 +17,7 @@ import pytest
 from recovery import open_server_sync
 from recovery.setup import adopt_state, initialise
 from replay.digest import state_digest
-from replay.folding import COPY_BYTES, FOLD_BYTES, Folding
+from replay.folding import COPY_BYTES, FOLD_BYTES, Folding, _added
 from replay.holders import descriptors
 from replay.live import LiveState
 from replay.schema import connect
@@ -112,7 +112,7 @@ def test_all_writers_wait_for_few_pages_at_once(data: Path, monkeypatch: pytest.
 
     def copy(folding: Folding) -> bool:
         before, left = folding._copied, usual(folding)
-        copied.append(folding._copied.bytes - (before.bytes if before.salts == folding._copied.salts else 0))
+        copied.append(_added(before, folding._copied))
         return left
 
     monkeypatch.setattr(Folding, "copy", copy)
